@@ -1,0 +1,5 @@
+"""Sphinx extension of the book."""
+
+
+class PlotlyRenderer:
+    """To be written."""

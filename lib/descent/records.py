@@ -1,0 +1,151 @@
+"""Frozen records of what was measured, and the only way results reach the disk: whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+FIGURE_FORMATS = ("png", "svg", "pdf")
+_PACKAGES = ("anatomy-of-descent", "torch", "numpy", "scipy", "scikit-learn")
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`; it takes that name when the block ends, and vanishes when the block raises.
+
+    A reader therefore sees the old file or the new one, never a part: the data is flushed to the disk before
+    the rename. The folder is made when it is missing.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=f".tmp{target.suffix}")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp makes a private file; results are for others to read
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write a whole file or leave the old one; text is encoded as UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write `value` as indented JSON with a final newline, atomically.
+
+    Raises:
+        ValueError: `value` holds a NaN or an infinity, which JSON cannot say.
+    """
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of this library's checkout, `+` where it has changes; None outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def provenance(seed: int | None = None) -> dict[str, str | int | None]:
+    """Versions, commit, seed, device and threads. No time and no path, so that equal runs give equal text."""
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+    }
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one measurement gave, with its settings and provenance.
+
+    Attributes:
+        name: what was measured, such as `gradient_svd`.
+        values: named arrays; a docstring beside the measurement states their shapes and units.
+        settings: the parameters of the run, as plain JSON values.
+        provenance: see `provenance`.
+    """
+
+    name: str
+    values: Mapping[str, NDArray[Any]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write as `.npz`, atomically; equal records give equal bytes. Object arrays are refused (ValueError)."""
+        if bad := [key for key, value in self.values.items() if np.asarray(value).dtype.hasobject]:
+            raise ValueError(f"{self.name}: {bad[0]!r} holds Python objects; expected numbers or text")
+        meta = json.dumps({"name": self.name, "settings": dict(self.settings), "provenance": dict(self.provenance)})
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, __record__=np.array(meta), **dict(self.values))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Record:
+        """Read what `save` wrote; a damaged file raises (the archive keeps a checksum of each array)."""
+        with np.load(path, allow_pickle=False) as archive:
+            meta = json.loads(str(archive["__record__"]))
+            values = {key: archive[key] for key in archive.files if key != "__record__"}
+        return cls(meta["name"], values, meta["settings"], meta["provenance"])
+
+
+def save_figure(figure: Any, folder: str | Path, name: str) -> list[Path]:
+    """Write a matplotlib figure as `folder/name.{png,svg,pdf}`, each atomically.
+
+    Returns:
+        The three paths. An empty `folder` means "do not keep": nothing is written, [] is returned.
+    """
+    if not str(folder):
+        return []
+    paths = [Path(folder) / f"{name}.{suffix}" for suffix in FIGURE_FORMATS]
+    for path in paths:
+        with atomic_path(path) as temporary:
+            undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
+            figure.savefig(temporary, format=path.suffix[1:], bbox_inches="tight", dpi=200, metadata=undated)
+    return paths
