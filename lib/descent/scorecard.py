@@ -147,5 +147,4 @@ def table_markdown(claims: Iterable[dict[str, Any]]) -> str:
         accepted = interval_text(claim["interval"])
         cells = (f"`{name}`", claim["source"], accepted, measured, claim["seeds"], claim["verdict"])
         rows.append(f"| {' | '.join(map(str, cells))} |")
-    return "
-".join(rows)
+    return "\n".join(rows)
