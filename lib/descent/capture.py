@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from descent.records import write_json
+from descent.stores import MemoryRows, Rows, StoredRows, read_layout, read_rows
 from descent.vectors import Layout
-
-Rows = NDArray[np.float32]
-_ROWS, _STEPS, _LAYOUT = "rows.f32", "steps.i64", "layout.json"
 
 
 def random_steps(total: int, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -99,8 +95,9 @@ class Stack:
 class GradientRecorder:
     """Records rows through `optimizer.register_step_pre_hook`; works on any loop that calls `optimizer.step`.
 
-    Steps are counted from 0. Use as a context manager, or call `close`. With a store, memory stays that of the model
-    whatever the number of steps, and what was recorded before a kill is readable after it.
+    Steps are counted from 0. Use as a context manager, or call `close`. With a store, memory is bounded whatever the
+    number of steps. A kill loses at most the rows on their way to the disk (8 MiB, or four rows), and none from before
+    the last call of `optimizer.state_dict`, which waits for them: a checkpoint never knows more than the store.
 
     Args:
         model: its parameters are recorded; nothing of it is changed.
@@ -126,8 +123,21 @@ class GradientRecorder:
         self._recipe = recipe
         self._step = first_step or 0
         self.layout = Layout.of(self._parameters.items())
-        self._sink = _Memory() if store is None else _Store(store, self.layout, first_step)
-        self._hook = optimizer.register_step_pre_hook(self._record)
+        self._sink = MemoryRows() if store is None else StoredRows(store, self.layout, first_step)
+        self._check_resumed(store)
+        self._hooks = (
+            optimizer.register_step_pre_hook(self._record),
+            optimizer.register_state_dict_pre_hook(lambda _: self._sink.flush()),
+        )
+
+    def _check_resumed(self, store: Path | None) -> None:
+        expected = sum(step in self._recipe.steps for step in range(self._step))
+        found = len(self._sink.read(self.layout)[1])
+        if found != expected:
+            self._sink.close()
+            raise ValueError(
+                f"{store}: {found} rows before step {self._step}, expected {expected}; record anew elsewhere"
+            )
 
     def _record(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._step in self._recipe.steps:
@@ -151,7 +161,8 @@ class GradientRecorder:
 
     def close(self) -> None:
         """Take the hook off the optimiser and close the store."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         self._sink.close()
 
     def __enter__(self) -> GradientRecorder:
@@ -167,88 +178,6 @@ def open_stack(store: Path) -> Stack:
     Raises:
         FileNotFoundError: the folder is not a store.
     """
-    layout = _read_layout(store)
-    rows, steps = _read_store(store, layout)
+    layout = read_layout(store)
+    rows, steps = read_rows(store, layout)
     return Stack(rows, steps, layout)
-
-
-class _Memory:
-    """Rows in a list."""
-
-    def __init__(self) -> None:
-        self._rows: list[Rows] = []
-        self._steps: list[int] = []
-
-    def append(self, step: int, parts: list[Rows]) -> None:
-        self._rows.append(np.concatenate(parts))
-        self._steps.append(step)
-
-    def read(self, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
-        rows = np.stack(self._rows) if self._rows else np.zeros((0, layout.size), np.float32)
-        return rows, np.array(self._steps, np.int64)
-
-    def close(self) -> None:
-        pass
-
-
-class _Store:
-    """Rows appended to one file, then their step to another: the shorter of the two says how many rows are whole.
-
-    Unbuffered writes land in the operating system's cache, which outlives the process.
-    """
-
-    def __init__(self, folder: Path, layout: Layout, first_step: int | None) -> None:
-        self._folder = folder
-        if (folder / _LAYOUT).exists():
-            self._rewind(layout, first_step)
-        else:
-            write_json(folder / _LAYOUT, {"names": layout.names, "shapes": layout.shapes})
-        self._rows = open(folder / _ROWS, "ab", buffering=0)  # noqa: SIM115 - closed by close()
-        self._steps = open(folder / _STEPS, "ab", buffering=0)  # noqa: SIM115
-
-    def _rewind(self, layout: Layout, first_step: int | None) -> None:
-        """Cut the store back to the steps before `first_step`."""
-        if _read_layout(self._folder) != layout:
-            raise ValueError(f"{self._folder} holds rows of another layout; choose another folder")
-        _, steps = _read_store(self._folder, layout)
-        if first_step is None and len(steps):
-            raise ValueError(
-                f"{self._folder} holds {len(steps)} rows; choose another folder, or pass first_step to go on"
-            )
-        kept = int((steps < (first_step or 0)).sum())
-        for name, width in ((_ROWS, 4 * layout.size), (_STEPS, 8)):
-            with open(self._folder / name, "ab") as file:
-                file.truncate(kept * width)
-
-    def append(self, step: int, parts: list[Rows]) -> None:
-        for part in parts:
-            _write_all(self._rows, part.data)
-        _write_all(self._steps, np.int64(step).tobytes())
-
-    def read(self, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
-        return _read_store(self._folder, layout)
-
-    def close(self) -> None:
-        self._rows.close()
-        self._steps.close()
-
-
-def _write_all(file: Any, data: Any) -> None:
-    written = file.write(data)
-    if written != memoryview(data).nbytes:
-        raise OSError(f"{file.name}: wrote {written} of {memoryview(data).nbytes} bytes; is the disk full?")
-
-
-def _read_layout(folder: Path) -> Layout:
-    stored = json.loads((folder / _LAYOUT).read_text())
-    return Layout(tuple(stored["names"]), tuple(tuple(shape) for shape in stored["shapes"]))
-
-
-def _read_store(folder: Path, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
-    width = 4 * layout.size
-    sizes = [(folder / name).stat().st_size if (folder / name).exists() else 0 for name in (_ROWS, _STEPS)]
-    count = min(sizes[0] // width, sizes[1] // 8)
-    if count == 0:
-        return np.zeros((0, layout.size), np.float32), np.zeros(0, np.int64)
-    steps = np.fromfile(folder / _STEPS, np.int64, count)
-    return np.memmap(folder / _ROWS, np.float32, "r", shape=(count, layout.size)), steps
