@@ -140,27 +140,31 @@ def intervals(values: Mapping[str, Mapping[str, Array]], band: tuple[float, floa
     return figure
 
 
-def heat_with_shares(heat: Array, shares: Mapping[str, Array], extent: tuple[float, float], labels: Labels) -> Figure:
-    """A heat map, one row per component, beside a stacked bar per component.
+def heat_with_shares(heats: Mapping[str, Array], shares: Mapping[str, Array], end: float, labels: Labels) -> Figure:
+    """Heat maps side by side, one row per component, then a stacked bar per component.
 
     Args:
-        heat: `(components, bins)`, each row a distribution over time that sums to 1.
+        heats: title -> `(components, bins)`, each row a distribution over the horizontal axis that sums to 1.
         shares: name (such as a layer) -> `(components,)`, fractions that sum to 1 over the names.
-        extent: first and last value of the horizontal axis.
-        labels: x and y of the heat map, z of its colour bar.
+        end: last value of the horizontal axis, which starts at 0.
+        labels: x and y of the heat maps, z of their common colour bar.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5), width_ratios=(2.2, 1), sharey=True)
-    count = len(heat)
-    image = left.imshow(heat, aspect="auto", extent=(*extent, count + 0.5, 0.5), interpolation="nearest", vmin=0)
-    left.set(xlabel=labels.x, ylabel=labels.y)
-    left.grid(visible=False)
-    figure.colorbar(image, ax=left, label=labels.z)
+    ratios = (*[2] * len(heats), 1.6)
+    figure, axes = plt.subplots(1, len(heats) + 1, figsize=(11, 4.8), width_ratios=ratios, sharey=True)
+    top, count = max(heat.max() for heat in heats.values()), len(next(iter(heats.values())))
+    for axis, (title, heat) in zip(axes, heats.items(), strict=False):
+        extent = (0, end, count + 0.5, 0.5)
+        image = axis.imshow(heat, aspect="auto", extent=extent, interpolation="nearest", vmin=0, vmax=top)
+        axis.set(title=title, xlabel=labels.x)
+        axis.grid(visible=False)
+    axes[0].set_ylabel(labels.y)
+    figure.colorbar(image, ax=axes[-2], label=labels.z)
     start = np.zeros(count)
     for name, part in shares.items():
-        right.barh(np.arange(1, count + 1), part, left=start, height=0.85, label=name)
+        axes[-1].barh(np.arange(1, count + 1), part, left=start, height=0.85, label=name)
         start = start + part
-    right.set(xlabel="share of squared entries", xlim=(0, 1))
-    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
+    axes[-1].set(xlabel="share of squared entries", xlim=(0, 1))
+    axes[-1].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
     return figure
 
 

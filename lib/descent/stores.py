@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from queue import Queue
-from threading import Thread
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -58,8 +58,8 @@ class StoredRows:
             write_json(folder / _LAYOUT, {"names": layout.names, "shapes": layout.shapes})
         slots = min(256, max(4, _RING_BYTES // (4 * layout.size)))
         self._slots = np.empty((slots, layout.size), np.float32)
-        self._free: Queue[int] = Queue()
-        self._full: Queue[tuple[int, int] | None] = Queue()
+        self._free: SimpleQueue[int] = SimpleQueue()
+        self._full: SimpleQueue[tuple[int, int] | Event | None] = SimpleQueue()
         self._error: Exception | None = None
         for slot in range(slots):
             self._free.put(slot)
@@ -89,6 +89,9 @@ class StoredRows:
     def _write(self) -> None:
         rows, steps = self._files
         while (item := self._full.get()) is not None:
+            if isinstance(item, Event):
+                item.set()
+                continue
             slot, step = item
             try:
                 if self._error is None:
@@ -97,7 +100,6 @@ class StoredRows:
             except Exception as error:  # a full disk, say: the training loop's next call hears of it
                 self._error = error
             self._free.put(slot)
-            self._full.task_done()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -105,7 +107,10 @@ class StoredRows:
 
     def flush(self) -> None:
         """Wait until every row taken is on its way out of this process."""
-        self._full.join()
+        if self._writer.is_alive():
+            done = Event()
+            self._full.put(done)
+            done.wait()
         self._raise()
 
     def read(self, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
@@ -116,7 +121,6 @@ class StoredRows:
     def close(self) -> None:
         """Write what is left, and stop."""
         if self._writer.is_alive():
-            self._full.join()
             self._full.put(None)
             self._writer.join()
             for file in self._files:
