@@ -15,7 +15,9 @@ import numpy as np
 import plotly.graph_objects as go
 from cycler import cycler
 from IPython.display import display
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -84,7 +86,7 @@ def normalised_spectra(curves: Mapping[str, Array], fractions: Sequence[float], 
         axis.set(yscale=scale, xlabel="index i", ylabel="σᵢ / σ₁", xlim=(0, None))
     axes[0].set_ylim(0, 1.02)
     axes[1].set_ylim(1e-3, 1.2)
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(curves), fontsize=9)
     return figure
 
 
@@ -110,6 +112,8 @@ def curves(panels: Mapping[str, Mapping[str, tuple[Array, Array]]], labels: Labe
         for label, (x, values) in lines.items():
             _band(axis, x, values, label)
         axis.set(title=title, xlabel=labels.x, xscale="log" if log_x else "linear")
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.legend()
     axes[0, 0].set_ylabel(labels.y)
     return figure
@@ -151,10 +155,11 @@ def heat_with_shares(heats: Mapping[str, Array], shares: Mapping[str, Array], en
     """
     ratios = (*[2] * len(heats), 1.6)
     figure, axes = plt.subplots(1, len(heats) + 1, figsize=(11, 4.8), width_ratios=ratios, sharey=True)
-    top, count = max(heat.max() for heat in heats.values()), len(next(iter(heats.values())))
+    count = len(next(iter(heats.values())))
+    scale = PowerNorm(0.5, 0, max(heat.max() for heat in heats.values()))  # a square root lets faint rows be seen
     for axis, (title, heat) in zip(axes, heats.items(), strict=False):
         extent = (0, end, count + 0.5, 0.5)
-        image = axis.imshow(heat, aspect="auto", extent=extent, interpolation="nearest", vmin=0, vmax=top)
+        image = axis.imshow(heat, aspect="auto", extent=extent, interpolation="nearest", norm=scale)
         axis.set(title=title, xlabel=labels.x)
         axis.grid(visible=False)
     axes[0].set_ylabel(labels.y)
@@ -200,6 +205,7 @@ def path_3d(points: Array, colour: Array, labels: Labels, colour_label: str) -> 
     axis.plot(x, y, z, color="grey", lw=0.4, alpha=0.4)
     dots = axis.scatter(x, y, z, c=colour, s=6)
     axis.set(xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
+    axis.tick_params(labelsize=8)
     axis.set_box_aspect(None, zoom=0.85)
     static.colorbar(dots, ax=axis, label=colour_label, shrink=0.7, pad=0.12)
     return interactive, static
