@@ -178,7 +178,8 @@ def _download(source: Source, filename: str, folder: Path) -> Path:
 
 def _fetch(url: str, path: Path) -> None:
     headers = {"Accept-Encoding": "identity"}  # the file as it is: a server must not unpack it on the way
-    with tqdm(desc=url.rsplit("/", 1)[1], unit="B", unit_scale=True, leave=False) as bar:
+    # A total from the start: pooch asks whether the bar is true, which tqdm answers by its total.
+    with tqdm(total=1, desc=url.rsplit("/", 1)[1], unit="B", unit_scale=True, leave=False) as bar:
         fetch = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT_S, headers=headers)
         fetch(url, str(path), None)
 
