@@ -88,14 +88,15 @@ def _source(cell: dict[str, Any]) -> str:
 
 
 def _stamped_notebook(text: str, url: str, chapter: str) -> str:
-    """A notebook with the canonical setup cell, and the link to Colab in its first cell."""
+    """A notebook with the canonical setup cell, and the link to Colab under its title, where it is missing."""
     notebook = json.loads(text)
     setup = [cell for cell in notebook["cells"] if "setup" in cell["metadata"].get("tags", [])]
     if len(setup) != 1:
         raise ValueError(f"{chapter}: {len(setup)} cells are tagged `setup`; expected one")
     title, link = notebook["cells"][0], colab_link(url, chapter)
     prose, found = _COLAB_LINK.subn(link, _source(title))
-    wanted = {id(setup[0]): setup_source(url), id(title): prose if found else f"{prose}\n\n{link}"}
+    heading, _, rest = prose.partition("\n")
+    wanted = {id(setup[0]): setup_source(url), id(title): prose if found else f"{heading}\n\n{link}\n{rest}".rstrip()}
     for cell in (setup[0], title):
         if _source(cell) != wanted[id(cell)]:
             cell["source"] = wanted[id(cell)].splitlines(keepends=True)
