@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
-from nbformat import v4
-
 from descent.book import PLOTLY
+from nbformat import v4
 
 ROOT = Path(__file__).parents[1]
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPj/HwAEAQH/7yMK/gAAAABJRU5ErkJggg=="
 )
+PNG64 = base64.b64encode(PNG).decode()
 PROVENANCE = {"python": "3.11.0", "torch": "2.9", "commit": "abc123", "machine": "x86_64", "threads": 2}
 Change = Callable[[Path, nbformat.NotebookNode], None]
 
@@ -59,9 +59,8 @@ def output(**data: Any) -> nbformat.NotebookNode:
 
 def plotly(text: str = "A path that winds upwards") -> nbformat.NotebookNode:
     figure = {"data": [{"type": "scatter", "y": [1, 3, 2], "name": "</script>"}], "layout": {"height": 320}}
-    picture = base64.b64encode(PNG).decode()
     return v4.new_output(
-        "display_data", data={PLOTLY: figure, "image/png": picture, **({"text/plain": text} if text else {})}
+        "display_data", data={PLOTLY: figure, "image/png": PNG64, **({"text/plain": text} if text else {})}
     )
 
 
@@ -75,7 +74,8 @@ def notebook() -> nbformat.NotebookNode:
     table = output(text__markdown="| claim | verdict |\n| --- | --- |\n| a | reproduced |", text__plain="a")
     cells = [
         v4.new_markdown_cell("# A chapter\n\nThe count of $\\sigma_i$."),
-        cell(output(image__png=base64.b64encode(PNG).decode(), text__plain="Figure"), mystnb=picture),
+        cell(output(image__png=PNG64, text__plain="<Figure size 1x1>"), mystnb=picture),
+        cell(output(image__png=PNG64, text__plain="A falling curve")),
         cell(plotly(), mystnb={"figure": {"caption": "A live caption.", "name": "fig-live"}}),
         cell(plotly('Quotes "here" & <there>')),
         cell(table),

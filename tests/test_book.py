@@ -1,6 +1,5 @@
 """The book builds, loads nothing from elsewhere, shows every output, and stops at anything it would lose."""
 
-import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -8,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 import yaml
 from book_samples import (
-    PNG,
+    PNG64,
     ROOT,
     Build,
     Change,
@@ -22,9 +21,8 @@ from book_samples import (
     small_book,
     write_page,
 )
-from nbformat import v4
-
 from descent import book_claims
+from nbformat import v4
 
 RAISED = v4.new_output("error", ename="ValueError", evalue="lost", traceback=["Traceback", "ValueError: lost"])
 WARNED = v4.new_output("stream", name="stderr", text="UserWarning: overflow\n")
@@ -39,7 +37,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "dropped output": (add_cell(output(**{"application__vnd.lost+json": {}})), "application/vnd.lost+json"),
     "dropped figure": (write_page("![A picture](images/lost.png)"), "images/lost.png"),
     "figure without text": (add_cell(plotly("")), "an interactive figure has no description"),
-    "picture without text": (add_cell(output(image__png=base64.b64encode(PNG).decode())), "has no alt text"),
+    "picture without text": (add_cell(output(image__png=PNG64, text__plain="<Figure size 1x1>")), "has no alt text"),
     "cell not executed": (not_executed, "code cell 1 was not executed"),
     "warning in a cell": (add_cell(WARNED), "stderr was found in the cell outputs"),
 }
@@ -157,6 +155,13 @@ def test_every_image_has_a_text(pages: dict[str, str]) -> None:
     for image in images:
         assert image.get("alt")
         assert image["alt"] != image["src"]
+
+
+def test_alt_text_from_the_output_or_the_cell(pages: dict[str, str]) -> None:
+    """The cell's own wins; `<Figure ...>` is not a description."""
+    texts = [tag["alt"] for tag in Tags(pages["gradient_svd"]).of("img") if "logo" not in (tag["src"] or "")]
+    quoted = 'Quotes "here" & <there>'
+    assert texts == ["One dot", "A falling curve", "A path that winds upwards", quoted]
 
 
 def test_interactive_figures(pages: dict[str, str]) -> None:

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from descent import repository
 
 ROOT = Path(__file__).parents[1]

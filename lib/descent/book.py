@@ -60,19 +60,22 @@ def _depart_plotly(writer: Any, node: PlotlyFigure) -> None:
     writer.body.append("</div>")
 
 
-def _by_mime_type(figure: PlotlyFigure) -> Mapping[str, nodes.Element]:
-    """The output that a plotly figure is one form of: MIME type -> container."""
-    return {container["mime_type"]: container for container in figure.parent.parent.children}
+def _forms(bundle: nodes.Element) -> Mapping[str, nodes.Element]:
+    """The forms of one output: MIME type -> container."""
+    return {container["mime_type"]: container for container in bundle.children}
 
 
 def complete_figures(app: Sphinx, doctree: nodes.document) -> None:
-    """Give each interactive figure its output's text as description and its output's PNG as static picture."""
-    for figure in doctree.findall(PlotlyFigure):
-        forms = _by_mime_type(figure)
-        figure["alt"] = forms["text/plain"].astext().strip() if "text/plain" in forms else ""
-        for image in forms["image/png"].findall(nodes.image) if "image/png" in forms else ():
-            image["alt"] = figure["alt"]
-            figure += image.deepcopy()
+    """Describe each figure by its output's text; give an interactive one its output's PNG as static picture."""
+    for bundle in [node for node in doctree.findall(nodes.container) if node.get("nb_element") == "mime_bundle"]:
+        forms = _forms(bundle)
+        text = forms["text/plain"].astext().strip() if "text/plain" in forms else ""
+        alt = "" if text.startswith(("<", "Figure(")) else text  # the repr of an object says nothing
+        for image in bundle.findall(nodes.image):
+            image["alt"] = image.get("alt") or alt
+        for figure in bundle.findall(PlotlyFigure):
+            figure["alt"] = alt
+            figure.extend(image.deepcopy() for image in forms.get("image/png", nodes.container()).findall(nodes.image))
 
 
 def _faults(doctree: nodes.document) -> Iterator[tuple[str, nodes.Node]]:
@@ -84,11 +87,11 @@ def _faults(doctree: nodes.document) -> Iterator[tuple[str, nodes.Node]]:
         if "traceback" in block["classes"]:
             yield f"a cell raised: {block.astext().strip().splitlines()[-1]}", block
     for figure in doctree.findall(PlotlyFigure):
-        if not figure["alt"] or figure["alt"].startswith("Figure("):
+        if not figure["alt"]:
             yield "an interactive figure has no description: put one in its output as text/plain", figure
     for image in doctree.findall(nodes.image):
         if not image.get("alt", "").strip():
-            yield f"image {Path(image['uri']).name} has no alt text: set mystnb.image.alt in its cell's metadata", image
+            yield f"image {Path(image['uri']).name} has no alt text: put it in its output as text/plain", image
 
 
 def check_outputs(app: Sphinx, doctree: nodes.document) -> None:
