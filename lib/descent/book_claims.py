@@ -114,14 +114,14 @@ class _Table(SphinxDirective):
         group += nodes.thead("", self.row([self.text(name) for name in widths]))
         group += nodes.tbody("", *rows)
         caption = nodes.title("", "", *title[0].children)
-        return nodes.table("", caption, group, classes=["wide", self.name])
+        return nodes.table("", caption, group, classes=["wide", "colwidths-given", self.name])
 
 
 class ScorecardDirective(_Table):
     """{scorecard}: the claims of every chapter, a table each, and their totals; `:totals:` gives these alone."""
 
     option_spec: ClassVar = {"totals": directives.flag}
-    widths: ClassVar = {"Claim": 38, "Source": 14, "Accepted": 20, "Measured": 14, "Verdict": 14}
+    widths: ClassVar = {"Claim": 33, "Source": 14, "Accepted": 24, "Measured": 14, "Verdict": 15}
 
     def run(self) -> list[nodes.Node]:
         """The tables, in the order of the scorecard."""
