@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
-from descent.book import PLOTLY
 from nbformat import v4
+
+from descent.book import PLOTLY
 
 ROOT = Path(__file__).parents[1]
 PNG = base64.b64decode(

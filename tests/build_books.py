@@ -12,8 +12,9 @@ from pathlib import Path
 
 import myst_nb  # noqa: F401  imported here so that no fork has to
 import sphinx_book_theme  # noqa: F401
-from descent import book, book_claims  # noqa: F401
 from jupyter_book.cli.main import main
+
+from descent import book, book_claims  # noqa: F401
 
 OPTIONS = ("-W", "-n", "--keep-going")
 

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import torch
+from torch import nn
+
 from descent.capture import GradientRecorder, Recipe
 from descent.records import write_atomic
 from descent.seeding import deterministic
 from descent.training import MiniBatches, Plan, cross_entropy, fit, newest_checkpoint
 from descent.vectors import flatten
-from torch import nn
 
 STEPS = 600
 

@@ -6,6 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 import yaml
+from nbformat import v4
+
 from book_samples import (
     PNG64,
     ROOT,
@@ -22,7 +24,6 @@ from book_samples import (
     write_page,
 )
 from descent import book_claims
-from nbformat import v4
 
 RAISED = v4.new_output("error", ename="ValueError", evalue="lost", traceback=["Traceback", "ValueError: lost"])
 WARNED = v4.new_output("stream", name="stderr", text="UserWarning: overflow\n")

@@ -6,8 +6,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
-import resumable_run
 import torch
+from torch import nn
+
+import resumable_run
 from descent.records import sha256_of
 from descent.training import (
     DamagedCheckpointError,
@@ -18,7 +20,6 @@ from descent.training import (
     fit,
     newest_checkpoint,
 )
-from torch import nn
 
 
 def setup(seed: int = 0) -> tuple[nn.Module, MiniBatches, torch.optim.Optimizer]:
