@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test html edition bench lint format repository colab clean
+.PHONY: help book test html edition bench lint format repository colab audit clean
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
@@ -51,6 +51,10 @@ colab: ## inside Google's Colab image: add only what it lacks to its own Python,
 	python3 -m pip install --quiet --no-deps --editable .
 	python3 -m pip install --quiet papermill pooch pyyaml
 	python3 -m descent.edition run --preset quick --force
+
+audit: $(READY) ## known advisories against the pinned requirements
+	$(PYTHON) -m pip install --quiet pip-audit
+	$(PYTHON) -m pip_audit --requirement requirements.txt
 
 clean: ## remove what was built; .venv and data/ stay
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache
