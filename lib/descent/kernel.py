@@ -52,6 +52,7 @@ def run_notebook(
         dict(parameters),
         engine_name="descent",
         kernel_name="python3",
+        language="python",
         kernel_manager_class=ThisInterpreter,
         progress_bar=False,
         execution_timeout=timeout,

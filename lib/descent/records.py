@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 FIGURE_FORMATS = ("png", "svg", "pdf")
@@ -90,6 +89,8 @@ def _commit() -> str | None:
 
 def provenance(seed: int | None = None) -> dict[str, str | int | None]:
     """Versions, commit, seed, device and threads. No time and no path, so that equal runs give equal text."""
+    import torch  # two seconds, which a build that executes nothing need not wait for
+
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
