@@ -124,8 +124,9 @@ class Record:
         if bad := [key for key, value in self.values.items() if np.asarray(value).dtype.hasobject]:
             raise ValueError(f"{self.name}: {bad[0]!r} holds Python objects; expected numbers or text")
         meta = json.dumps({"name": self.name, "settings": dict(self.settings), "provenance": dict(self.provenance)})
+        arrays: dict[str, Any] = {"__record__": np.array(meta), **self.values}
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, __record__=np.array(meta), **dict(self.values))
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Record:

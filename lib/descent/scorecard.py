@@ -103,6 +103,23 @@ class Scorecard:
         self.claims.append(judged)
         return judged
 
+    def claim(self, name: str, values: ArrayLike, **fields: Any) -> JudgedClaim:
+        """Judge `Claim(id="<chapter>.<name>", **fields)` on `values` and keep it; raises as `Claim` and `add` do."""
+        return self.add(Claim(id=f"{self.chapter}.{name}", **fields), values)
+
+    def only(self, *names: str) -> Scorecard:
+        """The part of the card with these claims, for showing beside their figures.
+
+        Raises:
+            ValueError: a claim that was not judged.
+        """
+        known = {claim.id.split(".", 1)[1]: claim for claim in self.claims}
+        if bad := [name for name in names if name not in known]:
+            raise ValueError(f"claim {bad[0]!r}: expected one of {', '.join(known)}")
+        part = Scorecard(self.chapter, self.preset)
+        part.claims = [known[name] for name in names]
+        return part
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values: chapter, preset, claims."""
         claims = [claim.model_dump(mode="json") for claim in self.claims]

@@ -1,0 +1,155 @@
+"""Rows of float32 appended to a folder, one per step, whatever their number: what `capture` keeps its stacks in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from descent.records import write_json
+from descent.vectors import Layout
+
+Rows = NDArray[np.float32]
+_ROWS, _STEPS, _LAYOUT = "rows.f32", "steps.i64", "layout.json"
+_RING_BYTES = 8 * 2**20  # rows on their way to the disk: what a kill can take with it; small enough to stay in cache
+
+
+class MemoryRows:
+    """Rows in a list; the same methods as `StoredRows`."""
+
+    def __init__(self) -> None:
+        self._rows: list[Rows] = []
+        self._steps: list[int] = []
+
+    def append(self, step: int, parts: list[Rows]) -> None:
+        """Take a copy of one row, given in parts, and its step."""
+        self._rows.append(np.concatenate(parts))
+        self._steps.append(step)
+
+    def read(self, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
+        """The whole rows so far, `(n, P)`, and their steps, `(n,)` int64."""
+        rows = np.stack(self._rows) if self._rows else np.zeros((0, layout.size), np.float32)
+        return rows, np.array(self._steps, np.int64)
+
+    def flush(self) -> None:
+        """Wait until every row taken is on its way out of this process."""
+
+    def close(self) -> None:
+        """Write what is left, and stop."""
+
+
+class StoredRows:
+    """Rows appended to one file, then their step to another: the shorter of the two says how many rows are whole.
+
+    Writing costs about half a training step, so a thread does it, from a ring of slots that the hook fills; a full
+    ring makes the hook wait. Unbuffered writes land in the operating system's cache, which outlives the process.
+    """
+
+    def __init__(self, folder: Path, layout: Layout, first_step: int | None) -> None:
+        self._folder = folder
+        if (folder / _LAYOUT).exists():
+            self._rewind(layout, first_step)
+        else:
+            write_json(folder / _LAYOUT, {"names": layout.names, "shapes": layout.shapes})
+        slots = min(256, max(4, _RING_BYTES // (4 * layout.size)))
+        self._slots = np.empty((slots, layout.size), np.float32)
+        self._free: SimpleQueue[int] = SimpleQueue()
+        self._full: SimpleQueue[tuple[int, int] | Event | None] = SimpleQueue()
+        self._error: Exception | None = None
+        for slot in range(slots):
+            self._free.put(slot)
+        self._files = [open(folder / name, "ab", buffering=0) for name in (_ROWS, _STEPS)]  # noqa: SIM115
+        self._writer = Thread(target=self._write, daemon=True)
+        self._writer.start()
+
+    def _rewind(self, layout: Layout, first_step: int | None) -> None:
+        """Cut the store back to the steps before `first_step`."""
+        if read_layout(self._folder) != layout:
+            raise ValueError(f"{self._folder} holds rows of another layout; choose another folder")
+        _, steps = read_rows(self._folder, layout)
+        if first_step is None and len(steps):
+            raise ValueError(f"{self._folder} holds {len(steps)} rows: choose another folder, or go on with first_step")
+        kept = int((steps < (first_step or 0)).sum())
+        for name, width in ((_ROWS, 4 * layout.size), (_STEPS, 8)):
+            with open(self._folder / name, "ab") as file:
+                file.truncate(kept * width)
+
+    def append(self, step: int, parts: list[Rows]) -> None:
+        """Take a copy of one row, given in parts, and its step."""
+        slot = self._free.get()
+        self._raise()
+        np.concatenate(parts, out=self._slots[slot])
+        self._full.put((slot, step))
+
+    def _write(self) -> None:
+        rows, steps = self._files
+        while (item := self._full.get()) is not None:
+            if isinstance(item, Event):
+                item.set()
+                continue
+            slot, step = item
+            try:
+                if self._error is None:
+                    _write_all(rows, self._slots[slot].data)
+                    _write_all(steps, np.int64(step).tobytes())
+            except Exception as error:  # a full disk, say: the training loop's next call hears of it
+                self._error = error
+            self._free.put(slot)
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise OSError(f"{self._folder}: recording stopped: {self._error}") from self._error
+
+    def flush(self) -> None:
+        """Wait until every row taken is on its way out of this process."""
+        if self._writer.is_alive():
+            done = Event()
+            self._full.put(done)
+            done.wait()
+        self._raise()
+
+    def read(self, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
+        """The whole rows so far, `(n, P)`, and their steps, `(n,)` int64."""
+        self.flush()
+        return read_rows(self._folder, layout)
+
+    def close(self) -> None:
+        """Write what is left, and stop."""
+        if self._writer.is_alive():
+            self._full.put(None)
+            self._writer.join()
+            for file in self._files:
+                file.close()
+        self._raise()
+
+
+def _write_all(file: Any, data: Any) -> None:
+    written = file.write(data)
+    if written != memoryview(data).nbytes:
+        raise OSError(f"{file.name}: wrote {written} of {memoryview(data).nbytes} bytes; is the disk full?")
+
+
+def read_layout(folder: Path) -> Layout:
+    """The layout of a store's rows.
+
+    Raises:
+        FileNotFoundError: the folder is not a store.
+    """
+    stored = json.loads((folder / _LAYOUT).read_text())
+    return Layout(tuple(stored["names"]), tuple(tuple(shape) for shape in stored["shapes"]))
+
+
+def read_rows(folder: Path, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
+    """The whole rows of a store, memory-mapped read-only, and their steps; a row torn by a kill is left out."""
+    width = 4 * layout.size
+    sizes = [(folder / name).stat().st_size if (folder / name).exists() else 0 for name in (_ROWS, _STEPS)]
+    count = min(sizes[0] // width, sizes[1] // 8)
+    if count == 0:
+        return np.zeros((0, layout.size), np.float32), np.zeros(0, np.int64)
+    steps = np.fromfile(folder / _STEPS, np.int64, count)
+    return np.memmap(folder / _ROWS, np.float32, "r", shape=(count, layout.size)), steps
