@@ -51,7 +51,7 @@ def build(root: Path, executed: Path, chapters: Sequence[str], scorecard: Mappin
     """
     source, site = assemble(root, executed, chapters, scorecard), root / "_build" / "site"
     shutil.rmtree(site, ignore_errors=True)
-    options = ["--path-output", str(site), "-W", "-n", "--keep-going"]
+    options = ["--path-output", str(site), "-W", "-n", "--keep-going", "-q"]
     program = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
     # the settings name the extension `descent.book`: it must be this one, however this process found it
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))

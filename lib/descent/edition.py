@@ -185,10 +185,12 @@ def build_command(edition: str, root: str | None) -> None:
         found = project_root(root)
         preset = "paper" if edition == "published" else edition
         folder = edition_folder(found, preset)
-        page = build(found, folder, chapters(found), collect(folder, preset, chapters(found)))
+        scorecard = collect(folder, preset, chapters(found))
+        page = build(found, folder, chapters(found), scorecard)
     except (BuildError, ProjectError) as error:
         click.echo(f"not built: {error}", err=True)
         sys.exit(1)
+    click.echo(summary(scorecard))
     click.echo(f"open {page}")
 
 
