@@ -23,7 +23,7 @@ book: $(READY) ## execute every chapter at preset quick (no download), build _bu
 	$(RUN) build --edition quick
 
 test: $(READY) ## unit, structure and browser tests, and nbval over every notebook
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(PYTHON) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 180 tests notebooks
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 180 tests notebooks
 
 html: $(READY) ## build the published edition as committed, executing nothing
 	$(RUN) build --edition published

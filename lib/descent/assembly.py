@@ -55,10 +55,12 @@ def build(root: Path, executed: Path, chapters: Sequence[str], scorecard: Mappin
     program = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
     # the settings name the extension `descent.book`: it must be this one, however this process found it
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
-    status = subprocess.run([*program, str(source), *options], env={**os.environ, "PYTHONPATH": path}).returncode
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([*program, str(source), *options], env=environment, capture_output=True, text=True)
     html = site / "_build" / "html"
-    if status:
-        raise BuildError(f"jupyter-book ended with status {status}; its messages are above")
+    if done.returncode:
+        message = f"jupyter-book ended with status {done.returncode}; its messages are above"
+        raise BuildError(f"{done.stdout}{done.stderr}\n{message}")
     absent = [page for page in pages(root) if not (html / f"{page}.html").is_file()]
     if absent:
         raise BuildError(f"{len(absent)} of {len(pages(root))} pages have no HTML: {', '.join(absent)}")
