@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import scipy.sparse.linalg
 import torch
+from sklearn.utils.extmath import randomized_svd
+
 from descent.capture import GradientRecorder, Recipe
 from descent.models import mlp
 from descent.seeding import deterministic
 from descent.spectra import gram, spectrum
 from descent.training import MiniBatches, Plan, cross_entropy, fit
 from measure import PeakMemory, Result, repeat
-from sklearn.utils.extmath import randomized_svd
 
 STEPS, PARAMETERS, LEADING = 1876, 101_770, 200
 MEMORY_LIMIT = 2 * 2**30  # of the run on a matrix larger than its memory

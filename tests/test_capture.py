@@ -4,10 +4,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from descent.capture import GradientRecorder, Recipe, even_steps, open_stack, random_steps
 from descent.stores import StoredRows
 from descent.training import MiniBatches, Plan, cross_entropy, fit
-from torch import nn
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from descent import datasets, idx
 from descent.datasets import DamagedDataError, Dataset, MissingDataError, load, read_idx, standardised
 from descent.idx import MNIST, IdxFile, Source

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from descent.models import mlp, small_convnet
 
 

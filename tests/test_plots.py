@@ -4,6 +4,7 @@ import pytest
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+
 from descent import plots
 from descent.plots import Labels
 

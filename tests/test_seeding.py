@@ -3,8 +3,9 @@ import os
 import numpy as np
 import pytest
 import torch
-from descent.seeding import cores, deterministic, global_seed, numpy_generator, torch_generator
 from threadpoolctl import threadpool_info
+
+from descent.seeding import cores, deterministic, global_seed, numpy_generator, torch_generator
 
 
 def draws(seed: int, name: str) -> tuple[float, ...]:

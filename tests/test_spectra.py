@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from descent.spectra import (
     captured,
     count_above,

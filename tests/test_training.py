@@ -1,13 +1,15 @@
-import os
+import multiprocessing
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
+import resumable_run
 from descent.records import sha256_of
 from descent.training import (
     DamagedCheckpointError,
@@ -18,9 +20,6 @@ from descent.training import (
     fit,
     newest_checkpoint,
 )
-from torch import nn
-
-CHILD = Path(__file__).with_name("resumable_run.py")
 
 
 def setup(seed: int = 0) -> tuple[nn.Module, MiniBatches, torch.optim.Optimizer]:
@@ -149,8 +148,13 @@ def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         checkpointed(tmp_path, 20, run="seed 1")
 
 
-def start_child(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, str(CHILD), str(folder)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+def start(folder: Path) -> ForkServerProcess:
+    """The run in a process of its own, from a server that has torch loaded, so that it begins at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["descent.capture", "descent.training"])
+    child = context.Process(target=resumable_run.run, args=(folder,))
+    child.start()
+    return child
 
 
 def final_digests(folder: Path) -> tuple[str, str]:
@@ -158,24 +162,24 @@ def final_digests(folder: Path) -> tuple[str, str]:
 
 
 def test_twenty_kills_at_random_moments_resume_to_the_same_sha(tmp_path: Path) -> None:
-    """Kills fall anywhere from start-up to the end; each run is killed, resumed, and compared with one left alone."""
-    assert start_child(tmp_path / "whole").wait(120) == 0
-    expected, moments = final_digests(tmp_path / "whole"), random.Random(0)
-    killed, folder, attempt = 0, tmp_path / "run-0", 0
-    while killed < 20:
-        folder.mkdir(exist_ok=True)
-        child = start_child(folder)
-        while child.poll() is None and not (folder / "started").exists():
-            time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.5))
-        child.send_signal(signal.SIGKILL)
-        if child.wait(60) == 0:  # it had finished: compare, and begin another
-            assert final_digests(folder) == expected
-            attempt += 1
-            folder = tmp_path / f"run-{attempt}"
-            continue
-        killed += 1
-        (folder / "started").unlink(missing_ok=True)
-    assert start_child(folder).wait(120) == 0
-    assert final_digests(folder) == expected
-    assert not list(folder.rglob("*.tmp*"))
+    """Runs are killed and resumed, twenty kills in all, until each ends; weights and recorded rows must be equal."""
+    began = time.monotonic()
+    whole = start(tmp_path / "whole")
+    whole.join(120)
+    assert whole.exitcode == 0
+    length, expected, moments = time.monotonic() - began, final_digests(tmp_path / "whole"), random.Random(0)
+    kills, stopped_at, run = 0, set(), 0
+    while kills < 20:
+        folder, run, exit_code = tmp_path / f"run-{run}", run + 1, None
+        while exit_code != 0:
+            child = start(folder)
+            child.join(moments.uniform(0, length / 2) if kills < 20 else 120)
+            child.kill()
+            child.join(30)
+            exit_code = child.exitcode
+            assert exit_code in (0, -signal.SIGKILL)
+            kills += exit_code != 0
+            stopped_at.add(newest_checkpoint(folder / "checkpoints")[0])
+        assert final_digests(folder) == expected
+        assert not list(folder.rglob("*.tmp*"))
+    assert len(stopped_at - {0, resumable_run.STEPS}) >= 3, f"kills hit too few moments of training: {stopped_at}"

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from descent.vectors import Layout, flatten, unflatten
 from torch import nn
+
+from descent.vectors import Layout, flatten, unflatten
 
 
 def test_flatten_and_unflatten_are_inverse() -> None:

@@ -1,5 +1,151 @@
-"""Sphinx extension of the book."""
+"""How the book's pages are made: figures that work without a network, and no output lost in silence.
+
+A Sphinx extension on top of myst-nb (`extra_extensions` in `_config.yml`). Sphinx runs with warnings as errors, so
+every `_LOG.warning` here fails the build.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from html import escape
+from importlib.metadata import files
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import Any, ClassVar
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+PLOTLY = "application/vnd.plotly.v1+json"
+ASSETS = Path(__file__).parent / "assets"
+_LOG = logging.getLogger(__name__)
+
+
+class PlotlyFigure(nodes.General, nodes.Element):  # type: ignore[misc]
+    """An interactive figure; its child, where there is one, is the static picture shown until it is drawn.
+
+    Attributes: `figure`, the JSON for `Plotly.newPlot`; `alt`, the description; `height`, in pixels.
+    """
 
 
 class PlotlyRenderer:
-    """To be written."""
+    """Renders plotly's MIME type, which myst-nb would skip; registered as an entry point in pyproject.toml."""
+
+    mime_priority_overrides: ClassVar = [(builder, PLOTLY, 1) for builder in ("html", "dirhtml", "singlehtml")]
+
+    @staticmethod
+    def handle_mime(renderer: Any, data: Any, inline: bool) -> list[nodes.Element] | None:
+        """A `PlotlyFigure` for a plotly output, None (another renderer's turn) for anything else."""
+        if data.mime_type != PLOTLY or inline:
+            return None
+        content = json.loads(data.content) if isinstance(data.content, str) else data.content
+        config = {"responsive": True, "displaylogo": False, **content.get("config", {})}
+        config.pop("plotlyServerURL", None)  # an address of another host, which nothing here needs
+        figure = {"data": content.get("data", []), "layout": content.get("layout", {}), "config": config}
+        text = json.dumps(figure, separators=(",", ":")).replace("<", "\\u003c")  # cannot end its <script>
+        return [PlotlyFigure("", figure=text, alt="", height=figure["layout"].get("height", 525))]
+
+
+def _visit_plotly(writer: Any, node: PlotlyFigure) -> None:
+    writer.body.append(
+        f'<div class="interactive" role="figure" aria-label="{escape(node["alt"])}" data-height="{node["height"]}">'
+        f'<script type="application/json">{node["figure"]}</script>'
+    )
+
+
+def _depart_plotly(writer: Any, node: PlotlyFigure) -> None:
+    writer.body.append("</div>")
+
+
+def _forms(bundle: nodes.Element) -> Mapping[str, nodes.Element]:
+    """The forms of one output: MIME type -> container."""
+    return {container["mime_type"]: container for container in bundle.children}
+
+
+def complete_figures(app: Sphinx, doctree: nodes.document) -> None:
+    """Describe each figure by its output's text; give an interactive one its output's PNG as static picture."""
+    for bundle in [node for node in doctree.findall(nodes.container) if node.get("nb_element") == "mime_bundle"]:
+        forms = _forms(bundle)
+        text = forms["text/plain"].astext().strip() if "text/plain" in forms else ""
+        alt = "" if text.startswith(("<", "Figure(")) else text  # the repr of an object says nothing
+        for image in bundle.findall(nodes.image):
+            image["alt"] = image.get("alt") or alt
+        for figure in bundle.findall(PlotlyFigure):
+            figure["alt"] = alt
+            figure.extend(image.deepcopy() for image in forms.get("image/png", nodes.container()).findall(nodes.image))
+
+
+def _faults(doctree: nodes.document) -> Iterator[tuple[str, nodes.Node]]:
+    """What would otherwise reach a reader as a page with something missing: (fault, node)."""
+    for cell in doctree.findall(nodes.container):
+        if cell.get("nb_element") == "cell_code" and not cell.get("exec_count"):
+            yield f"code cell {cell['cell_index']} was not executed", cell
+    for block in doctree.findall(nodes.literal_block):
+        if "traceback" in block["classes"]:
+            yield f"a cell raised: {block.astext().strip().splitlines()[-1]}", block
+    for figure in doctree.findall(PlotlyFigure):
+        if not figure["alt"]:
+            yield "an interactive figure has no description: put one in its output as text/plain", figure
+    for image in doctree.findall(nodes.image):
+        if not image.get("alt", "").strip():
+            yield f"image {Path(image['uri']).name} has no alt text: put it in its output as text/plain", image
+
+
+def check_outputs(app: Sphinx, doctree: nodes.document) -> None:
+    """Warn of cells not executed, errors kept in outputs, and figures without a description."""
+    for fault, node in _faults(doctree):
+        _LOG.warning(fault, location=node if node.line else app.env.docname, type="descent", subtype="output")
+
+
+def _mathjax() -> Path:
+    """The one file of MathJax 3 that needs no other (SVG output, so no fonts either)."""
+    for file in files("sphinx-mathjax-offline") or ():
+        if file.match("static/mathjax/tex-svg.js"):
+            return Path(str(file.locate()))
+    raise FileNotFoundError("sphinx-mathjax-offline holds no tex-svg.js; install it again: pip install -e '.[book]'")
+
+
+def copy_assets(app: Sphinx) -> None:
+    """Collect scripts of installed packages and this package's own assets in a folder that Sphinx serves as static."""
+    folder = Path(app.doctreedir) / "assets"
+    folder.mkdir(parents=True, exist_ok=True)
+    plotly = Path(str(resources("plotly") / "package_data" / "plotly.min.js"))
+    for source in (_mathjax(), plotly, *ASSETS.iterdir()):
+        shutil.copyfile(source, folder / source.name)
+    app.config.html_static_path.append(str(folder))
+    app.config.html_favicon = app.config.html_favicon or str(ASSETS / "favicon.svg")
+
+
+def add_plotly(app: Sphinx, page: str, template: str, context: Any, doctree: nodes.document | None) -> None:
+    """Load plotly.js, some megabytes, only on pages that have an interactive figure."""
+    if doctree is not None and next(iter(doctree.findall(PlotlyFigure)), None) is not None:
+        app.add_js_file("plotly.min.js", priority=800)
+        app.add_js_file("interactive.js", priority=801)
+
+
+def _is_thebe(asset: Any) -> bool:
+    return "thebe" in f"{getattr(asset, 'filename', asset)} {getattr(asset, 'attributes', '')}".lower()
+
+
+def drop_thebe(app: Sphinx, page: str, template: str, context: Any, doctree: nodes.document | None) -> None:
+    """Leave out sphinx-thebe, which Jupyter Book always enables.
+
+    Its script names another host, and is declared twice, an error in every page's console.
+    """
+    for kind in ("script_files", "css_files"):
+        context[kind] = [asset for asset in context.get(kind, []) if not _is_thebe(asset)]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.add_node(PlotlyFigure, html=(_visit_plotly, _depart_plotly))
+    app.add_css_file("book.css")
+    app.connect("builder-inited", copy_assets)
+    app.connect("doctree-read", complete_figures, priority=600)
+    app.connect("doctree-read", check_outputs, priority=700)
+    app.connect("html-page-context", add_plotly)
+    app.connect("html-page-context", drop_thebe, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -17,7 +17,7 @@ from cycler import cycler
 from IPython.display import display
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -163,6 +163,7 @@ def heat_with_shares(heats: Mapping[str, Array], shares: Mapping[str, Array], en
         axis.set(title=title, xlabel=labels.x)
         axis.grid(visible=False)
     axes[0].set_ylabel(labels.y)
+    axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, ax=axes[-2], label=labels.z)
     start = np.zeros(count)
     for name, part in shares.items():

@@ -155,13 +155,18 @@ def interval_text(interval: Sequence[float | None]) -> str:
     return f"{low:.3g} to {high:.3g}" if low != high else f"exactly {low:.3g}"
 
 
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; floats must come formatted."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
 def table_markdown(claims: Iterable[dict[str, Any]]) -> str:
     """A Markdown table of judged claims: id, source's number, accepted interval, ours with seeds, verdict."""
-    rows = ["| claim | the source | accepted | measured | seeds | verdict |", "| --- | --- | --- | --- | --- | --- |"]
+    rows = []
     for claim in claims:
         name = claim["id"].split(".", 1)[1]
         measured = rounded(claim["measured"], claim["spread"])
         accepted = interval_text(claim["interval"])
-        cells = (f"`{name}`", claim["source"], accepted, measured, claim["seeds"], claim["verdict"])
-        rows.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(rows)
+        rows.append((f"`{name}`", claim["source"], accepted, measured, claim["seeds"], claim["verdict"]))
+    return markdown_table(("claim", "the source", "accepted", "measured", "seeds", "verdict"), rows)
