@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from nbformat import write
 from nbformat.v4 import new_markdown_cell, new_notebook
-from small_project import edition, read, write_project
 
 from descent.assembly import BuildError, assemble, build
+from small_project import edition, read, write_project
 
 CONFIG = 'title: A book\nexecute: {execute_notebooks: "off"}\nbibtex_bibfiles: [references.bib]\n'
 SCORECARD = {"preset": "quick", "chapters": {}}

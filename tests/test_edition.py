@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from small_project import command, edition, environment, read, write_chapter, write_preset, write_project
 
 import descent
 from descent.chapters import content_key, resolve
 from descent.edition import collect, plan, summary
+from small_project import command, edition, environment, read, write_chapter, write_preset, write_project
 
 REFUSALS = {
     "unknown": (

@@ -19,7 +19,7 @@ PRESETS = sorted((ROOT / "notebooks" / "presets").glob("*/*.yml"))
 EVERY = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 BIBLIOGRAPHY = set(re.findall(r"^@\w+\{([^,\s]+)", (ROOT / "book" / "references.bib").read_text(), re.MULTILINE))
 DRAWS = re.compile(r"\b(plt\.show|savefig|save_figure|show)\(")
-LITERAL = re.compile(r"^[a-z_][a-z0-9_]* = .+  #@param (\{type:\s*\"\w+\"\}|\[.+\])(  # .+)?$")
+LITERAL = re.compile(r"^[a-z_][a-z0-9_]* = .+  # ?@param (\{type:\s*\"\w+\"\}|\[.+\])(  # .+)?$")
 MYST_ONLY = re.compile(r"^:{3,}|^`{3,}\{|\{(cite|glue|ref|numref|eq|doc)[:\w]*\}`", re.MULTILINE)
 OF_A_MACHINE = re.compile(r"(?<![\w.:/])/(home|Users|root|tmp|work|mnt|var|opt)/|[A-Z]:\\\\|/site-packages/")
 SECRET = re.compile(
@@ -188,6 +188,7 @@ def test_no_trace_of_a_machine_and_no_secret(path):
         (MYST_ONLY, "```{note}"),
         (MYST_ONLY, "text\n:::{tip}"),
         (LITERAL, 'rate = 0.1  #@param {type:"number"}  # per step'),
+        (LITERAL, 'rate = 0.1  # @param {type:"number"}'),  # ruff's form of it
         (DRAWS, 'save_figure(fig, settings.figures_dir, "x")'),
     ],
 )
