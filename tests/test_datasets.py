@@ -175,7 +175,7 @@ def test_where_data_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("DESCENT_DATA")
     assert datasets.data_folder() == Path(__file__).resolve().parents[1] / "data"
     monkeypatch.setattr(datasets, "__file__", str(tmp_path / "site-packages" / "descent" / "datasets.py"))
-    monkeypatch.setattr(datasets.pooch, "os_cache", lambda project: tmp_path / "cache" / project)
+    monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache" / project)
     assert datasets.data_folder() == tmp_path / "cache" / "anatomy-of-descent"
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch
 import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
@@ -66,7 +65,11 @@ def data_folder() -> Path:
     if named := os.environ.get("DESCENT_DATA"):
         return Path(named).expanduser().absolute()
     root = Path(__file__).resolve().parents[2]
-    return root / "data" if (root / "pyproject.toml").is_file() else Path(pooch.os_cache("anatomy-of-descent"))
+    if (root / "pyproject.toml").is_file():
+        return root / "data"
+    from pooch import os_cache  # here, for in a notebook pooch's import warns that its bars lack widgets
+
+    return Path(os_cache("anatomy-of-descent"))
 
 
 def load(name: str, split: str = "train") -> Dataset:
@@ -177,10 +180,12 @@ def _download(source: Source, filename: str, folder: Path) -> Path:
 
 
 def _fetch(url: str, path: Path) -> None:
+    from pooch import HTTPDownloader  # see data_folder
+
     headers = {"Accept-Encoding": "identity"}  # the file as it is: a server must not unpack it on the way
     # A total from the start: pooch asks whether the bar is true, which tqdm answers by its total.
     with tqdm(total=1, desc=url.rsplit("/", 1)[1], unit="B", unit_scale=True, leave=False) as bar:
-        fetch = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT_S, headers=headers)
+        fetch = HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT_S, headers=headers)
         fetch(url, str(path), None)
 
 

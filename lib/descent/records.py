@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 FIGURE_FORMATS = ("png", "svg", "pdf")
@@ -90,6 +90,8 @@ def _commit() -> str | None:
 
 def provenance(seed: int | None = None) -> dict[str, str | int | None]:
     """Versions, commit, seed, device and threads. No time and no path, so that equal runs give equal text."""
+    import torch  # two seconds, which a build that executes nothing need not wait for
+
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
@@ -129,10 +131,17 @@ class Record:
 
     @classmethod
     def load(cls, path: str | Path) -> Record:
-        """Read what `save` wrote; a damaged file raises (the archive keeps a checksum of each array)."""
-        with np.load(path, allow_pickle=False) as archive:
-            meta = json.loads(str(archive["__record__"]))
-            values = {key: archive[key] for key in archive.files if key != "__record__"}
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is damaged (the archive keeps a checksum of each array) or is no record.
+        """
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+                meta = json.loads(str(archive["__record__"]))
+                values = {key: archive[key] for key in archive.files if key != "__record__"}
+        except (BadZipFile, EOFError, KeyError, ValueError, AttributeError, TypeError) as error:
+            raise ValueError(f"{path}: damaged, or no record ({error}); make it again") from error
         return cls(meta["name"], values, meta["settings"], meta["provenance"])
 
 

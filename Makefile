@@ -1,0 +1,70 @@
+# The only command surface: `make` alone lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -eo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help book test html edition bench lint format repository colab audit clean
+
+VENV ?= .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+# a Python that is new enough, whatever it is called on this machine; PYTHON3=... names another
+PYTHON3 ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+  "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
+RUN = $(PYTHON) -m descent.edition
+
+help:
+	@echo "Anatomy of Descent. The first target that needs it sets up $(VENV) by itself."
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null || \
+	  sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1   \2/p' $(firstword $(MAKEFILE_LIST))
+
+book: $(READY) ## execute every chapter at preset quick (no download), build _build/html, print the scorecard
+	$(RUN) run --preset quick $(if $(FORCE),--force)
+	$(RUN) build --edition quick
+
+test: $(READY) ## unit, structure and browser tests, and nbval over every notebook
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 180 tests notebooks
+
+html: $(READY) ## build the published edition as committed, executing nothing
+	$(RUN) build --edition published
+
+edition: $(READY) ## run chapters at preset paper into book/: CHAPTER=name PRESET=name PARAMS="-p seed 3" FORCE=1
+	$(RUN) run --preset $(or $(PRESET),paper) $(CHAPTER:%=--chapter %) $(PARAMS) $(if $(FORCE),--force)
+
+bench: $(READY) ## the benchmarks as a table of ratios, kept as benchmarks/results.json
+	$(PYTHON) benchmarks/run.py
+
+lint: $(READY) ## ruff (notebooks too), format check, type check
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+format: $(READY) ## mend what ruff can mend
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+repository: $(READY) ## stamp the repository's address into badges and setup cells: URL=https://...
+	@test -n "$(URL)" || { echo "give the address: make repository URL=https://github.com/owner/name" >&2; exit 2; }
+	$(PYTHON) -m descent.repository "$(URL)"
+
+colab: ## inside Google's Colab image: add only what it lacks to its own Python, run every chapter at quick
+	python3 -m pip install --quiet --no-deps --editable .
+	python3 -m pip install --quiet papermill pooch pyyaml
+	python3 -m descent.edition run --preset quick --force
+
+audit: $(READY) ## known advisories against the pinned requirements
+	$(PYTHON) -m pip install --quiet pip-audit
+	$(PYTHON) -m pip_audit --requirement requirements.txt
+
+clean: ## remove what was built; .venv and data/ stay
+	rm -rf _build .pytest_cache .mypy_cache .ruff_cache
+	find lib tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+
+# The environment of the published edition. PIP_FLAGS may name another index, such as torch's CPU builds.
+$(READY): requirements.txt pyproject.toml
+	@test -n "$(PYTHON3)" || { echo "Python 3.11 or newer is needed; found $$(python3 --version 2>&1 || true)." \
+	  "Install one, or name it: make PYTHON3=/path/to/python3.12" >&2; exit 1; }
+	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --requirement requirements.txt
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@

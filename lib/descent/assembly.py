@@ -1,0 +1,77 @@
+"""Bind the book: lay out its pages and executed chapters in one folder, and have Jupyter Book make the HTML."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from descent.project import pages
+
+
+class BuildError(Exception):
+    """The book could not be bound; the HTML of before is as it was."""
+
+
+def assemble(root: Path, executed: Path, chapters: Sequence[str], scorecard: Mapping[str, Any]) -> Path:
+    """Lay out `_build/source`: settings, prose, references, images, the executed chapters and their scorecard.
+
+    Raises:
+        BuildError: a chapter has no executed notebook in `executed`.
+    """
+    source = root / "_build" / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir(parents=True)
+    missing = [name for name in chapters if not (executed / f"{name}.ipynb").is_file()]
+    if missing:
+        command = f"make edition CHAPTER={missing[0]}" if executed == root / "book" else "make book"
+        raise BuildError(f"{executed.relative_to(root)}/{missing[0]}.ipynb is missing; make it with: {command}")
+    prose = [*root.glob("book/*.md"), *root.glob("book/*.bib")]
+    for file in (root / "_config.yml", root / "_toc.yml", *prose, *(executed / f"{name}.ipynb" for name in chapters)):
+        shutil.copyfile(file, source / file.name)
+    if (images := root / "book" / "images").is_dir():
+        shutil.copytree(images, source / "images")
+    (source / "scorecard.json").write_text(json.dumps(scorecard, ensure_ascii=False), encoding="utf-8")
+    return source
+
+
+def build(root: Path, executed: Path, chapters: Sequence[str], scorecard: Mapping[str, Any]) -> Path:
+    """Make `_build/html`, with every warning an error; the old one is replaced only by a whole one.
+
+    Returns:
+        The page to open.
+
+    Raises:
+        BuildError: a chapter is missing, Jupyter Book has failed or warned, or a page of `_toc.yml` has no HTML.
+    """
+    source, site = assemble(root, executed, chapters, scorecard), root / "_build" / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    options = ["--path-output", str(site), "-W", "-n", "--keep-going", "-q"]
+    program = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
+    # the settings name the extension `descent.book`: it must be this one, however this process found it
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([*program, str(source), *options], env=environment, capture_output=True, text=True)
+    html = site / "_build" / "html"
+    if done.returncode:
+        message = f"jupyter-book ended with status {done.returncode}; its messages are above"
+        raise BuildError(f"{done.stdout}{done.stderr}\n{message}")
+    absent = [page for page in pages(root) if not (html / f"{page}.html").is_file()]
+    if absent:
+        raise BuildError(f"{len(absent)} of {len(pages(root))} pages have no HTML: {', '.join(absent)}")
+    return _replace_html(html, root / "_build" / "html") / f"{pages(root)[0]}.html"
+
+
+def _replace_html(new: Path, old: Path) -> Path:
+    aside = old.with_name("html.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if old.exists():
+        old.rename(aside)
+    new.rename(old)
+    shutil.rmtree(aside, ignore_errors=True)
+    return old

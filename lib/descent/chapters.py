@@ -1,0 +1,212 @@
+"""What a chapter's notebook declares: parameters, their limits, its presets. Read without running the notebook.
+
+A wrong parameter is therefore refused before any compute, by name and with the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from descent.project import notebook_path
+
+RUNNER_PARAMETERS = ("results_dir", "figures_dir")  # where to write, not what to compute: never part of a key
+DEFAULT_PRESET = "quick"
+
+
+class RefusedError(ValueError):
+    """A parameter, preset or chapter that does not exist or may not have this value."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`; the nearest valid one is 'epochs'. Valid: dataset, epochs` for an error message."""
+    known = sorted(choices)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"; the nearest valid one is {close[0]!r}" if close else ""
+    return f"{hint}. Valid: {', '.join(known) or 'none'}"
+
+
+def cells(notebook: Path) -> list[dict[str, Any]]:
+    """The cells of a notebook, each with its source as one string.
+
+    Raises:
+        RefusedError: the file is not a notebook.
+    """
+    try:
+        found: list[dict[str, Any]] = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RefusedError(f"{notebook.name}: not a readable notebook ({error})") from error
+    return [{**cell, "source": "".join(cell["source"])} for cell in found]
+
+
+def tagged(notebook: Path, tag: str) -> str:
+    """The source of the one cell with this tag; lines of IPython magic are left out.
+
+    Raises:
+        RefusedError: no cell, or more than one, has the tag.
+    """
+    sources = [cell["source"] for cell in cells(notebook) if tag in cell["metadata"].get("tags", [])]
+    if len(sources) != 1:
+        raise RefusedError(f"{notebook.name}: {len(sources)} cells are tagged {tag!r}; expected exactly one")
+    return "\n".join(line for line in sources[0].splitlines() if not line.lstrip().startswith(("%", "!")))
+
+
+def defaults(notebook: Path) -> dict[str, Any]:
+    """The parameters of a notebook with their values at preset `quick`.
+
+    Raises:
+        RefusedError: the `parameters` cell holds something other than `name = literal`.
+    """
+    values = {}
+    for node in ast.parse(tagged(notebook, "parameters")).body:
+        if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
+            raise RefusedError(f"{notebook.name}, parameters, line {node.lineno}: expected `name = literal`")
+        try:
+            values[node.targets[0].id] = ast.literal_eval(node.value)
+        except ValueError as error:
+            message = f"{notebook.name}: {node.targets[0].id} is not a literal; nothing may be computed there"
+            raise RefusedError(message) from error
+    return values
+
+
+def settings_class(notebook: Path) -> type[BaseModel]:
+    """The notebook's `Settings`: its class definitions, run with only those imports that they use.
+
+    Raises:
+        RefusedError: the `settings` cell defines no pydantic model called `Settings`.
+    """
+    classes = [node for node in ast.parse(tagged(notebook, "settings")).body if isinstance(node, ast.ClassDef)]
+    used = {leaf.id for node in classes for leaf in ast.walk(node) if isinstance(leaf, ast.Name)}
+    body: list[ast.stmt] = [*_imports(tagged(notebook, "imports"), used), *classes]
+    module = ast.fix_missing_locations(ast.Module(body=body, type_ignores=[]))
+    namespace: dict[str, Any] = {"__name__": f"settings_of_{notebook.stem}"}
+    exec(compile(module, notebook.name, "exec", dont_inherit=True), namespace)
+    model = namespace.get("Settings")
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise RefusedError(f"{notebook.name}: the settings cell defines no pydantic model called `Settings`")
+    return model
+
+
+def _imports(source: str, used: set[str]) -> list[ast.stmt]:
+    """The import statements of `source`, cut down to the names in `used`."""
+    kept: list[ast.stmt] = []
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            node.names = [name for name in node.names if (name.asname or name.name).split(".")[0] in used]
+            if node.names:
+                kept.append(node)
+    return kept
+
+
+def presets(root: Path, chapter: str) -> list[str]:
+    """The presets of a chapter: `quick`, its defaults, and each `notebooks/presets/<name>/<chapter>.yml`."""
+    files = (root / "notebooks" / "presets").glob(f"*/{chapter}.yml")
+    return sorted({DEFAULT_PRESET, *(file.parent.name for file in files)})
+
+
+def preset_values(root: Path, chapter: str, preset: str) -> dict[str, Any]:
+    """The parameters that a preset sets.
+
+    Raises:
+        RefusedError: the chapter has no such preset, or the file is not a flat mapping that names its own preset.
+    """
+    if preset not in (known := presets(root, chapter)):
+        raise RefusedError(f"{chapter} has no preset {preset!r}{nearest(preset, known)}")
+    file = root / "notebooks" / "presets" / preset / f"{chapter}.yml"
+    if not file.is_file():
+        return {"preset": preset}
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RefusedError(f"{file.relative_to(root)}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict) or values.get("preset") != preset:
+        raise RefusedError(f"{file.relative_to(root)}: expected `name: value` lines, one of them `preset: {preset}`")
+    return values
+
+
+def literal(text: str, default: object) -> object:
+    """A value given on the command line: a Python literal where it reads as one, else the text itself.
+
+    Where the notebook's own value is text, it stays text.
+    """
+    if isinstance(default, str):
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def resolve(root: Path, chapter: str, preset: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """Every parameter of a chapter: its defaults, then the preset's, then those given; validated, with types mended.
+
+    A parameter given on top of a preset makes the preset `custom`, unless it only says where to write or is the seed.
+
+    Raises:
+        RefusedError: a name that the notebook does not have, or a value that its `Settings` refuse.
+    """
+    notebook = notebook_path(root, chapter)
+    values = defaults(notebook)
+    chosen = preset_values(root, chapter, preset)
+    _refuse_unknown(chosen, values, f"presets/{preset}/{chapter}.yml")
+    _refuse_unknown(given, values, chapter)
+    if "preset" in given:
+        raise RefusedError("preset is not a parameter to give with -p; use --preset NAME (make edition PRESET=NAME)")
+    changed = {name: literal(text, values[name]) for name, text in given.items()}
+    if set(changed) - {"seed", *RUNNER_PARAMETERS}:
+        chosen["preset"] = "custom"
+    merged = {**values, **chosen, **changed}
+    try:
+        return settings_class(notebook)(**merged).model_dump(mode="json")
+    except ValidationError as error:
+        raise RefusedError(f"{chapter}: {_complaint(error, merged, values)}") from error
+
+
+def _refuse_unknown(names: Iterable[str], known: Mapping[str, Any], where: str) -> None:
+    for name in names:
+        if name not in known:
+            raise RefusedError(f"{where}: no parameter {name!r}{nearest(str(name), known)}")
+
+
+def _complaint(error: ValidationError, merged: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """The first thing that is wrong, with the parameter's name and the nearest value that would do."""
+    first = error.errors()[0]
+    reason = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    if not first["loc"]:
+        return reason
+    name = str(first["loc"][0])
+    message = f"{name}={merged.get(name)!r}: {reason}"
+    context = first.get("ctx", {})
+    bound = next((context[key] for key in ("ge", "le") if key in context), None)
+    if bound is not None:
+        return f"{message}; the nearest valid value is {bound!r}"
+    if first["type"] == "literal_error":
+        choices = [choice.strip("' ") for choice in str(context["expected"]).replace(" or ", ",").split(",")]
+        return f"{message}{nearest(str(first['input']), choices)}"
+    return f"{message}; the notebook's own value is {values[name]!r}" if name in values else message
+
+
+def content_key(notebook: Path, parameters: Mapping[str, Any], extra: Sequence[Path]) -> str:
+    """SHA-256 over everything a run depends on: the notebook's sources, the parameters, the `extra` files and folders.
+
+    `extra` is the library, the pins and the committed records; data sets are known by digests inside the library.
+    Outputs, and the parameters that only say where to write, do not count.
+    """
+    sources = [(cell["cell_type"], cell["source"], cell["metadata"]) for cell in cells(notebook)]
+    counted = {name: value for name, value in sorted(parameters.items()) if name not in RUNNER_PARAMETERS}
+    digest = hashlib.sha256(json.dumps([sources, counted], sort_keys=True).encode())
+    for path in extra:
+        files = [path] if path.is_file() else sorted(path.rglob("*"))
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file.relative_to(path.parent).as_posix()}\0{file.stat().st_size}\0".encode())
+                digest.update(file.read_bytes())
+    return digest.hexdigest()

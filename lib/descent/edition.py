@@ -1,0 +1,198 @@
+"""Run the chapters at a preset, in parallel, with progress; collect the scorecard; bind the book.
+
+python -m descent.edition run --preset quick       every chapter of _toc.yml, at its defaults
+python -m descent.edition build --edition quick    the HTML of what was run
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from descent.assembly import BuildError, build
+from descent.chapters import RUNNER_PARAMETERS, RefusedError, content_key, defaults, nearest, resolve
+from descent.execution import Job
+from descent.pool import cores, run_jobs
+from descent.project import ProjectError, chapters, edition_folder, notebook_path, project_root
+
+QUICK_TIMEOUT = 120  # seconds a cell may take at `quick`; `--cell-timeout` changes it
+TIMEOUT = 3600
+
+
+def plan(root: Path, names: Sequence[str], preset: str, given: Mapping[str, str], folder: Path | None) -> list[Job]:
+    """One job for each chapter, every parameter validated.
+
+    An edition with parameters of its own never takes the place of a preset's: it goes to `_build/editions/custom`.
+
+    Raises:
+        RefusedError: a chapter, preset or parameter is not valid; nothing has been run.
+    """
+    known = chapters(root)
+    for name in names:
+        if name not in known:
+            raise RefusedError(f"no chapter {name!r}{nearest(name, known)}")
+    chosen = [name for name in known if name in names or not names]
+    if not chosen:
+        raise RefusedError("_toc.yml names no chapter; expected a page that is a notebook in notebooks/")
+    if "results_dir" in given and len(chosen) > 1:
+        raise RefusedError("results_dir: chapters would overwrite each other; give it with --chapter NAME")
+    output = folder or edition_folder(root, "custom" if set(given) - set(RUNNER_PARAMETERS) else preset)
+    return [_job(root, chapter, preset, given, output) for chapter in chosen]
+
+
+def _job(root: Path, chapter: str, preset: str, given: Mapping[str, str], output: Path) -> Job:
+    notebook = notebook_path(root, chapter)
+    values = resolve(root, chapter, preset, given)
+    own = defaults(notebook)
+    results = edition_folder(root, "published") if output == root / "book" else output
+    places = {name: str(Path(values[name]).resolve()) for name in RUNNER_PARAMETERS if values.get(name)}
+    depends = [
+        Path(__file__).parent,
+        root / "requirements.txt",
+        root / "data" / "records",
+        root / "data" / "checkpoints",
+    ]
+    return Job(
+        chapter=chapter,
+        notebook=notebook,
+        inject={name: value for name, value in {**values, **places}.items() if value != own[name]},
+        parameters=values,
+        output=output / f"{chapter}.ipynb",
+        results=Path(places.get("results_dir", results / "results" / chapter)),
+        failed=root / "_build" / "failed" / f"{chapter}.ipynb",
+        key=content_key(notebook, values, [path for path in depends if path.exists()]),
+        timeout=QUICK_TIMEOUT if values["preset"] == "quick" else TIMEOUT,
+        cores=1,
+        root=root,
+    )
+
+
+def described(notebook: Path) -> dict[str, Any]:
+    """What the runner noted in an executed notebook: key, preset, claims, seconds; empty where there is none."""
+    try:
+        found: dict[str, Any] = json.loads(notebook.read_text(encoding="utf-8"))["metadata"].get("descent", {})
+    except (OSError, ValueError, KeyError):
+        return {}
+    return found
+
+
+def is_current(job: Job) -> bool:
+    """Whether the chapter's edition was made from the same sources and parameters, and no other place was asked for."""
+    asked = any(job.parameters.get(name) for name in RUNNER_PARAMETERS)
+    return described(job.output).get("key") == job.key and not asked
+
+
+def collect(folder: Path, edition: str, names: Sequence[str]) -> dict[str, Any]:
+    """The scorecard of an edition, from what the runner noted in its notebooks."""
+    noted = {name: described(folder / f"{name}.ipynb") for name in names}
+    keep = ("claims", "seconds", "provenance")
+    return {"preset": edition, "chapters": {n: {k: note[k] for k in keep} for n, note in noted.items() if note}}
+
+
+def summary(scorecard: Mapping[str, Any]) -> str:
+    """The scorecard as lines of text: chapter.claim, what was measured, the verdict; and the totals."""
+    from descent.scorecard import rounded
+
+    claims = [claim for chapter in scorecard["chapters"].values() for claim in chapter["claims"]]
+    rows = [(claim["id"], rounded(claim["measured"], claim["spread"]), claim["verdict"]) for claim in claims]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
+    lines = [f"{name:<{widths[0]}}  {measured:>{widths[1]}}  {verdict}" for name, measured, verdict in rows]
+    verdicts = [verdict for *_, verdict in rows]
+    totals = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts), key=verdicts.count))
+    return "\n".join([*lines, f"{len(rows)} claims at preset {scorecard['preset']}: {totals or 'none'}"])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Run the chapters and build the book."""
+
+
+@main.command("run")
+@click.option("--preset", default="quick", show_default=True, help="A named set of parameters.")
+@click.option("--chapter", "names", multiple=True, help="Only this chapter; may be given again.")
+@click.option("-p", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter on top of the preset.")
+@click.option("--force", is_flag=True, help="Run chapters that have not changed, too.")
+@click.option(
+    "--jobs", "limit", type=click.IntRange(1), default=None, help="Chapters at once; by default, one per core."
+)
+@click.option("--cell-timeout", "timeout", type=click.IntRange(1), default=None, help="Seconds one cell may take.")
+@click.option("--output", type=click.Path(path_type=Path), default=None, help="Folder for the executed notebooks.")
+@click.option("--root", default=None, help="The project's folder, where it is not this package's checkout.")
+def run_command(preset: str, names: tuple[str, ...], given: tuple[tuple[str, str], ...], **options: Any) -> None:
+    """Execute chapters, keep them, and print the scorecard."""
+    try:
+        root = project_root(options["root"])
+        folder = options["output"].resolve() if options["output"] else None
+        jobs = plan(root, names, preset, dict(given), folder)
+    except (RefusedError, ProjectError) as error:
+        click.echo(f"refused: {error}", err=True)
+        sys.exit(2)
+    if options["timeout"]:
+        jobs = [replace(job, timeout=options["timeout"]) for job in jobs]
+    try:
+        sys.exit(carry_out(root, jobs, options["force"], options["limit"] or cores()))
+    except KeyboardInterrupt:
+        click.echo("interrupted: the chapters under way were ended; what was whole before is as it was", err=True)
+        sys.exit(130)
+
+
+def carry_out(root: Path, jobs: Sequence[Job], force: bool, limit: int) -> int:
+    """Run what is not current, say what failed, merge and print the scorecard.
+
+    Returns:
+        The exit status: 1 when a chapter failed, else 0.
+    """
+    due = [job for job in jobs if force or not is_current(job)]
+    for job in jobs:
+        if job not in due:
+            click.echo(f"{job.chapter}: unchanged, not run again (--force, or make FORCE=1, runs it)")
+    at_once = max(1, min(limit, len(due)))
+    outcomes = run_jobs([replace(job, cores=max(1, cores() // at_once)) for job in due], at_once)
+    failed = [outcome for outcome in outcomes if outcome.error]
+    for outcome in outcomes:
+        if not outcome.error:
+            click.echo(f"{outcome.chapter}: {outcome.seconds:.0f} s")
+    _keep_scorecard(root, jobs[0].output.parent, str(jobs[0].parameters["preset"]))
+    for outcome in failed:
+        where = root / "_build" / "failed" / f"{outcome.chapter}.ipynb"
+        kept = f" (kept: {where.relative_to(root)})" if where.is_file() else ""
+        click.echo(f"FAILED {outcome.chapter}, {outcome.error}{kept}", err=True)
+    return 1 if failed else 0
+
+
+def _keep_scorecard(root: Path, folder: Path, preset: str) -> None:
+    from descent.records import write_json  # imports torch: not for a refusal
+
+    scorecard = collect(folder, preset, chapters(root))
+    write_json(root / "_build" / "scorecard.json", scorecard)
+    if folder == edition_folder(root, "paper"):
+        write_json(folder / "scorecard.json", scorecard)
+    click.echo(summary(scorecard))
+
+
+@main.command("build")
+@click.option("--edition", type=click.Choice(["quick", "published"]), default="quick", show_default=True)
+@click.option("--root", default=None, help="The project's folder, where it is not this package's checkout.")
+def build_command(edition: str, root: str | None) -> None:
+    """Bind the HTML book from executed chapters; nothing is executed."""
+    try:
+        found = project_root(root)
+        preset = "paper" if edition == "published" else edition
+        folder = edition_folder(found, preset)
+        scorecard = collect(folder, preset, chapters(found))
+        page = build(found, folder, chapters(found), scorecard)
+    except (BuildError, ProjectError) as error:
+        click.echo(f"not built: {error}", err=True)
+        sys.exit(1)
+    click.echo(summary(scorecard))
+    click.echo(f"open {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from nbformat import write
+from nbformat.v4 import new_markdown_cell, new_notebook
+
+from descent.assembly import BuildError, assemble, build
+from small_project import edition, read, write_project
+
+CONFIG = 'title: A book\nexecute: {execute_notebooks: "off"}\nbibtex_bibfiles: [references.bib]\n'
+SCORECARD = {"preset": "quick", "chapters": {}}
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    root = write_project(tmp_path / "p", first="1")
+    (root / "_config.yml").write_text(CONFIG)
+    (root / "book" / "references.bib").write_text("@misc{known, title={T}, author={A}, year={2022}}\n")
+    (root / "book" / "images").mkdir()
+    (root / "book" / "images" / "intro.png").write_bytes(b"picture")
+    executed = root / "_build/editions/quick/first.ipynb"
+    executed.parent.mkdir(parents=True)
+    write(new_notebook(cells=[new_markdown_cell("# First\n\nWords.")]), executed)
+    return root
+
+
+def test_the_source_holds_everything_and_nothing_of_the_edition_before(project):
+    stale = project / "_build/source/stale.md"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("old")
+    source = assemble(project, project / "_build/editions/quick", ["first"], SCORECARD)
+    assert sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()) == [
+        "_config.yml",
+        "_toc.yml",
+        "first.ipynb",
+        "images/intro.png",
+        "intro.md",
+        "references.bib",
+        "scorecard.json",
+    ]
+    assert read(source / "scorecard.json") == SCORECARD
+
+
+def test_a_chapter_that_has_not_been_run_is_named_with_the_command_that_makes_it(project):
+    with pytest.raises(BuildError, match=r"^book/first\.ipynb is missing; make it with: make edition CHAPTER=first$"):
+        assemble(project, project / "book", ["first"], SCORECARD)
+    (project / "_build/editions/quick/first.ipynb").unlink()
+    status, said, _ = edition(project, "build", "--edition", "quick")
+    assert status == 1
+    assert "not built: _build/editions/quick/first.ipynb is missing; make it with: make book" in said
+    assert not (project / "_build/html").exists()
+
+
+def test_the_html_is_replaced_by_a_whole_build_and_kept_when_a_citation_is_missing(project):
+    html = project / "_build/html"
+    html.mkdir(parents=True)
+    (html / "old.html").write_text("old")
+    status, said, _ = edition(project, "build", "--edition", "quick")
+    assert status == 0, said
+    assert said.splitlines()[-1] == f"open {html / 'intro.html'}"
+    assert "0 claims at preset quick: none" in said
+    assert {"intro.html", "first.html"} <= {path.name for path in html.iterdir()}
+    assert not (html / "old.html").exists()
+    whole = (html / "intro.html").read_bytes()
+    (project / "book/intro.md").write_text("# Introduction\n\nAs {cite}`unknown` says.\n")
+    status, said, _ = edition(project, "build", "--edition", "quick")
+    assert status == 1
+    assert "unknown" in said
+    assert "jupyter-book ended with status" in said
+    assert (html / "intro.html").read_bytes() == whole
+
+
+def test_a_build_that_ends_well_but_lacks_a_page_is_not_taken(project, monkeypatch):
+    def pretends(command, **options):
+        made = project / "_build/site/_build/html"
+        made.mkdir(parents=True)
+        shutil.copyfile(project / "book/intro.md", made / "intro.html")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", pretends)
+    with pytest.raises(BuildError, match="1 of 2 pages have no HTML: first"):
+        build(project, project / "_build/editions/quick", ["first"], SCORECARD)
+    assert not (project / "_build/html").exists()
