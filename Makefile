@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test html edition bench lint format repository colab audit clean
+.PHONY: help book test html edition store bench lint format repository colab audit clean
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
@@ -30,6 +30,9 @@ html: $(READY) ## build the published edition as committed, executing nothing
 
 edition: $(READY) ## run chapters at preset paper into book/: CHAPTER=name PRESET=name PARAMS="-p seed 3" FORCE=1
 	$(RUN) run --preset $(or $(PRESET),paper) $(CHAPTER:%=--chapter %) $(PARAMS) $(if $(FORCE),--force)
+
+store: $(READY) ## keep the quick edition's checked outputs in CHAPTER=name's source, for make test to compare
+	$(RUN) store $(CHAPTER)
 
 bench: $(READY) ## the benchmarks as a table of ratios, kept as benchmarks/results.json
 	$(PYTHON) benchmarks/run.py

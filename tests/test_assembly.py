@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from nbformat import write
-from nbformat.v4 import new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from descent.assembly import BuildError, assemble, build
+from descent.assembly import INTRO, BuildError, assemble, build, picture
 from small_project import edition, read, write_project
 
 CONFIG = 'title: A book\nexecute: {execute_notebooks: "off"}\nbibtex_bibfiles: [references.bib]\n'
@@ -83,3 +83,17 @@ def test_a_build_that_ends_well_but_lacks_a_page_is_not_taken(project, monkeypat
     with pytest.raises(BuildError, match="1 of 2 pages have no HTML: first"):
         build(project, project / "_build/editions/quick", ["first"], SCORECARD)
     assert not (project / "_build/html").exists()
+
+
+def executed_figure(folder: Path, name: str) -> None:
+    cell = new_code_cell("show()", metadata={"mystnb": {"figure": {"name": name}}}, execution_count=1)
+    cell.outputs = [new_output("display_data", data={"image/png": "cGljdHVyZQ=="})]
+    write(new_notebook(cells=[cell]), folder / f"{INTRO[0]}.ipynb")
+
+
+def test_the_introductions_picture_is_the_editions_own_figure(tmp_path):
+    executed_figure(tmp_path, INTRO[1])
+    assert picture(tmp_path) == b"picture"
+    executed_figure(tmp_path, "fig-other")
+    with pytest.raises(BuildError, match=f"{INTRO[0]}.ipynb has no figure '{INTRO[1]}'"):
+        picture(tmp_path)

@@ -316,3 +316,31 @@ def test_the_summary_counts_verdicts(tmp_path):
         "3 claims at preset paper: 1 not reproduced, 2 reproduced",
     ]
     assert collect(tmp_path, "quick", ["absent"]) == {"preset": "quick", "chapters": {}}
+
+
+def test_checked_outputs_are_stored_and_all_others_stripped():
+    from descent.edition import with_checked_outputs
+
+    def notebook(outputs, count):
+        tagged = {"tags": ["nbval-check-output"]}
+        return {
+            "cells": [
+                {"id": "a", "cell_type": "code", "metadata": {}, "outputs": outputs, "execution_count": count},
+                {"id": "b", "cell_type": "code", "metadata": tagged, "outputs": outputs, "execution_count": count},
+                {"id": "c", "cell_type": "markdown", "metadata": {}, "source": "text"},
+            ]
+        }
+
+    stored = with_checked_outputs(notebook(["old"], 9), notebook(["new"], 3))["cells"]
+    assert [(cell.get("outputs"), cell.get("execution_count")) for cell in stored] == [
+        ([], None),
+        (["new"], 3),
+        (None, None),
+    ]
+
+
+def test_storing_without_a_quick_edition_names_the_command(tmp_path):
+    root = write_project(tmp_path / "p", first="1")
+    status, said, _ = edition(root, "store", "frist")
+    assert status == 2
+    assert "refused: 'frist' has no quick edition; make it with: make book" in said

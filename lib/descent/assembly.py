@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from descent.project import pages
+
+INTRO = ("gradient_svd", "fig-spectrum")  # the chapter and the figure that the introduction and the README show
 
 
 class BuildError(Exception):
@@ -36,8 +39,24 @@ def assemble(root: Path, executed: Path, chapters: Sequence[str], scorecard: Map
         shutil.copyfile(file, source / file.name)
     if (images := root / "book" / "images").is_dir():
         shutil.copytree(images, source / "images")
+    if INTRO[0] in chapters:
+        (source / "images").mkdir(exist_ok=True)
+        (source / "images" / "intro.png").write_bytes(picture(executed))
     (source / "scorecard.json").write_text(json.dumps(scorecard, ensure_ascii=False), encoding="utf-8")
     return source
+
+
+def picture(executed: Path) -> bytes:
+    """The introduction's picture, as PNG: the output of the figure cell that `INTRO` names.
+
+    Raises:
+        BuildError: the chapter has no such figure.
+    """
+    chapter, name = INTRO
+    for cell in json.loads((executed / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]:
+        if cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") == name:
+            return base64.b64decode("".join(cell["outputs"][0]["data"]["image/png"]))
+    raise BuildError(f"{chapter}.ipynb has no figure {name!r} for the introduction")
 
 
 def build(root: Path, executed: Path, chapters: Sequence[str], scorecard: Mapping[str, Any]) -> Path:

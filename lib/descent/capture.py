@@ -96,8 +96,9 @@ class GradientRecorder:
     """Records rows through `optimizer.register_step_pre_hook`; works on any loop that calls `optimizer.step`.
 
     Steps are counted from 0. Use as a context manager, or call `close`. With a store, memory is bounded whatever the
-    number of steps. A kill loses at most the rows on their way to the disk (8 MiB, or four rows), and none from before
-    the last call of `optimizer.state_dict`, which waits for them: a checkpoint never knows more than the store.
+    number of steps. A kill loses at most the rows on their way to the disk (64, or 16 MiB if that is less), and none
+    from before the last call of `optimizer.state_dict`, which waits for them: a checkpoint never knows more than the
+    store.
 
     Args:
         model: its parameters are recorded; nothing of it is changed.
@@ -141,18 +142,19 @@ class GradientRecorder:
 
     def _record(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._step in self._recipe.steps:
-            self._sink.append(self._step, [self._part(parameter) for parameter in self._parameters.values()])
+            with torch.no_grad():
+                self._sink.append(self._step, self._parts())
         self._step += 1
 
-    def _part(self, parameter: nn.Parameter) -> Rows:
-        """One parameter's gradient or weight as float32 on the CPU; a gradient that is None counts as zero."""
-        tensor: Tensor | None = parameter.grad if self._recipe.what == "gradient" else parameter.data
-        if tensor is None:
-            return np.zeros(parameter.numel(), np.float32)
-        if tensor.is_sparse:
+    def _parts(self) -> list[Tensor]:
+        """The gradients or weights of the recorded parameters; a gradient that is None counts as zero."""
+        tensors: list[Tensor] = list(self._parameters.values())
+        if self._recipe.what == "weight":
+            return tensors
+        grads = [tensor.grad for tensor in tensors]
+        if any(grad is not None and grad.is_sparse for grad in grads):
             raise ValueError("a sparse gradient cannot be recorded as a row; expected dense gradients")
-        flat: Rows = tensor.detach().to("cpu", torch.float32).contiguous().view(-1).numpy()
-        return flat
+        return [torch.zeros_like(t) if grad is None else grad for t, grad in zip(tensors, grads, strict=True)]
 
     def stack(self) -> Stack:
         """The rows recorded so far."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from descent.assembly import BuildError, build
+from descent.assembly import INTRO, BuildError, build, picture
 from descent.chapters import RUNNER_PARAMETERS, RefusedError, content_key, defaults, nearest, resolve
 from descent.execution import Job
 from descent.pool import cores, run_jobs
@@ -167,12 +167,14 @@ def carry_out(root: Path, jobs: Sequence[Job], force: bool, limit: int) -> int:
 
 
 def _keep_scorecard(root: Path, folder: Path, preset: str) -> None:
-    from descent.records import write_json  # imports torch: not for a refusal
+    from descent.records import write_atomic, write_json
 
     scorecard = collect(folder, preset, chapters(root))
     write_json(root / "_build" / "scorecard.json", scorecard)
     if folder == edition_folder(root, "paper"):
         write_json(folder / "scorecard.json", scorecard)
+        if (folder / f"{INTRO[0]}.ipynb").is_file():
+            write_atomic(folder / "images" / "intro.png", picture(folder))
     click.echo(summary(scorecard))
 
 
@@ -192,6 +194,32 @@ def build_command(edition: str, root: str | None) -> None:
         sys.exit(1)
     click.echo(summary(scorecard))
     click.echo(f"open {page}")
+
+
+@main.command("store")
+@click.argument("chapter")
+@click.option("--root", default=None, help="The project's folder, where it is not this package's checkout.")
+def store_command(chapter: str, root: str | None) -> None:
+    """Keep the outputs of the quick edition's checked cells in the chapter's source, for nbval to compare."""
+    from descent.records import write_json
+
+    found = project_root(root)
+    source, executed = notebook_path(found, chapter), edition_folder(found, "quick") / f"{chapter}.ipynb"
+    if not (source.is_file() and executed.is_file()):
+        click.echo(f"refused: {chapter!r} has no quick edition; make it with: make book", err=True)
+        sys.exit(2)
+    write_json(source, with_checked_outputs(*(json.loads(path.read_text("utf-8")) for path in (source, executed))))
+
+
+def with_checked_outputs(source: dict[str, Any], executed: Mapping[str, Any]) -> dict[str, Any]:
+    """`source` with the outputs and counts that its cells tagged `nbval-check-output` have in `executed`."""
+    ran = {cell["id"]: cell for cell in executed["cells"]}
+    for cell in source["cells"]:
+        if cell["cell_type"] == "code":
+            checked = "nbval-check-output" in cell["metadata"].get("tags", [])
+            origin = ran[cell["id"]] if checked else {"outputs": [], "execution_count": None}
+            cell.update(outputs=origin["outputs"], execution_count=origin["execution_count"])
+    return source
 
 
 if __name__ == "__main__":

@@ -9,14 +9,18 @@ from threading import Event, Thread
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from descent.records import write_json
-from descent.vectors import Layout
+from descent.vectors import Layout, unflatten
 
 Rows = NDArray[np.float32]
 _ROWS, _STEPS, _LAYOUT = "rows.f32", "steps.i64", "layout.json"
-_RING_BYTES = 8 * 2**20  # rows on their way to the disk: what a kill can take with it; small enough to stay in cache
+_RING_BYTES = 16 * 2**20  # rows on their way to the disk: what a kill can take with it
+_BLOCK_ROWS = 16  # at most, so that a kill takes few rows of a small network
+_BLOCKS = 4  # the ring's parts: one is filled while another is written
 
 
 class MemoryRows:
@@ -26,9 +30,10 @@ class MemoryRows:
         self._rows: list[Rows] = []
         self._steps: list[int] = []
 
-    def append(self, step: int, parts: list[Rows]) -> None:
+    def append(self, step: int, parts: list[Tensor]) -> None:
         """Take a copy of one row, given in parts, and its step."""
-        self._rows.append(np.concatenate(parts))
+        row = torch.cat([part.detach().reshape(-1).to("cpu", torch.float32) for part in parts])
+        self._rows.append(row.numpy())
         self._steps.append(step)
 
     def read(self, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
@@ -46,8 +51,9 @@ class MemoryRows:
 class StoredRows:
     """Rows appended to one file, then their step to another: the shorter of the two says how many rows are whole.
 
-    Writing costs about half a training step, so a thread does it, from a ring of slots that the hook fills; a full
-    ring makes the hook wait. Unbuffered writes land in the operating system's cache, which outlives the process.
+    Writing a row costs about half a small network's training step, so a thread does it, block by block (waking it for
+    each row would cost the step more than the copy), from a ring that the hook fills; a full ring makes the hook wait.
+    Unbuffered writes land in the operating system's cache, which outlives the process.
     """
 
     def __init__(self, folder: Path, layout: Layout, first_step: int | None) -> None:
@@ -56,13 +62,16 @@ class StoredRows:
             self._rewind(layout, first_step)
         else:
             write_json(folder / _LAYOUT, {"names": layout.names, "shapes": layout.shapes})
-        slots = min(256, max(4, _RING_BYTES // (4 * layout.size)))
-        self._slots = np.empty((slots, layout.size), np.float32)
+        rows = min(_BLOCK_ROWS, max(1, _RING_BYTES // (_BLOCKS * 4 * layout.size)))
+        self._blocks = torch.empty(_BLOCKS, rows, layout.size)
+        self._views = [[list(unflatten(row, layout).values()) for row in block] for block in self._blocks]
+        self._steps = np.empty((_BLOCKS, rows), np.int64)
+        self._block, self._filled = 0, 0
         self._free: SimpleQueue[int] = SimpleQueue()
         self._full: SimpleQueue[tuple[int, int] | Event | None] = SimpleQueue()
         self._error: Exception | None = None
-        for slot in range(slots):
-            self._free.put(slot)
+        for block in range(1, _BLOCKS):
+            self._free.put(block)
         self._files = [open(folder / name, "ab", buffering=0) for name in (_ROWS, _STEPS)]  # noqa: SIM115
         self._writer = Thread(target=self._write, daemon=True)
         self._writer.start()
@@ -79,12 +88,20 @@ class StoredRows:
             with open(self._folder / name, "ab") as file:
                 file.truncate(kept * width)
 
-    def append(self, step: int, parts: list[Rows]) -> None:
+    def append(self, step: int, parts: list[Tensor]) -> None:
         """Take a copy of one row, given in parts, and its step."""
-        slot = self._free.get()
+        torch._foreach_copy_(self._views[self._block][self._filled], parts)  # any type or device, in one call
+        self._steps[self._block, self._filled] = step
+        self._filled += 1
+        if self._filled == self._blocks.shape[1]:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the rows of the current block to the writer, and take up a free one."""
+        if self._filled:
+            self._full.put((self._block, self._filled))
+            self._block, self._filled = self._free.get(), 0
         self._raise()
-        np.concatenate(parts, out=self._slots[slot])
-        self._full.put((slot, step))
 
     def _write(self) -> None:
         rows, steps = self._files
@@ -92,14 +109,14 @@ class StoredRows:
             if isinstance(item, Event):
                 item.set()
                 continue
-            slot, step = item
+            block, filled = item
             try:
                 if self._error is None:
-                    _write_all(rows, self._slots[slot].data)
-                    _write_all(steps, np.int64(step).tobytes())
+                    _write_all(rows, self._blocks[block, :filled].numpy().data)
+                    _write_all(steps, self._steps[block, :filled].data)
             except Exception as error:  # a full disk, say: the training loop's next call hears of it
                 self._error = error
-            self._free.put(slot)
+            self._free.put(block)
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -108,6 +125,7 @@ class StoredRows:
     def flush(self) -> None:
         """Wait until every row taken is on its way out of this process."""
         if self._writer.is_alive():
+            self._hand_over()
             done = Event()
             self._full.put(done)
             done.wait()
@@ -121,6 +139,8 @@ class StoredRows:
     def close(self) -> None:
         """Write what is left, and stop."""
         if self._writer.is_alive():
+            if self._filled:
+                self._full.put((self._block, self._filled))
             self._full.put(None)
             self._writer.join()
             for file in self._files:
