@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
-    "font.size": 10,
+    "font.size": 12,  # wide figures shrink to a page of about 700 pixels
     "legend.frameon": False,
     "image.cmap": "viridis",
     "svg.hashsalt": "descent",  # equal figures are equal files
@@ -81,12 +81,12 @@ def normalised_spectra(curves: Mapping[str, Array], fractions: Sequence[float], 
         for fraction in fractions:
             axis.axhline(fraction, color=BLACK, lw=0.8, ls=":")
             axis.annotate(
-                f"{fraction:g}", (1, fraction), xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="bottom"
+                f"{fraction:g}", (1, fraction), xycoords=("axes fraction", "data"), fontsize=9, ha="right", va="bottom"
             )
         axis.set(yscale=scale, xlabel="index i", ylabel="σᵢ / σ₁", xlim=(0, None))
     axes[0].set_ylim(0, 1.02)
     axes[1].set_ylim(1e-3, 1.2)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(curves), fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(curves), fontsize=11)
     return figure
 
 
@@ -140,7 +140,7 @@ def intervals(values: Mapping[str, Mapping[str, Array]], band: tuple[float, floa
                           label=group if row == 0 else None)  # fmt: skip
     axis.set(yticks=range(len(rows)), yticklabels=rows, xlabel=labels.x, ylabel=labels.y, xlim=(0, None))
     axis.invert_yaxis()
-    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=len(values) + 1)
     return figure
 
 
@@ -170,7 +170,7 @@ def heat_with_shares(heats: Mapping[str, Array], shares: Mapping[str, Array], en
         axes[-1].barh(np.arange(1, count + 1), part, left=start, height=0.85, label=name)
         start = start + part
     axes[-1].set(xlabel="share of squared entries", xlim=(0, 1))
-    axes[-1].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
+    axes[-1].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=9)
     return figure
 
 
