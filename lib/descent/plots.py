@@ -77,7 +77,8 @@ def normalised_spectra(curves: Mapping[str, Array], fractions: Sequence[float], 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     for axis, scale in zip(axes, ("linear", "log"), strict=True):
         for label, values in curves.items():
-            _band(axis, np.arange(1, values.shape[1] + 1), values, label, "--" if label in dashed else "-", "range")
+            line = _band(axis, np.arange(1, values.shape[1] + 1), values, label, full_range=True)
+            line.set_linestyle("--" if label in dashed else "-")
         for fraction in fractions:
             axis.axhline(fraction, color=BLACK, lw=0.8, ls=":")
             axis.annotate(
@@ -90,13 +91,14 @@ def normalised_spectra(curves: Mapping[str, Array], fractions: Sequence[float], 
     return figure
 
 
-def _band(axis: Any, x: Array, values: Array, label: str, style: str = "-", kind: str = "deviation") -> None:
-    """The mean of `(seeds, n)` values with a band: one standard deviation, or the range over seeds."""
+def _band(axis: Any, x: Array, values: Array, label: str, full_range: bool = False) -> Any:
+    """The mean of `(seeds, n)` values with a band: one standard deviation, or from the least seed to the greatest."""
     mean = values.mean(axis=0)
     spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
-    low, high = (values.min(axis=0), values.max(axis=0)) if kind == "range" else (mean - spread, mean + spread)
-    (line,) = axis.plot(x, mean, style, label=label, marker="o" if len(x) < 16 else None, ms=4)
+    low, high = (values.min(axis=0), values.max(axis=0)) if full_range else (mean - spread, mean + spread)
+    (line,) = axis.plot(x, mean, label=label, marker="o" if len(x) < 16 else None, ms=4)
     axis.fill_between(x, low, high, color=line.get_color(), alpha=0.2, lw=0)
+    return line
 
 
 def curves(panels: Mapping[str, Mapping[str, tuple[Array, Array]]], labels: Labels, log_x: bool = False) -> Figure:
