@@ -212,3 +212,14 @@ def test_the_patterns_find_what_they_look_for(pattern, text):
 )
 def test_the_patterns_pass_what_is_allowed(pattern, text):
     assert not pattern.search(text)
+
+
+@EVERY
+def test_the_text_of_a_figure_is_the_same_in_its_output_and_in_the_book(path):
+    shown = {}
+    for cell in cells(path, "code"):
+        for node in ast.walk(python(cell)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "show":
+                shown[ast.literal_eval(node.args[1])] = cell["metadata"]["mystnb"]["image"]["alt"]
+    assert shown
+    assert all(output == book for output, book in shown.items())
