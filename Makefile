@@ -12,6 +12,7 @@ READY := $(VENV)/.ready
 PYTHON3 ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
 RUN = $(PYTHON) -m descent.edition
+INSTALL = $(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 
 help:
 	@echo "Anatomy of Descent. The first target that needs it sets up $(VENV) by itself."
@@ -52,6 +53,7 @@ repository: $(READY) ## stamp the repository's address into badges and setup cel
 
 colab: ## inside Google's Colab image: add only what it lacks to its own Python, run every chapter at quick
 	python3 -m pip install --quiet --no-deps --editable .
+	python3 -m pip install --quiet --no-deps curvlinops-for-pytorch einconv linear_operator
 	python3 -m pip install --quiet papermill pooch pyyaml
 	python3 -m descent.edition run --preset quick --force
 
@@ -68,6 +70,7 @@ $(READY): requirements.txt pyproject.toml
 	@test -n "$(PYTHON3)" || { echo "Python 3.11 or newer is needed; found $$(python3 --version 2>&1 || true)." \
 	  "Install one, or name it: make PYTHON3=/path/to/python3.12" >&2; exit 1; }
 	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --requirement requirements.txt
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	grep -v '^curvlinops' requirements.txt | $(INSTALL) --requirement /dev/stdin
+	grep '^curvlinops' requirements.txt | $(INSTALL) --no-deps --requirement /dev/stdin  # requirements.txt says why
+	$(INSTALL) --no-deps --editable .
 	@touch $@

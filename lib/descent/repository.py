@@ -30,6 +30,7 @@ import sys
 if "google.colab" in sys.modules and importlib.util.find_spec("descent") is None:
     # Colab owns torch, numpy and the rest: install this library alone, and what Colab lacks.
     %pip install -q --no-deps "anatomy-of-descent @ git+{url}@{branch}"
+    %pip install -q --no-deps curvlinops-for-pytorch einconv linear_operator
     %pip install -q pooch
     importlib.invalidate_caches()"""
 
