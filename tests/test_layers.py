@@ -8,10 +8,10 @@ import pytest
 LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
     "vectors seeding records idx project",
-    "datasets models stores",
-    "training capture kernel",
-    "spectra execution",
-    "plots scorecard chapters pool assembly",
+    "datasets models surfaces stores",
+    "training capture curvature eigen kernel",
+    "spectra style execution",
+    "plots scenes scorecard chapters pool assembly",
     "edition book book_claims repository",
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}

@@ -5,8 +5,10 @@ import pytest
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from descent import plots
-from descent.plots import Labels
+from descent import plots, scenes, style
+from descent.plots import Panel
+from descent.scenes import Relief
+from descent.style import Labels
 
 seeds = np.random.default_rng(0)
 
@@ -21,12 +23,34 @@ def figures() -> dict[str, plt.Figure]:
         "curves": plots.curves(line, Labels("steps", "count"), log_x=True),
         "intervals": plots.intervals({"SGD": {"net": seeds.random(5)}}, (0.2, 0.4), Labels("count", "network")),
         "heat": plots.heat_with_shares({"run": seeds.random((4, 7))}, shares, 100, labels),
-        "path": plots.path_3d(seeds.random((9, 3)), np.arange(9), Labels("x", "y", "z"), "step")[1],
+        "reliefs": scenes.reliefs({"a": relief(), "b": relief()}, Labels("x", "y", "z"))[1],
+        "race": scenes.race(relief(), np.arange(4), Labels("x", "y", "z"), "step")[1],
+        "panels": plots.panels(panels(), 2),
+        "scatter": plots.scatter_with_histograms(
+            {"runs": (seeds.random(9), seeds.random(9))}, {"low": seeds.normal(size=99)}, Labels("loss", "index"), "h"
+        ),
+        "path": scenes.path_3d(seeds.random((9, 3)), np.arange(9), Labels("x", "y", "z"), "step")[1],
     }
 
 
+def panels() -> list[Panel]:
+    x = np.arange(1, 6)
+    band = {"a": (x, x**2, x, x**3), "b": (x, 1 / x)}
+    return [
+        Panel(Labels("step", "loss"), band, log="xy", levels={"zero": 1.0}),
+        Panel(Labels("step", "norm"), {"b": (x, x)}, title="second"),
+        Panel(Labels("size", "probability"), {"a": (x, x, x - 0.5, x + 0.5)}, points=["a"]),
+    ]
+
+
+def relief() -> Relief:
+    x, y = np.linspace(-1, 1, 5), np.linspace(-2, 2, 7)  # unequal sides: a swapped axis cannot pass
+    paths = {name: np.cumsum(seeds.random((4, 3)), 0) for name in ("SGD", "Adam")}
+    return Relief(x, y, x**2 - y[:, None] ** 2, paths)
+
+
 def test_every_figure_has_labelled_axes() -> None:
-    plots.use_style()
+    style.use_style()
     for name, figure in figures().items():
         main = figure.axes[0]
         assert main.get_xlabel(), name
@@ -39,19 +63,41 @@ def test_labels_and_alt_text_are_mandatory() -> None:
         Labels("step", " ")
     figure, _ = plt.subplots()
     with pytest.raises(ValueError, match="expected a sentence"):
-        plots.show(figure, "plot")
+        style.show(figure, "plot")
     plt.close(figure)
 
 
 def test_show_displays_one_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[dict[str, object]] = []
-    monkeypatch.setattr(plots, "display", lambda bundle, raw: shown.append(bundle))
-    interactive, static = plots.path_3d(seeds.random((9, 3)), np.arange(9), Labels("x", "y", "z"), "step")
-    plots.show(static, "A path of nine points in three dimensions.", interactive)
-    assert set(shown[0]) == {"image/png", "text/plain", plots.PLOTLY}
+    monkeypatch.setattr(style, "display", lambda bundle, raw: shown.append(bundle))
+    interactive, static = scenes.path_3d(seeds.random((9, 3)), np.arange(9), Labels("x", "y", "z"), "step")
+    style.show(static, "A path of nine points in three dimensions.", interactive)
+    assert set(shown[0]) == {"image/png", "text/plain", style.PLOTLY}
     assert not plt.get_fignums()
 
 
 def test_path_needs_three_columns() -> None:
     with pytest.raises(ValueError, match=r"shape \(4, 2\): expected \(n, 3\)"):
-        plots.path_3d(np.zeros((4, 2)), np.arange(4), Labels("x", "y", "z"), "step")
+        scenes.path_3d(np.zeros((4, 2)), np.arange(4), Labels("x", "y", "z"), "step")
+
+
+def test_a_relief_has_its_grid_with_it() -> None:
+    with pytest.raises(ValueError, match=r"shape \(5, 7\): expected \(len\(y\), len\(x\)\) = \(7, 5\)"):
+        Relief(np.zeros(5), np.zeros(7), np.zeros((5, 7)))
+
+
+def test_a_race_moves_every_runner_to_each_time() -> None:
+    interactive, _ = scenes.race(relief(), np.arange(4), Labels("x", "y", "z"), "step")
+    assert [frame.name for frame in interactive.frames] == ["0", "1", "2", "3"]
+    assert [len(trail.x) for trail in interactive.frames[2].data] == [3, 3]
+    assert [step.label for step in interactive.layout.sliders[0].steps] == ["0", "1", "2", "3"]
+    with pytest.raises(ValueError, match="path 'SGD' of 4 points: expected 3, one per time"):
+        scenes.race(relief(), np.arange(3), Labels("x", "y", "z"), "step")
+
+
+def test_a_label_has_one_colour_in_all_panels() -> None:
+    figure = plots.panels(panels(), 2)
+    second = [figure.axes[0].get_lines()[1].get_color(), figure.axes[1].get_lines()[0].get_color()]
+    assert second[0] == second[1]
+    assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
+    assert figure.axes[1].get_title() == "second"

@@ -45,6 +45,7 @@ class PlotlyRenderer:
         config = {"responsive": True, "displaylogo": False, **content.get("config", {})}
         config.pop("plotlyServerURL", None)  # an address of another host, which nothing here needs
         figure = {"data": content.get("data", []), "layout": content.get("layout", {}), "config": config}
+        figure["frames"] = content.get("frames", [])  # of an animation
         text = json.dumps(figure, separators=(",", ":")).replace("<", "\\u003c")  # cannot end its <script>
         return [PlotlyFigure("", figure=text, alt="", height=figure["layout"].get("height", 525))]
 

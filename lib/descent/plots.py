@@ -1,69 +1,21 @@
-"""From arrays to figures: never computes, never saves. Colours and style come from here alone."""
+"""From arrays to flat figures: never computes, never saves. `scenes` draws what has three dimensions."""
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import plotly.graph_objects as go
-from cycler import cycler
-from IPython.display import display
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from descent.style import BLACK, BLUE, COLOURS, GREY, RED, Labels
+
 Array = NDArray[Any]
-PLOTLY = "application/vnd.plotly.v1+json"
-# Okabe and Ito's palette, told apart with every common kind of colour blindness
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#222222"
-COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
-STYLE: dict[Any, Any] = {
-    "figure.figsize": (8, 4),
-    "figure.dpi": 110,
-    "figure.constrained_layout.use": True,
-    "axes.prop_cycle": cycler(color=COLOURS),
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "font.size": 12,  # wide figures shrink to a page of about 700 pixels
-    "legend.frameon": False,
-    "image.cmap": "viridis",
-    "svg.hashsalt": "descent",  # equal figures are equal files
-}
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Axis labels, units included; a figure without them is refused.
-
-    Attributes:
-        x: label of the horizontal axis.
-        y: label of the vertical axis.
-        z: label of the third axis, or of the colour bar, where there is one.
-    """
-
-    x: str
-    y: str
-    z: str = ""
-
-    def __post_init__(self) -> None:
-        if not (self.x.strip() and self.y.strip()):
-            raise ValueError(f"x={self.x!r}, y={self.y!r}: expected a label with its unit on both axes")
-
-
-def use_style() -> None:
-    """Set the book's matplotlib style for this process."""
-    plt.rcParams.update(STYLE)
 
 
 def normalised_spectra(curves: Mapping[str, Array], fractions: Sequence[float], dashed: Sequence[str] = ()) -> Figure:
@@ -176,62 +128,94 @@ def heat_with_shares(heats: Mapping[str, Array], shares: Mapping[str, Array], en
     return figure
 
 
-def path_3d(points: Array, colour: Array, labels: Labels, colour_label: str) -> tuple[go.Figure, Figure]:
-    """A path in three dimensions: an interactive plotly figure, and its static stand-in.
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes with its lines.
+
+    Attributes:
+        labels: of its axes.
+        lines: label -> (x, y) `(n,)` each, or (x, y, low, high) for a line with a band; NaN is a gap.
+        log: which axes are logarithmic: "", "x", "y" or "xy".
+        title: above it.
+        points: labels to draw as points, with bars instead of a band.
+        levels: label -> height of a dotted line.
+    """
+
+    labels: Labels
+    lines: Mapping[str, tuple[Array, ...]]
+    log: str = ""
+    title: str = ""
+    points: Sequence[str] = ()
+    levels: Mapping[str, float] = field(default_factory=dict)
+
+
+def panels(grid: Sequence[Panel], columns: int, height: float = 3.4, share: bool = False) -> Figure:
+    """Panels in rows of `columns`, each `height` inches high; a label has one colour in all of them.
 
     Args:
-        points: `(n, 3)`, in order.
-        colour: `(n,)`, what the colour of each point says.
-        labels: all three axes.
-        colour_label: of the colour bar.
+        grid: the panels, row by row.
+        columns: panels in a row.
+        height: inches of one row.
+        share: panels share their axes' ranges, and only the outer ones are labelled.
     """
-    if points.ndim != 2 or points.shape[1] != 3:
-        raise ValueError(f"points of shape {points.shape}: expected (n, 3)")
-    x, y, z = points.astype(np.float32).T
-    marker = {
-        "size": 3,
-        "color": colour.astype(np.float32),
-        "colorscale": "Viridis",
-        "colorbar": {"title": colour_label},
-    }
-    line = {"color": "rgba(120,120,120,0.25)", "width": 2}
-    interactive = go.Figure(go.Scatter3d(x=x, y=y, z=z, mode="lines+markers", marker=marker, line=line))
-    scene = {
-        f"{axis}axis": {"title": {"text": text}}
-        for axis, text in zip("xyz", (labels.x, labels.y, labels.z), strict=True)
-    }
-    interactive.update_layout(
-        scene=scene, height=560, margin={"l": 0, "r": 0, "t": 10, "b": 0}, template="plotly_white"
-    )
-    static = plt.figure(figsize=(8, 5.5))
-    axis = static.add_subplot(projection="3d")
-    axis.plot(x, y, z, color="grey", lw=0.4, alpha=0.4)
-    dots = axis.scatter(x, y, z, c=colour, s=6)
-    axis.set(xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
-    axis.tick_params(labelsize=8)
-    axis.set_box_aspect(None, zoom=0.85)
-    static.colorbar(dots, ax=axis, label=colour_label, shrink=0.7, pad=0.12)
-    return interactive, static
+    rows = -(-len(grid) // columns)
+    size = (10 if columns > 1 else 8, height * rows + 0.6)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=share, sharey=share)
+    colour = dict(zip(dict.fromkeys(name for panel in grid for name in panel.lines), (*COLOURS, GREY), strict=False))
+    for number, (panel, axis) in enumerate(zip(grid, axes.flat, strict=False)):
+        _lines(axis, panel, colour)
+        bottom, left = number + columns >= len(grid), number % columns == 0
+        axis.set(xscale="log" if "x" in panel.log else "linear", yscale="log" if "y" in panel.log else "linear")
+        axis.set(title=panel.title, xlabel=panel.labels.x if bottom or not share else "")
+        axis.set_ylabel(panel.labels.y if left or not share else "")
+    handles = {name: line for axis in axes.flat for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if len(handles) > 1:
+        per_row = 4 if columns > 1 else 3
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(per_row, len(handles)))
+    return figure
 
 
-def show(figure: Figure, alt: str, interactive: go.Figure | None = None) -> None:
-    """Display one output: the picture, its text for those who do not see it, the interactive figure if there is one.
+def _lines(axis: Any, panel: Panel, colour: Mapping[str, str]) -> None:
+    for name, (x, y, *band) in panel.lines.items():
+        if name in panel.points:
+            bars = np.abs(np.stack(band) - y) if band else None
+            axis.errorbar(x, y, bars, fmt="o", ms=5, capsize=3, color=colour[name], label=name)
+            continue
+        axis.plot(x, y, color=colour[name], label=name, marker="o" if len(x) < 10 else None, ms=4)
+        if band:
+            axis.fill_between(x, *band, color=colour[name], alpha=0.18, lw=0)
+    for name, level in panel.levels.items():
+        axis.axhline(level, color=BLACK, lw=0.9, ls=":")
+        place = (0.99, level)
+        axis.annotate(name, place, xycoords=("axes fraction", "data"), fontsize=9, ha="right", va="bottom")
 
-    The book and JupyterLab draw the interactive part, a viewer without scripts the picture; Colab has its own way.
 
-    Raises:
-        ValueError: no alt text.
+def scatter_with_histograms(
+    points: Mapping[str, tuple[Array, Array]], histograms: Mapping[str, Array], labels: Labels, x_histogram: str
+) -> Figure:
+    """A scatter plot, and beside it histograms one above the other on one axis.
+
+    Args:
+        points: group (colour) -> (x, y), each `(n,)`.
+        histograms: title -> the values counted, on a logarithmic axis of counts.
+        labels: of the scatter plot.
+        x_histogram: label of the histograms' common axis.
     """
-    if len(alt.strip()) < 20:
-        raise ValueError(f"alt={alt!r}: expected a sentence that says what the figure shows")
-    if interactive is not None and os.environ.get("COLAB_RELEASE_TAG"):
-        plt.close(figure)
-        interactive.show(renderer="colab")
-        return
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    plt.close(figure)
-    bundle = {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
-    if interactive is not None:
-        bundle[PLOTLY] = json.loads(interactive.to_json())
-    display(bundle, raw=True)  # type: ignore[no-untyped-call]
+    figure = plt.figure(figsize=(10, 5))
+    grid = figure.add_gridspec(len(histograms), 2, width_ratios=(1.15, 1))
+    axis = figure.add_subplot(grid[:, 0])
+    for (name, (x, y)), colour in zip(points.items(), COLOURS, strict=False):
+        axis.plot(x, y, "o", ms=4.5, alpha=0.65, mew=0, color=colour, label=name)
+    axis.set(xlabel=labels.x, ylabel=labels.y)
+    axis.legend(loc="best", fontsize=10)
+    low, high = min(values.min() for values in histograms.values()), max(values.max() for values in histograms.values())
+    edges, first = np.linspace(low, high, 81).tolist(), None
+    for row, (title, values) in enumerate(histograms.items()):
+        first = part = figure.add_subplot(grid[row, 1], sharex=first)
+        part.hist(values[values < 0], edges, color=RED, label="negative")
+        part.hist(values[values >= 0], edges, color=BLUE, label="not negative")
+        part.set(yscale="log", ylabel="count")
+        part.set_title(title, fontsize=11)
+        part.tick_params(labelbottom=row == len(histograms) - 1)
+    part.set_xlabel(x_histogram)
+    return figure

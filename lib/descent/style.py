@@ -1,0 +1,83 @@
+"""The look of every figure: colours, type, the labels that an axis must have, and how a figure is shown."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+import plotly.graph_objects as go
+from cycler import cycler
+from IPython.display import display
+from matplotlib.figure import Figure
+
+PLOTLY = "application/vnd.plotly.v1+json"
+# Okabe and Ito's palette, told apart with every common kind of colour blindness
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#222222", "#8C8C8C"
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
+STYLE: dict[Any, Any] = {
+    "figure.figsize": (8, 4),
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "font.size": 12,  # wide figures shrink to a page of about 700 pixels
+    "legend.frameon": False,
+    "image.cmap": "viridis",
+    "svg.hashsalt": "descent",  # equal figures are equal files
+}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Axis labels, units included; a figure without them is refused.
+
+    Attributes:
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
+        z: label of the third axis, or of the colour bar, where there is one.
+    """
+
+    x: str
+    y: str
+    z: str = ""
+
+    def __post_init__(self) -> None:
+        if not (self.x.strip() and self.y.strip()):
+            raise ValueError(f"x={self.x!r}, y={self.y!r}: expected a label with its unit on both axes")
+
+
+def use_style() -> None:
+    """Set the book's matplotlib style for this process."""
+    plt.rcParams.update(STYLE)
+
+
+def show(figure: Figure, alt: str, interactive: go.Figure | None = None) -> None:
+    """Display one output: the picture, its text for those who do not see it, the interactive figure if there is one.
+
+    The book and JupyterLab draw the interactive part, a viewer without scripts the picture; Colab has its own way.
+
+    Raises:
+        ValueError: no alt text.
+    """
+    if len(alt.strip()) < 20:
+        raise ValueError(f"alt={alt!r}: expected a sentence that says what the figure shows")
+    if interactive is not None and os.environ.get("COLAB_RELEASE_TAG"):
+        plt.close(figure)
+        interactive.show(renderer="colab")
+        return
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    plt.close(figure)
+    bundle = {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
+    if interactive is not None:
+        bundle[PLOTLY] = json.loads(interactive.to_json())
+    display(bundle, raw=True)  # type: ignore[no-untyped-call]
