@@ -9,7 +9,7 @@ LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
     "vectors seeding records idx project",
     "datasets models surfaces stores",
-    "training capture curvature eigen kernel",
+    "training capture curvature eigen paths critical kernel",
     "spectra style execution",
     "plots scenes scorecard chapters pool assembly",
     "edition book book_claims repository",
