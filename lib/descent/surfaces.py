@@ -42,7 +42,7 @@ class CriticalPoint:
 
 
 def classify(eigenvalues: Vector, tolerance: float = 1e-9) -> tuple[int, Kind]:
-    """Index and kind from a Hessian's eigenvalues `(n,)`; below `tolerance` of the largest (or of 1) they count as zero."""
+    """Index and kind from a Hessian's eigenvalues `(n,)`; below `tolerance` of the largest (or 1) they count as zero."""
     scale = tolerance * max(1.0, float(np.abs(eigenvalues).max()))
     negative, positive = int((eigenvalues < -scale).sum()), int((eigenvalues > scale).sum())
     if negative and positive:
@@ -86,7 +86,7 @@ class Surface:
 
 
 def _matrix(*rows: tuple[Tensor, ...]) -> Tensor:
-    return torch.stack([torch.stack(torch.broadcast_tensors(*row), -1) for row in rows], -2)
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
 def classic_saddle() -> Surface:
@@ -239,7 +239,7 @@ def from_function(function: Function, dimension: int, name: str = "a function") 
         def over(points: Tensor) -> Tensor:
             flat = points.reshape(-1, dimension)
             found = derivative(flat[0])[None] if len(flat) == 1 else vmap(derivative)(flat)
-            return found.reshape(*points.shape[:-1], *found.shape[1:])
+            return found.reshape((*points.shape[:-1], *found.shape[1:]))
 
         return over
 
