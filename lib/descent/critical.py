@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Search:
-    """Where Newton's method ended, from each start.
+    """Where the search ended, from each start.
 
     Attributes:
         points: `(m, n)`.
@@ -45,69 +45,75 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Newton:
+class Following:
     """How far and how long to search.
 
     Attributes:
         tolerance: of the gradient norm.
         max_iterations: steps from one start.
-        longest_step: the step is shortened to this length, in units of the point.
-        damping: curvatures below it, in size, are not trusted: a step along an eigenvector of curvature h is
-            -g h / (h^2 + damping^2).
+        longest_step: a step is shortened to this length, in units of the point.
+        least_curvature: smaller ones, in size, are raised to it before the gradient is divided by them.
     """
 
     tolerance: float = 1e-8
-    max_iterations: int = 100
+    max_iterations: int = 150
     longest_step: float = 0.5
-    damping: float = 1e-4
+    least_curvature: float = 1e-3
 
 
 def find_critical_points(
-    surface: Surface, starts: Tensor, how: Newton | None = None, progress: str | None = None
+    surface: Surface, starts: Tensor, how: Following | None = None, progress: str | None = None
 ) -> Search:
-    """Newton's method on the gradient, from every start: it is drawn to minima, saddles and maxima alike.
+    """Critical points by eigenvector following, one from every start, of the index that the Hessian has at the start.
 
-    Steps are -(H^2 + damping^2 I)^-1 H g, shortened where they are long, and not asked to lower anything. Lowering |g|
-    instead ends mostly at points where H g = 0 with g != 0 (Frye et al. 2021), which are not critical. Whatever does
-    not reach the tolerance is reported as not converged.
+    Along as many of the lowest eigenvectors as were negative at the start the step goes up, along all others down, each
+    time by |gradient / curvature| and shortened where it is long (Cerjan and Miller 1981; for any index Yin, Zhang and
+    Zhang 2019). Near a point of that index this is Newton's method. Newton's method itself, whose signs change on
+    the way, wanders; and lowering |g| ends mostly where H g = 0 with g != 0, which is no critical point (Frye et al.
+    2021). Whatever does not reach the tolerance is reported as not converged.
 
     Args:
         surface: with n variables.
         starts: `(m, n)` float64.
-        how: tolerance, iterations, step length; `Newton()` if None.
+        how: tolerance, iterations, step length; `Following()` if None.
         progress: text before a progress bar; None shows none.
 
     Raises:
-        ValueError: starts of another shape or type.
+        ValueError: starts of another shape or type, or not finite.
     """
-    how = how or Newton()
+    how = how or Following()
     if starts.ndim != 2 or starts.shape[1] != surface.dimension or starts.dtype != torch.float64:
         raise ValueError(
             f"starts of shape {tuple(starts.shape)}, {starts.dtype}: "
             f"expected (m, {surface.dimension}) and torch.float64"
         )
-    found = [
-        _newton(surface, start, how) for start in tqdm(starts, desc=progress, disable=progress is None, unit="start")
-    ]
-    points = torch.stack([point for point, _ in found])
+    if not torch.isfinite(starts).all():
+        raise ValueError("starts: expected finite numbers only")
+    bar = tqdm(starts, desc=progress, disable=progress is None, unit="start")
+    found = [_follow(surface, start, how) for start in bar]
+    points = torch.stack([point for point, _, _ in found])
     norms = np.array([float(surface.gradient(point).norm()) for point in points])
     values = np.array([float(surface.value(point)) for point in points])
-    spectra = np.stack([torch.linalg.eigvalsh(surface.hessian(point)).numpy() for point in points])
-    taken = np.array([count for _, count in found])
+    spectra = torch.stack([spectrum for _, spectrum, _ in found]).numpy()
+    taken = np.array([count for _, _, count in found])
     return Search(points.numpy(), values, norms, spectra, taken, norms <= how.tolerance)
 
 
-def _newton(surface: Surface, start: Tensor, how: Newton) -> tuple[Tensor, int]:
-    """The last point and the number of steps; the best point instead where a step left the finite numbers."""
-    point, damping = start, how.damping**2 * torch.eye(len(start), dtype=torch.float64)
+def _follow(surface: Surface, start: Tensor, how: Following) -> tuple[Tensor, Tensor, int]:
+    """The last point, the Hessian's eigenvalues there, the number of steps; stops where numbers are no longer finite."""
+    point, sign = start, None
+    eigenvalues, vectors = torch.linalg.eigh(surface.hessian(point))
     for iteration in range(how.max_iterations):
         gradient = surface.gradient(point)
         if gradient.norm() <= how.tolerance:
-            return point, iteration
-        hessian = surface.hessian(point)
-        factor, failed = torch.linalg.cholesky_ex(hessian @ hessian + damping)
-        if failed:
-            return point, iteration
-        step = -torch.cholesky_solve((hessian @ gradient)[:, None], factor)[:, 0]
-        point = point + step * (how.longest_step / step.norm().clamp(min=how.longest_step))
-    return point, how.max_iterations
+            return point, eigenvalues, iteration
+        sign = torch.where(eigenvalues < 0, 1.0, -1.0) if sign is None else sign
+        lengths = (vectors.mT @ gradient) / eigenvalues.abs().clamp(min=how.least_curvature)
+        step = vectors @ (sign * lengths)
+        nearer = point + step * (how.longest_step / step.norm().clamp(min=how.longest_step))
+        hessian = surface.hessian(nearer)
+        if not torch.isfinite(hessian).all():
+            return point, eigenvalues, iteration
+        point = nearer
+        eigenvalues, vectors = torch.linalg.eigh(hessian)
+    return point, eigenvalues, how.max_iterations

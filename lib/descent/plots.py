@@ -149,7 +149,7 @@ class Panel:
     levels: Mapping[str, float] = field(default_factory=dict)
 
 
-def panels(grid: Sequence[Panel], columns: int, height: float = 3.4, share: bool = False) -> Figure:
+def panels(grid: Sequence[Panel], columns: int, height: float = 3.4, share: bool = False, skip: int = 0) -> Figure:
     """Panels in rows of `columns`, each `height` inches high; a label has one colour in all of them.
 
     Args:
@@ -157,18 +157,21 @@ def panels(grid: Sequence[Panel], columns: int, height: float = 3.4, share: bool
         columns: panels in a row.
         height: inches of one row.
         share: panels share their axes' ranges, and only the outer ones are labelled.
+        skip: colours to pass over; one, to match the paths on a blue relief.
     """
     rows = -(-len(grid) // columns)
     size = (10 if columns > 1 else 8, height * rows + 0.6)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=share, sharey=share)
-    colour = dict(zip(dict.fromkeys(name for panel in grid for name in panel.lines), (*COLOURS, GREY), strict=False))
+    names = dict.fromkeys(name for panel in grid for name in panel.lines)
+    colour = dict(zip(names, (*COLOURS, GREY)[skip:], strict=False))
     for number, (panel, axis) in enumerate(zip(grid, axes.flat, strict=False)):
         _lines(axis, panel, colour)
         bottom, left = number + columns >= len(grid), number % columns == 0
         axis.set(xscale="log" if "x" in panel.log else "linear", yscale="log" if "y" in panel.log else "linear")
         axis.set(title=panel.title, xlabel=panel.labels.x if bottom or not share else "")
         axis.set_ylabel(panel.labels.y if left or not share else "")
-    handles = {name: line for axis in axes.flat for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    drawn = [axis.get_legend_handles_labels() for axis in axes.flat]  # a panel's only line is named by its axis
+    handles = {name: line for found in drawn if len(found[0]) > 1 for line, name in zip(*found, strict=True)}
     if len(handles) > 1:
         per_row = 4 if columns > 1 else 3
         figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(per_row, len(handles)))
@@ -209,12 +212,14 @@ def scatter_with_histograms(
     axis.set(xlabel=labels.x, ylabel=labels.y)
     axis.legend(loc="best", fontsize=10)
     low, high = min(values.min() for values in histograms.values()), max(values.max() for values in histograms.values())
-    edges, first = np.linspace(low, high, 81).tolist(), None
+    width, first = (high - low) / 80, None
+    edges = (width * np.arange(np.floor(low / width), np.ceil(high / width) + 1)).tolist()  # zero is an edge
     for row, (title, values) in enumerate(histograms.items()):
         first = part = figure.add_subplot(grid[row, 1], sharex=first)
         part.hist(values[values < 0], edges, color=RED, label="negative")
         part.hist(values[values >= 0], edges, color=BLUE, label="not negative")
-        part.set(yscale="log", ylabel="count")
+        part.set(yscale="log", ylabel="count", ylim=(0.7, 2 * len(values)))
+        part.yaxis.set_minor_formatter(NullFormatter())
         part.set_title(title, fontsize=11)
         part.tick_params(labelbottom=row == len(histograms) - 1)
     part.set_xlabel(x_histogram)

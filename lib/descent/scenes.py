@@ -90,7 +90,7 @@ def _axes(labels: Labels) -> dict[str, Any]:
 
 
 def _still(panels: Mapping[str, Relief], colour: Mapping[str, str], labels: Labels) -> Figure:
-    figure = plt.figure(figsize=(5 * len(panels), 4.9))
+    figure = plt.figure(figsize=(max(6.4, 4.6 * len(panels)), 4.4))
     for column, (title, panel) in enumerate(panels.items(), 1):
         axis = figure.add_subplot(1, len(panels), column, projection="3d", computed_zorder=False)
         _draw(axis, panel, colour)
@@ -106,9 +106,9 @@ def _draw(axis: Any, relief: Relief, colour: Mapping[str, str]) -> None:
     for name, path in relief.paths.items():
         axis.plot(*path.T, color=colour[name], lw=2.2, zorder=5)
         axis.plot(*path[-1:].T, "o", color=colour[name], ms=5, zorder=6)
-    axis.view_init(elev=32, azim=-58)
+    axis.view_init(elev=38, azim=-62)
     axis.tick_params(labelsize=8, pad=0)
-    axis.set_box_aspect(None, zoom=0.88)
+    axis.set_box_aspect((1, 1, 0.75), zoom=1.05)
     for pane in (axis.xaxis, axis.yaxis, axis.zaxis):
         pane.pane.set_alpha(0.0)
 

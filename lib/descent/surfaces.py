@@ -42,7 +42,7 @@ class CriticalPoint:
 
 
 def classify(eigenvalues: Vector, tolerance: float = 1e-9) -> tuple[int, Kind]:
-    """Index and kind from a Hessian's eigenvalues `(n,)`; below `tolerance` of the largest (or 1) they count as zero."""
+    """Index and kind from a Hessian's eigenvalues `(n,)`; below `tolerance` of the largest (or 1) one counts as 0."""
     scale = tolerance * max(1.0, float(np.abs(eigenvalues).max()))
     negative, positive = int((eigenvalues < -scale).sum()), int((eigenvalues > scale).sum())
     if negative and positive:
