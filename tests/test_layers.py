@@ -8,8 +8,8 @@ import pytest
 LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
     "vectors seeding records idx project",
-    "datasets models stores",
-    "training capture kernel",
+    "datasets models stores checks lanczos",
+    "training capture kernel curvature eigen",
     "spectra execution",
     "plots scorecard chapters pool assembly",
     "edition book book_claims repository",
