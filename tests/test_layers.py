@@ -8,7 +8,7 @@ import pytest
 LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
     "vectors seeding records idx project",
-    "datasets models surfaces stores",
+    "datasets models surfaces checks lanczos stores",
     "training capture curvature eigen paths critical kernel",
     "spectra style execution",
     "plots scenes scorecard chapters pool assembly",

@@ -13,8 +13,14 @@ from descent.seeding import global_seed
 CONV_CHANNELS = (8, 16)
 
 
-def mlp(image_shape: Sequence[int], hidden: Sequence[int], classes: int, seed: int) -> nn.Sequential:
-    """A fully connected ReLU network, `(n, *image_shape) -> (n, classes)` logits.
+def mlp(
+    image_shape: Sequence[int],
+    hidden: Sequence[int],
+    classes: int,
+    seed: int,
+    activation: type[nn.Module] = nn.ReLU,
+) -> nn.Sequential:
+    """A fully connected network, `(n, *image_shape) -> (n, classes)` logits.
 
     Weights and biases have torch's default: uniform within 1 / sqrt(fan in).
 
@@ -27,7 +33,7 @@ def mlp(image_shape: Sequence[int], hidden: Sequence[int], classes: int, seed: i
     layers: list[nn.Module] = [nn.Flatten()]
     with global_seed(seed, "weights"):
         for fan_in, fan_out in itertools.pairwise(sizes):
-            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+            layers += [nn.Linear(fan_in, fan_out), activation()]
     return nn.Sequential(*layers[:-1])
 
 
