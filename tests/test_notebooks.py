@@ -133,9 +133,7 @@ def test_a_chapter_is_short_enough_to_read(path):
         code_lines(cell) for cell in cells(path, "code") if "imports" not in tags(cell)
     ]  # a hidden list of names
     assert max(lengths) <= 25
-    assert (
-        12 <= len(lengths) <= 26
-    )  # gradient_svd judges fourteen claims, each with its measurement and most with a figure
+    assert 12 <= len(lengths) <= 30  # gradient_svd judges fourteen claims; saddles has three parts and ten figures
     assert statistics.median(lengths) <= 12
     words = sum(len(cell["source"].split()) for cell in cells(path, "markdown"))
     assert words > sum(lengths)

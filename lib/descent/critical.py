@@ -100,7 +100,7 @@ def find_critical_points(
 
 
 def _follow(surface: Surface, start: Tensor, how: Following) -> tuple[Tensor, Tensor, int]:
-    """The last point, the Hessian's eigenvalues there, the number of steps; stops where numbers are no longer finite."""
+    """The last point, the Hessian's eigenvalues there, the number of steps; stops where numbers cease to be finite."""
     point, sign = start, None
     eigenvalues, vectors = torch.linalg.eigh(surface.hessian(point))
     for iteration in range(how.max_iterations):
