@@ -1,4 +1,11 @@
-"""Critical points of any index, found numerically: from toy surfaces to the loss of a small network."""
+"""A reader's own function as a surface, and the search for critical points of any index, maxima and saddles included.
+
+Descending the value finds minima only, and Newton's method, whose signs change on the way, wanders. Lowering |g|, the
+norm of the gradient, ends mostly at gradient-flat points, where H g = 0 with g != 0 (Frye et al. 2021, Critical
+point-finding methods reveal gradient-flat regions of deep network losses). The search here follows eigenvectors
+instead: up along the k lowest, down along the others, k fixed at the start (Cerjan and Miller 1981, On finding
+transition states; for any k Yin, Zhang and Zhang 2019, High-index optimization-based shrinking dimer method).
+"""
 
 from __future__ import annotations
 
@@ -6,26 +13,62 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.func import grad, jacrev, vmap
 from tqdm import tqdm
 
-from descent.surfaces import Surface
+from descent.surfaces import ZERO, Array, CriticalPoint, Field, Surface
 
-Array = NDArray[np.float64]
+ROWS_AT_ONCE = 4096  # rows of Hessians held in memory together
+LEAST_CURVATURE = 1e-7  # of the largest in size: a smaller one is raised to it before the gradient is divided by it
+
+
+def from_function(function: Field, dimension: int, name: str) -> Surface:
+    """A surface of the reader's own, derivatives by torch.func; its critical points are to be searched for.
+
+    Args:
+        function: a twice differentiable torch function of one point `(n,)`, float64, to a scalar, without side effects.
+            A kink (a ReLU's) goes unseen: its Hessian is that of the smooth pieces.
+        dimension: n.
+        name: for titles and messages.
+
+    Raises:
+        ValueError: the function fails on a point `(n,)`, or returns no float64 scalar.
+    """
+    try:
+        probe = function(torch.linspace(0.1, 0.9, dimension, dtype=torch.float64))
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise ValueError(f"{name}: the function fails on a point of shape ({dimension},): {error}") from error
+    if not isinstance(probe, Tensor) or probe.ndim != 0 or probe.dtype != torch.float64:
+        got = f"{probe.dtype} {tuple(probe.shape)}" if isinstance(probe, Tensor) else type(probe).__name__
+        raise ValueError(f"{name}: the function returned {got}: expected a torch.float64 scalar, shape ()")
+
+    def batched(field: Field, rows: int) -> Field:
+        def over(points: Tensor) -> Tensor:
+            if points.ndim == 1:
+                return field(points)
+            flat = vmap(field, chunk_size=max(1, ROWS_AT_ONCE // rows))(points.reshape(-1, dimension))
+            return flat.reshape(*points.shape[:-1], *flat.shape[1:])
+
+        return over
+
+    gradient = grad(function)
+    hessian = jacrev(gradient, chunk_size=64)  # reverse over reverse, measured a fifth faster than forward over reverse
+    return Surface(name, dimension, batched(function, 1), batched(gradient, 1), batched(hessian, dimension))
 
 
 @dataclass(frozen=True)
 class Search:
-    """Where the search ended, from each start.
+    """Where each of m starts ended.
 
     Attributes:
-        points: `(m, n)`.
-        values: `(m,)`, the function there.
-        gradient_norms: `(m,)`, Euclidean; what was reached, whether or not it is small.
-        eigenvalues: `(m, n)` of the Hessian there, in ascending order.
-        iterations: `(m,)` steps taken.
-        converged: `(m,)`, the gradient norm is at most the tolerance.
+        points: `(m, n)` float64.
+        values: `(m,)` of the surface there.
+        gradient_norms: `(m,)`, |g| there.
+        eigenvalues: `(m, n)` of the Hessian there, ascending.
+        iterations: `(m,)`, Hessians decomposed on the way.
+        converged: `(m,)` bool; False is no critical point, be it gradient-flat or out of iterations.
     """
 
     points: Array
@@ -35,85 +78,103 @@ class Search:
     iterations: NDArray[np.int64]
     converged: NDArray[np.bool_]
 
-    def distinct(self, separation: float) -> NDArray[np.int64]:
-        """Indices of the converged points that are further than `separation` from every earlier one."""
-        kept: list[int] = []
-        for i in np.flatnonzero(self.converged):
-            if all(np.linalg.norm(self.points[i] - self.points[j]) > separation for j in kept):
-                kept.append(int(i))
-        return np.array(kept, dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class Following:
-    """How far and how long to search.
-
-    Attributes:
-        tolerance: of the gradient norm.
-        max_iterations: steps from one start.
-        longest_step: a step is shortened to this length, in units of the point.
-        least_curvature: smaller ones, in size, are raised to it before the gradient is divided by them.
-    """
-
-    tolerance: float = 1e-8
-    max_iterations: int = 150
-    longest_step: float = 0.5
-    least_curvature: float = 1e-3
-
 
 def find_critical_points(
-    surface: Surface, starts: Tensor, how: Following | None = None, progress: str | None = None
+    surface: Surface,
+    starts: ArrayLike | Tensor,
+    *,
+    tolerance: float = 1e-8,
+    max_iterations: int = 150,
+    longest_step: float = 0.5,
+    progress: str | None = None,
 ) -> Search:
-    """Critical points by eigenvector following, one from every start, of the index that the Hessian has at the start.
+    """Search from each start for a point of zero gradient, of the index that the Hessian has at the start.
 
-    Along as many of the lowest eigenvectors as were negative at the start the step goes up, along all others down, each
-    time by |gradient / curvature| and shortened where it is long (Cerjan and Miller 1981; for any index Yin, Zhang and
-    Zhang 2019). Near a point of that index this is Newton's method. Newton's method itself, whose signs change on
-    the way, wanders; and lowering |g| ends mostly where H g = 0 with g != 0, which is no critical point (Frye et al.
-    2021). Whatever does not reach the tolerance is reported as not converged.
+    Each step goes up along as many of the lowest eigenvectors as were negative at the start, and down along the others,
+    by |gradient / curvature| in each direction. Near a point of that index this is Newton's method, and converges
+    quadratically. Nothing ensures that it gets there: an end whose gradient is larger than the tolerance is reported
+    as not converged.
 
     Args:
-        surface: with n variables.
-        starts: `(m, n)` float64.
-        how: tolerance, iterations, step length; `Following()` if None.
-        progress: text before a progress bar; None shows none.
+        surface: twice differentiable, of n variables; one Hessian `(n, n)` is held at a time.
+        starts: `(m, n)`, or `(n,)` for one.
+        tolerance: |g| at which a start has converged, in units of value / coordinate.
+        max_iterations: steps per start.
+        longest_step: a longer step is shortened to this length, in units of the coordinates.
+        progress: text before a progress bar over the starts; None shows none.
 
     Raises:
-        ValueError: starts of another shape or type, or not finite.
+        ValueError: starts of another shape; a tolerance, a count or a length that is not positive; a start at which
+            the surface has no finite gradient and Hessian.
     """
-    how = how or Following()
-    if starts.ndim != 2 or starts.shape[1] != surface.dimension or starts.dtype != torch.float64:
+    points = torch.as_tensor(starts, dtype=torch.float64).detach()
+    points = points[None] if points.ndim == 1 else points
+    if points.ndim != 2 or points.shape[1] != surface.dimension or len(points) == 0:
+        raise ValueError(f"starts of shape {np.shape(starts)}: expected (m, {surface.dimension}), at least one")
+    if not (tolerance > 0 and max_iterations > 0 and longest_step > 0):
         raise ValueError(
-            f"starts of shape {tuple(starts.shape)}, {starts.dtype}: "
-            f"expected (m, {surface.dimension}) and torch.float64"
+            f"tolerance={tolerance}, max_iterations={max_iterations}, longest_step={longest_step}: "
+            "expected positive numbers"
         )
-    if not torch.isfinite(starts).all():
-        raise ValueError("starts: expected finite numbers only")
-    bar = tqdm(starts, desc=progress, disable=progress is None, unit="start")
-    found = [_follow(surface, start, how) for start in bar]
-    points = torch.stack([point for point, _, _ in found])
-    norms = np.array([float(surface.gradient(point).norm()) for point in points])
-    values = np.array([float(surface.value(point)) for point in points])
-    spectra = torch.stack([spectrum for _, spectrum, _ in found]).numpy()
-    taken = np.array([count for _, _, count in found])
-    return Search(points.numpy(), values, norms, spectra, taken, norms <= how.tolerance)
+    for i, point in enumerate(points):
+        if not (surface.gradient(point).isfinite().all() and surface.hessian(point).isfinite().all()):
+            raise ValueError(f"starts[{i}]: {surface.name} has no finite gradient and Hessian there")
+    bar = tqdm(points, desc=progress, disable=progress is None, unit="start")
+    ends = [_follow(surface, point, tolerance, max_iterations, longest_step) for point in bar]
+    found = torch.stack([point for point, _, _, _ in ends])
+    norms = torch.stack([norm for _, norm, _, _ in ends])
+    eigenvalues = torch.stack([spectrum for _, _, spectrum, _ in ends])
+    iterations = np.array([count for _, _, _, count in ends], dtype=np.int64)
+    values = surface.value(found).numpy()
+    return Search(found.numpy(), values, norms.numpy(), eigenvalues.numpy(), iterations, norms.numpy() <= tolerance)
 
 
-def _follow(surface: Surface, start: Tensor, how: Following) -> tuple[Tensor, Tensor, int]:
-    """The last point, the Hessian's eigenvalues there, the number of steps; stops where numbers cease to be finite."""
-    point, sign = start, None
+def _follow(
+    surface: Surface, point: Tensor, tolerance: float, most: int, longest: float
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """The end of one search: point, |g|, eigenvalues there, steps. It ends early before numbers cease to be finite."""
+    gradient = surface.gradient(point)
     eigenvalues, vectors = torch.linalg.eigh(surface.hessian(point))
-    for iteration in range(how.max_iterations):
-        gradient = surface.gradient(point)
-        if gradient.norm() <= how.tolerance:
-            return point, eigenvalues, iteration
-        sign = torch.where(eigenvalues < 0, 1.0, -1.0) if sign is None else sign
-        lengths = (vectors.mT @ gradient) / eigenvalues.abs().clamp(min=how.least_curvature)
-        step = vectors @ (sign * lengths)
-        nearer = point + step * (how.longest_step / step.norm().clamp(min=how.longest_step))
+    sign = torch.where(eigenvalues < 0, 1.0, -1.0)
+    for iteration in range(most):
+        if gradient.norm() <= tolerance:
+            return point, gradient.norm(), eigenvalues, iteration
+        least = LEAST_CURVATURE * float(eigenvalues.abs().max()) + float(np.finfo(float).tiny)
+        step = vectors @ (sign * (vectors.mT @ gradient) / eigenvalues.abs().clamp(min=least))
+        nearer = point + step * (longest / step.norm().clamp(min=longest))
         hessian = surface.hessian(nearer)
-        if not torch.isfinite(hessian).all():
-            return point, eigenvalues, iteration
-        point = nearer
+        if not hessian.isfinite().all():
+            return point, gradient.norm(), eigenvalues, iteration
+        point, gradient = nearer, surface.gradient(nearer)
         eigenvalues, vectors = torch.linalg.eigh(hessian)
-    return point, eigenvalues, how.max_iterations
+    return point, gradient.norm(), eigenvalues, most
+
+
+def distinct(search: Search, separation: float) -> NDArray[np.int64]:
+    """Indices of the converged ends that lie further than `separation` (Euclidean) from every earlier one kept.
+
+    Raises:
+        ValueError: `separation` is negative.
+    """
+    if not separation >= 0:
+        raise ValueError(f"separation={separation}: expected at least 0")
+    kept: list[int] = []
+    for i in np.flatnonzero(search.converged):
+        if not kept or np.linalg.norm(search.points[kept] - search.points[i], axis=1).min() > separation:
+            kept.append(int(i))
+    return np.array(kept, dtype=np.int64)
+
+
+def as_critical_points(search: Search, separation: float, tolerance: float = ZERO) -> tuple[CriticalPoint, ...]:
+    """The distinct converged ends with index and kind, in order of their starts. See `distinct` and `classify`.
+
+    Next to a point with a zero curvature |g| is small already at some distance, so that eigenvalues which should be
+    zero come out near the root of the search's tolerance: pass a larger `tolerance` here to have them counted as zero.
+
+    Raises:
+        ValueError: `separation` is negative.
+    """
+    return tuple(
+        CriticalPoint.of(search.points[i], search.values[i], search.eigenvalues[i], tolerance)
+        for i in distinct(search, separation)
+    )

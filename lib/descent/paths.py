@@ -1,4 +1,4 @@
-"""Paths of `torch.optim` optimisers on surfaces."""
+"""Paths that the optimisers of torch.optim, unaltered, take over a surface whose gradient is known in closed form."""
 
 from __future__ import annotations
 
@@ -7,74 +7,83 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
 from descent.surfaces import Surface
 
-Array = NDArray[np.float64]
-MakeOptimiser = Callable[[list[Tensor]], Optimizer]
-
 
 @dataclass(frozen=True)
 class Path:
-    """Where an optimiser went; entry 0 is the start.
+    """What a run, or many at once, passed through; entry 0 is the start.
 
     Attributes:
-        points: `(T + 1, ..., n)`.
-        values: `(T + 1, ...)`, the function at the points.
-        gradient_norms: `(T + 1, ...)`, Euclidean.
+        points: `(T + 1, ..., n)` float64, T the steps taken.
+        values: `(T + 1, ...)` of the surface.
+        gradient_norms: `(T + 1, ...)`, of the surface's gradient, noise not included.
     """
 
-    points: Array
-    values: Array
-    gradient_norms: Array
-
-    def __len__(self) -> int:
-        return len(self.points) - 1
+    points: NDArray[np.float64]
+    values: NDArray[np.float64]
+    gradient_norms: NDArray[np.float64]
 
 
 def descend(
     surface: Surface,
-    start: Tensor,
-    optimiser: MakeOptimiser,
+    starts: ArrayLike | Tensor,
+    optimiser: Callable[[list[Tensor]], Optimizer],
     steps: int,
-    noise: tuple[float, torch.Generator] | None = None,
+    *,
+    noise: float = 0.0,
+    generator: torch.Generator | None = None,
 ) -> Path:
-    """Run a real optimiser of `torch.optim` on a surface.
+    """Take `steps` steps of an optimiser, such as `lambda tensors: torch.optim.SGD(tensors, lr=0.01)`.
+
+    All starts are one tensor to the optimiser. Elementwise ones (SGD, Adam and their like) treat the runs as unrelated;
+    one that mixes coordinates (LBFGS) needs a call for each start.
+
+    A run ends where its point, value or gradient is no longer finite, as on a surface unbounded below: from there on
+    its entries are NaN, and steps at which every run has ended are left off: a single run has finite entries only.
 
     Args:
-        surface: gives the gradient, in closed form.
-        start: `(..., n)` float64; leading dimensions are independent runs: torch's optimisers act on each entry alone.
-        optimiser: makes it from the list that holds the point, such as `lambda p: torch.optim.SGD(p, lr=0.001)`.
-        steps: how many.
-        noise: (standard deviation per coordinate, generator) of Gaussian noise added to every gradient.
-
-    Returns:
-        The path. It ends early where every run has left the finite numbers (a surface may be unbounded below); a single
-        run of several that has done so goes on as NaN or infinity.
+        surface: where to descend.
+        starts: `(..., n)`, each leading entry one run.
+        optimiser: makes the optimiser from the list with the one tensor of points.
+        steps: optimiser steps.
+        noise: standard deviation of the normal noise added to each coordinate of each gradient.
+        generator: of that noise.
 
     Raises:
-        ValueError: a start of another dimension or type, or no step.
+        ValueError: `steps` below 1, a start that is not finite, negative noise, or noise without a generator.
     """
-    if start.shape[-1:] != (surface.dimension,) or start.dtype != torch.float64:
-        raise ValueError(
-            f"start of shape {tuple(start.shape)}, {start.dtype}: expected (..., {surface.dimension}) and torch.float64"
-        )
+    points = torch.as_tensor(starts, dtype=torch.float64).detach().clone()
+    _check(surface, points, steps)
+    if noise < 0 or (noise > 0 and generator is None):
+        raise ValueError(f"noise={noise}: expected 0, or a positive number and a generator")
+    optimizer = optimiser([points])
+    taken = []
+    alive = torch.ones(*points.shape[:-1], 1, dtype=torch.bool)
+    for _ in range(steps + 1):
+        gradient = surface.gradient(points)
+        norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
+        entry = torch.cat([points, surface.value(points)[..., None], norm], -1)
+        alive = alive & entry.isfinite().all(-1, keepdim=True)
+        if not alive.any():
+            break
+        taken.append(entry.where(alive, torch.nan))
+        points.grad = gradient if generator is None or noise == 0 else gradient + noise * _normal(points, generator)
+        optimizer.step()
+    everything = torch.stack(taken).numpy()
+    return Path(everything[..., :-2], everything[..., -2], everything[..., -1])
+
+
+def _check(surface: Surface, points: Tensor, steps: int) -> None:
     if steps < 1:
         raise ValueError(f"steps={steps}: expected at least 1")
-    point = start.clone().requires_grad_()
-    optimizer = optimiser([point])
-    points = [start.clone()]
-    for _ in range(steps):
-        with torch.no_grad():
-            point.grad = surface.gradient(point)
-            if noise is not None:
-                point.grad += noise[0] * torch.randn(point.shape, dtype=torch.float64, generator=noise[1])
-        optimizer.step()
-        if not torch.isfinite(point.detach()).any():
-            break
-        points.append(point.detach().clone())
-    path = torch.stack(points)
-    return Path(path.numpy(), surface.value(path).numpy(), surface.gradient(path).norm(dim=-1).numpy())
+    if not (points.isfinite().all() and surface.value(points).isfinite().all()):
+        raise ValueError(f"starts: expected finite coordinates, and finite values of {surface.name} there")
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, dtype=like.dtype, generator=generator)

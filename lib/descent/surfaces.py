@@ -1,6 +1,6 @@
-"""Surfaces with saddles: value, gradient, Hessian and critical points in closed form, or of a function of one's own.
+"""Toy surfaces with value, gradient, Hessian and critical points in closed form.
 
-Everything is float64 and takes points `(..., n)` with any leading shape.
+Points are float64 tensors `(..., n)`: every leading dimension is a batch. The tests hold them against torch.func.
 """
 
 from __future__ import annotations
@@ -12,235 +12,239 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.func import grad, jacrev, vmap
 
 Kind = Literal["minimum", "saddle", "maximum", "degenerate saddle", "degenerate"]
-Vector = NDArray[np.float64]
-Function = Callable[[Tensor], Tensor]
+Field = Callable[[Tensor], Tensor]
+Array = NDArray[np.float64]
+ZERO = 1e-8  # an eigenvalue below this share of the largest counts as zero
+
+
+def classify(eigenvalues: ArrayLike, tolerance: float = ZERO) -> tuple[int, Kind]:
+    """The index (number of negative eigenvalues) and the kind of a critical point, from its Hessian's spectrum `(n,)`.
+
+    An eigenvalue of at most `tolerance * max(1, max |eigenvalue|)` counts as zero, and one such makes the point
+    degenerate: a "degenerate saddle" where the others have both signs, else "degenerate", for the second derivative
+    cannot say more.
+
+    Raises:
+        ValueError: no eigenvalue, or one that is not finite.
+    """
+    values = np.asarray(eigenvalues, float).ravel()
+    if values.size == 0 or not np.isfinite(values).all():
+        raise ValueError(f"eigenvalues={values}: expected at least one, all finite")
+    signs = np.where(np.abs(values) <= tolerance * max(1.0, np.abs(values).max()), 0, np.sign(values))
+    index, above = int((signs < 0).sum()), int((signs > 0).sum())
+    if index + above < values.size:
+        return index, "degenerate saddle" if index and above else "degenerate"
+    return index, "minimum" if index == 0 else "maximum" if above == 0 else "saddle"
 
 
 @dataclass(frozen=True)
 class CriticalPoint:
-    """A point where the gradient vanishes.
+    """A point at which the gradient is zero.
 
     Attributes:
-        point: `(n,)`.
-        value: of the function there.
-        eigenvalues: `(n,)` of the Hessian, in ascending order.
-        index: how many of them are negative.
-        kind: minimum, saddle or maximum; with a zero eigenvalue, `degenerate saddle` where the function is known to
-            take values on both sides, else `degenerate`: the Hessian alone cannot tell.
+        point: `(n,)` float64.
+        value: of the surface there.
+        eigenvalues: `(n,)` float64, of the Hessian there, ascending.
+        index: the number of negative ones.
+        kind: what the point is.
     """
 
-    point: Vector
+    point: Array
     value: float
-    eigenvalues: Vector
+    eigenvalues: Array
     index: int
     kind: Kind
 
-
-def classify(eigenvalues: Vector, tolerance: float = 1e-9) -> tuple[int, Kind]:
-    """Index and kind from a Hessian's eigenvalues `(n,)`; below `tolerance` of the largest (or 1) one counts as 0."""
-    scale = tolerance * max(1.0, float(np.abs(eigenvalues).max()))
-    negative, positive = int((eigenvalues < -scale).sum()), int((eigenvalues > scale).sum())
-    if negative and positive:
-        return negative, "saddle" if negative + positive == len(eigenvalues) else "degenerate saddle"
-    if negative + positive < len(eigenvalues):
-        return negative, "degenerate"
-    return negative, "maximum" if negative else "minimum"
+    @classmethod
+    def of(cls, point: ArrayLike, value: float, eigenvalues: ArrayLike, tolerance: float = ZERO) -> CriticalPoint:
+        """Index and kind by `classify`; the eigenvalues may come in any order."""
+        ascending = np.sort(np.asarray(eigenvalues, float))
+        return cls(np.array(point, float), float(value), ascending, *classify(ascending, tolerance))
 
 
 @dataclass(frozen=True)
 class Surface:
-    """A function of n variables with its derivatives.
+    """A function of n variables with its derivatives; each takes points `(..., n)`, float64.
 
     Attributes:
-        name: of the function.
+        name: for titles and messages.
         dimension: n.
         value: `(..., n) -> (...)`.
         gradient: `(..., n) -> (..., n)`.
         hessian: `(..., n) -> (..., n, n)`.
-        critical_points: all of them, where they are known in closed form; empty for a function of one's own.
+        critical_points: all of them in closed form, or () where they must be searched for.
     """
 
     name: str
     dimension: int
-    value: Function
-    gradient: Function
-    hessian: Function
+    value: Field
+    gradient: Field
+    hessian: Field
     critical_points: tuple[CriticalPoint, ...] = ()
 
-    def critical_point(self, point: Vector, kind: Kind | None = None) -> CriticalPoint:
-        """Describe a point `(n,)` at which the gradient is known to vanish; `kind` where the Hessian cannot tell."""
-        at = torch.as_tensor(point, dtype=torch.float64)
-        eigenvalues = torch.linalg.eigvalsh(self.hessian(at)).numpy()
-        index, found = classify(eigenvalues)
-        return CriticalPoint(np.asarray(point, float), float(self.value(at)), eigenvalues, index, kind or found)
+    def __post_init__(self) -> None:
+        for part in ("value", "gradient", "hessian"):
+            object.__setattr__(self, part, self._checked(getattr(self, part)))
 
-    def with_critical_points(self, points: Vector, kind: Kind | None = None) -> Surface:
-        """The same surface with these critical points `(m, n)` described."""
-        known = tuple(self.critical_point(point, kind) for point in points)
-        return Surface(self.name, self.dimension, self.value, self.gradient, self.hessian, known)
+    def _checked(self, field: Field) -> Field:
+        def checked(points: Tensor) -> Tensor:
+            points = torch.as_tensor(points, dtype=torch.float64)
+            if points.ndim == 0 or points.shape[-1] != self.dimension:
+                raise ValueError(
+                    f"points of shape {tuple(points.shape)}: expected (..., {self.dimension}), {self.name}"
+                )
+            return field(points)
+
+        return checked
 
 
-def _matrix(*rows: tuple[Tensor, ...]) -> Tensor:
+def _matrix(rows: list[list[Tensor]]) -> Tensor:
+    """Entries of shape `(...)` -> `(..., n, n)`."""
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
 def classic_saddle() -> Surface:
-    """The surface z = x^2 - y^2: one saddle of index 1, at the origin."""
-    surface = quadratic(np.array([2.0, -2.0]))
-    return Surface("classic saddle", 2, surface.value, surface.gradient, surface.hessian, surface.critical_points)
+    """x^2 - y^2: curvatures 2 and -2, one saddle of index 1 at the origin."""
+    signs = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    return Surface(
+        "classic saddle",
+        2,
+        lambda p: (signs * p * p).sum(-1),
+        lambda p: 2 * signs * p,
+        lambda p: torch.diag(2 * signs).expand(*p.shape, 2),
+        (CriticalPoint.of([0, 0], 0, [-2, 2]),),
+    )
 
 
 def monkey_saddle() -> Surface:
-    """The surface z = x^3 - 3 x y^2: at the origin the Hessian vanishes, and three valleys meet three ridges."""
-
-    def value(p: Tensor) -> Tensor:
-        return p[..., 0] ** 3 - 3 * p[..., 0] * p[..., 1] ** 2
-
-    def gradient(p: Tensor) -> Tensor:
-        x, y = p.unbind(-1)
-        return torch.stack((3 * (x**2 - y**2), -6 * x * y), -1)
-
-    def second(p: Tensor) -> Tensor:
-        x, y = p.unbind(-1)
-        return _matrix((6 * x, -6 * y), (-6 * y, -6 * x))
-
-    surface = Surface("monkey saddle", 2, value, gradient, second)
-    return surface.with_critical_points(np.zeros((1, 2)), "degenerate saddle")
+    """x^3 - 3 x y^2: the origin's Hessian is zero, yet three ways lead down and three up."""
+    origin = CriticalPoint(np.zeros(2), 0.0, np.zeros(2), 0, "degenerate saddle")
+    return Surface(
+        "monkey saddle",
+        2,
+        lambda p: p[..., 0] ** 3 - 3 * p[..., 0] * p[..., 1] ** 2,
+        lambda p: torch.stack([3 * p[..., 0] ** 2 - 3 * p[..., 1] ** 2, -6 * p[..., 0] * p[..., 1]], -1),
+        lambda p: 6 * _matrix([[p[..., 0], -p[..., 1]], [-p[..., 1], -p[..., 0]]]),
+        (origin,),
+    )
 
 
-def saddle_curvatures(dimension: int, index: int, condition: float) -> Vector:
-    """Curvatures `(dimension,)` of a saddle, from 1 down: the negative ones are the flattest.
+def saddle_curvatures(dimension: int, index: int, condition: float) -> Array:
+    """Curvatures `(dimension,)`: positive ones log-spaced from 1 to 1/condition, then `index` of -1/condition.
 
-    `dimension - index` positive ones are spread evenly on a logarithmic scale from 1 to 1 / condition (a single one is
-    1), and `index` negative ones are all -1 / condition, the hard case for a method that follows the gradient.
+    The ways down are the flattest directions, the hard case for a first-order method; a single positive one is 1.
 
     Raises:
-        ValueError: an index that is not in 1..dimension - 1, or a condition number below 1.
+        ValueError: `condition` below 1, or `index` not in 1..dimension - 1.
     """
-    if not 1 <= index < dimension or condition < 1:
-        raise ValueError(
-            f"dimension={dimension}, index={index}, condition={condition}: "
-            "expected 1 <= index < dimension and condition >= 1"
-        )
-    positive = np.logspace(0, -math.log10(condition), dimension - index)
-    return np.concatenate([positive, np.full(index, -1 / condition)])
+    if not (math.isfinite(condition) and condition >= 1):
+        raise ValueError(f"condition={condition}: expected at least 1, and finite")
+    if not 1 <= index < dimension:
+        raise ValueError(f"index={index}: expected 1 to {dimension - 1}, below the dimension")
+    return np.append(np.geomspace(1, 1 / condition, dimension - index), np.full(index, -1 / condition))
 
 
-def quadratic(curvatures: Vector, rotation: Tensor | None = None) -> Surface:
-    """The quadratic f = sum_i h_i (Q x)_i^2 / 2: index and kind from the signs of the curvatures h `(n,)`.
+def quadratic(curvatures: ArrayLike | Tensor, rotation: ArrayLike | Tensor | None = None) -> Surface:
+    """1/2 sum_i h_i (Q x)_i^2 in n dimensions; its one critical point, the origin, has as many descents as h negatives.
 
     Args:
-        curvatures: the Hessian's eigenvalues, none of them zero.
-        rotation: Q, orthogonal, `(n, n)`; or `(m, n, n)`, and row j of points `(..., m, n)` then has rotation j.
+        curvatures: h, `(n,)`. A zero makes the origin degenerate, one point of a flat subspace.
+        rotation: Q, orthogonal, `(n, n)`, such as scipy.stats.ortho_group draws; or a batch `(m, n, n)`, and then
+            points are `(..., m, n)`, each row with its own rotation. None is the identity.
 
     Raises:
-        ValueError: a curvature that is zero or not finite, or a rotation of another size.
+        ValueError: a curvature that is not finite, or Q of another shape or not orthogonal.
     """
-    h = torch.as_tensor(curvatures, dtype=torch.float64)
+    h = torch.as_tensor(curvatures, dtype=torch.float64).clone()
+    if h.ndim != 1 or len(h) == 0 or not h.isfinite().all():
+        raise ValueError(f"curvatures={h.tolist()}: expected (n,), all finite")
     n = len(h)
-    if not (torch.isfinite(h) & (h != 0)).all():
-        raise ValueError(f"curvatures={h.tolist()}: expected finite numbers other than zero")
-    if rotation is not None and rotation.shape[-2:] != (n, n):
-        raise ValueError(f"rotation of shape {tuple(rotation.shape)}: expected (..., {n}, {n})")
-    matrix = torch.diag(h) if rotation is None else (rotation.mT * h) @ rotation
+    Q = torch.eye(n, dtype=torch.float64) if rotation is None else torch.as_tensor(rotation, dtype=torch.float64)
+    if Q.ndim not in (2, 3) or Q.shape[-2:] != (n, n):
+        raise ValueError(f"rotation of shape {tuple(Q.shape)}: expected ({n}, {n}) or (m, {n}, {n})")
+    if not torch.allclose(Q @ Q.mT, torch.eye(n, dtype=Q.dtype), rtol=0, atol=1e-10):
+        raise ValueError("rotation: expected orthogonal matrices, Q Q^T within 1e-10 of the identity")
+    matrix = Q.mT @ (h[:, None] * Q)
+
+    form = "ij,...j->...i" if matrix.ndim == 2 else "mij,...mj->...mi"  # one product, however many leading dimensions
 
     def gradient(p: Tensor) -> Tensor:
-        return h * p if rotation is None else (matrix @ p.unsqueeze(-1)).squeeze(-1)
+        return torch.einsum(form, matrix, p)
 
-    def value(p: Tensor) -> Tensor:
-        return (p * gradient(p)).sum(-1) / 2
-
-    def second(p: Tensor) -> Tensor:
-        return matrix.expand(*p.shape, n).clone()
-
-    index, kind = classify(h.numpy())
-    origin = CriticalPoint(np.zeros(n), 0.0, np.sort(h.numpy()), index, kind)
-    return Surface(f"quadratic of index {index} in {n} dimensions", n, value, gradient, second, (origin,))
-
-
-def rosenbrock(a: float = 1.0, b: float = 100.0) -> Surface:
-    """The function (a - x)^2 + b (y - x^2)^2: one minimum, at (a, a^2), in a curved valley. Rosenbrock 1960.
-
-    Raises:
-        ValueError: b is not positive.
-    """
-    if b <= 0:
-        raise ValueError(f"b={b}: expected a positive number")
-
-    def value(p: Tensor) -> Tensor:
-        x, y = p.unbind(-1)
-        return (a - x) ** 2 + b * (y - x**2) ** 2
-
-    def gradient(p: Tensor) -> Tensor:
-        x, y = p.unbind(-1)
-        return torch.stack((-2 * (a - x) - 4 * b * x * (y - x**2), 2 * b * (y - x**2)), -1)
-
-    def second(p: Tensor) -> Tensor:
-        x, y = p.unbind(-1)
-        return _matrix((2 - 4 * b * (y - 3 * x**2), -4 * b * x), (-4 * b * x, torch.full_like(x, 2 * b)))
-
-    return Surface("Rosenbrock's", 2, value, gradient, second).with_critical_points(np.array([[a, a**2]]))
-
-
-# The x of Himmelblau's nine critical points: elimination of y from the gradient (a resultant) leaves the product of
-# these three polynomials, highest power first. All nine roots are real.
-HIMMELBLAU_X = ((1, -3), (1, 3, -13, -38), (32, 0, -336, -104, 0, 1))
+    return Surface(
+        f"quadratic in {n} dimensions",
+        n,
+        lambda p: (p * gradient(p)).sum(-1) / 2,
+        gradient,
+        lambda p: matrix.expand(*p.shape, n),
+        (CriticalPoint.of(np.zeros(n), 0, h.numpy()),),
+    )
 
 
 def himmelblau() -> Surface:
-    """The function (x^2 + y - 11)^2 + (x + y^2 - 7)^2: four minima, four saddles and a maximum. Himmelblau 1972."""
+    """A^2 + B^2 with A = x^2 + y - 11, B = x + y^2 - 7: four minima, four saddles, a maximum (Himmelblau 1972).
+
+    The gradient (4xA + 2B, 2A + 4yB) with B = -2xA from its first entry leaves 2A (1 - 4xy) = 0. Either A = B = 0, so
+    x^4 - 22x^2 + x + 114 = 0, or y = 1/(4x), so 32x^5 - 336x^3 - 104x^2 + 1 = 0: nine roots, and all are real.
+    """
+
+    def parts(p: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x, y = p[..., 0], p[..., 1]
+        return x, y, x * x + y - 11, x + y * y - 7
 
     def value(p: Tensor) -> Tensor:
-        x, y = p.unbind(-1)
-        return (x**2 + y - 11) ** 2 + (x + y**2 - 7) ** 2
+        _, _, A, B = parts(p)
+        return A * A + B * B
 
     def gradient(p: Tensor) -> Tensor:
-        x, y = p.unbind(-1)
-        first, second = x**2 + y - 11, x + y**2 - 7
-        return torch.stack((4 * x * first + 2 * second, 2 * first + 4 * y * second), -1)
+        x, y, A, B = parts(p)
+        return torch.stack([4 * x * A + 2 * B, 2 * A + 4 * y * B], -1)
 
-    def second(p: Tensor) -> Tensor:
-        x, y = p.unbind(-1)
-        return _matrix((12 * x**2 + 4 * y - 42, 4 * (x + y)), (4 * (x + y), 12 * y**2 + 4 * x - 26))
+    def hessian(p: Tensor) -> Tensor:
+        x, y, A, B = parts(p)
+        cross = 4 * (x + y)
+        return _matrix([[8 * x * x + 4 * A + 2, cross], [cross, 8 * y * y + 4 * B + 2]])
 
-    x = np.concatenate([np.roots(factor).real for factor in HIMMELBLAU_X])
-    root = np.sqrt(x**2 - 2 * x**3 + 21 * x + 7)  # the gradient's first part is a quadratic equation for y
-    pairs = torch.as_tensor(np.stack([np.stack([x, -x + sign * root], -1) for sign in (1, -1)]))
-    better = gradient(pairs).norm(dim=-1).argmin(0)  # its second part says which root
-    points = pairs[better, torch.arange(len(x))]
-    points = points - torch.linalg.solve(second(points), gradient(points))  # one Newton step for the last digits
-    return Surface("Himmelblau's", 2, value, gradient, second).with_critical_points(points.numpy())
+    zeros, others = np.roots([1, 0, -22, 1, 114]).real, np.roots([32, 0, -336, -104, 0, 1]).real
+    roots = np.stack([np.append(zeros, others), np.append(11 - zeros**2, 1 / (4 * others))], -1)
+    return _with_points(Surface("Himmelblau", 2, value, gradient, hessian), roots)
 
 
-def from_function(function: Function, dimension: int, name: str = "a function") -> Surface:
-    """The surface of a function given as torch code, `(n,) -> ()`; derivatives by `torch.func`.
+def _with_points(surface: Surface, roots: Array) -> Surface:
+    """The surface with its critical points `(m, n)` polished by Newton, in order of index, then value."""
+    points = torch.from_numpy(roots)
+    for _ in range(3):
+        points = points - torch.linalg.solve(surface.hessian(points), surface.gradient(points))
+    spectra = torch.linalg.eigvalsh(surface.hessian(points)).numpy()
+    found = [CriticalPoint.of(p, v, e) for p, v, e in zip(points.numpy(), surface.value(points), spectra, strict=True)]
+    ordered = tuple(sorted(found, key=lambda one: (one.index, round(one.value, 9), *one.point)))  # minima tie at 0
+    return Surface(surface.name, surface.dimension, surface.value, surface.gradient, surface.hessian, ordered)
+
+
+def rosenbrock(a: float = 1.0, b: float = 100.0) -> Surface:
+    """(a - x)^2 + b (y - x^2)^2: a curved valley with one critical point, the minimum (a, a^2) (Rosenbrock 1960).
+
+    Two dimensions only: chains in more have critical points that no closed form gives.
 
     Raises:
-        ValueError: at the origin the function is not a single finite float64 number, or has no second derivative.
+        ValueError: `b` is not positive.
     """
-    if dimension < 1:
-        raise ValueError(f"dimension={dimension}: expected at least 1")
-    probe = torch.zeros(dimension, dtype=torch.float64)
-    out = function(probe)
-    if not isinstance(out, Tensor) or out.shape != () or out.dtype != torch.float64 or not torch.isfinite(out):
-        raise ValueError(f"{name}: returned {out!r} at the origin; expected one finite float64 number")
-    second = jacrev(grad(function), chunk_size=64)  # a quarter faster than in one piece at 300 variables
-    if not torch.isfinite(second(probe)).all():
-        raise ValueError(
-            f"{name}: its second derivatives at the origin are not finite; expected a smooth function there"
-        )
+    if not b > 0:
+        raise ValueError(f"b={b}: expected a positive number")
 
-    def batched(derivative: Function) -> Function:
-        def over(points: Tensor) -> Tensor:
-            flat = points.reshape(-1, dimension)
-            found = derivative(flat[0])[None] if len(flat) == 1 else vmap(derivative)(flat)
-            return found.reshape((*points.shape[:-1], *found.shape[1:]))
+    def hessian(p: Tensor) -> Tensor:
+        x, y = p[..., 0], p[..., 1]
+        return _matrix([[2 - 4 * b * y + 12 * b * x * x, -4 * b * x], [-4 * b * x, torch.full_like(x, 2 * b)]])
 
-        return over
+    def gradient(p: Tensor) -> Tensor:
+        x, rise = p[..., 0], p[..., 1] - p[..., 0] ** 2
+        return torch.stack([-2 * (a - x) - 4 * b * x * rise, 2 * b * rise], -1)
 
-    return Surface(name, dimension, batched(function), batched(grad(function)), batched(second))
+    def value(p: Tensor) -> Tensor:
+        return (a - p[..., 0]) ** 2 + b * (p[..., 1] - p[..., 0] ** 2) ** 2
+
+    return _with_points(Surface("Rosenbrock", 2, value, gradient, hessian), np.array([[a, a * a]], float))
