@@ -8,9 +8,9 @@ import pytest
 LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
     "vectors seeding records idx project",
-    "datasets models surfaces checks lanczos stores",
+    "datasets models surfaces ensembles checks lanczos stores",
     "training capture curvature eigen paths critical kernel",
-    "spectra style execution",
+    "spectra escape style execution",
     "plots scenes scorecard chapters pool assembly",
     "edition book book_claims repository",
 ]

@@ -24,7 +24,7 @@ def figures() -> dict[str, plt.Figure]:
         "intervals": plots.intervals({"SGD": {"net": seeds.random(5)}}, (0.2, 0.4), Labels("count", "network")),
         "heat": plots.heat_with_shares({"run": seeds.random((4, 7))}, shares, 100, labels),
         "reliefs": scenes.reliefs({"a": relief(), "b": relief()}, Labels("x", "y", "z"))[1],
-        "race": scenes.race(relief(), np.arange(4), Labels("x", "y", "z"), "step")[1],
+        "race": scenes.moving(relief(), np.arange(4), Labels("x", "y", "z"), "step")[1],
         "panels": plots.panels(panels(), 2),
         "scatter": plots.scatter_with_histograms(
             {"runs": (seeds.random(9), seeds.random(9))}, {"low": seeds.normal(size=99)}, Labels("loss", "index"), "h"
@@ -87,12 +87,12 @@ def test_a_relief_has_its_grid_with_it() -> None:
 
 
 def test_a_race_moves_every_runner_to_each_time() -> None:
-    interactive, _ = scenes.race(relief(), np.arange(4), Labels("x", "y", "z"), "step")
+    interactive, _ = scenes.moving(relief(), np.arange(4), Labels("x", "y", "z"), "step")
     assert [frame.name for frame in interactive.frames] == ["0", "1", "2", "3"]
     assert [len(trail.x) for trail in interactive.frames[2].data] == [3, 3]
     assert [step.label for step in interactive.layout.sliders[0].steps] == ["0", "1", "2", "3"]
     with pytest.raises(ValueError, match="path 'SGD' of 4 points: expected 3, one per time"):
-        scenes.race(relief(), np.arange(3), Labels("x", "y", "z"), "step")
+        scenes.moving(relief(), np.arange(3), Labels("x", "y", "z"), "step")
 
 
 def test_a_label_has_one_colour_in_all_panels() -> None:

@@ -113,7 +113,7 @@ def _draw(axis: Any, relief: Relief, colour: Mapping[str, str]) -> None:
         pane.pane.set_alpha(0.0)
 
 
-def race(relief: Relief, times: Array, labels: Labels, unit: str) -> tuple[go.Figure, Figure]:
+def moving(relief: Relief, times: Array, labels: Labels, unit: str) -> tuple[go.Figure, Figure]:
     """The paths of a relief as a race: a slider and a button move every runner to the same time.
 
     Args:
