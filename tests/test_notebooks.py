@@ -127,13 +127,16 @@ def test_outputs_are_kept_for_checked_cells_only(path):
             assert (cell["execution_count"], cell["outputs"]) == (None, []), cell["source"][:60]
 
 
+LONG = {"saddles": 46}  # three parts, eighteen claims and ten figures: small cells rather than few
+
+
 @EVERY
 def test_a_chapter_is_short_enough_to_read(path):
     lengths = [
         code_lines(cell) for cell in cells(path, "code") if "imports" not in tags(cell)
     ]  # a hidden list of names
     assert max(lengths) <= 25
-    assert 12 <= len(lengths) <= 30  # gradient_svd judges fourteen claims; saddles has three parts and ten figures
+    assert 12 <= len(lengths) <= LONG.get(path.stem, 26)  # gradient_svd judges fourteen claims
     assert statistics.median(lengths) <= 12
     words = sum(len(cell["source"].split()) for cell in cells(path, "markdown"))
     assert words > sum(lengths)
