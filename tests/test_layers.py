@@ -9,7 +9,7 @@ LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
     "vectors seeding records idx project",
     "datasets models stores checks lanczos",
-    "training capture kernel curvature eigen",
+    "training capture kernel curvature eigen density",
     "spectra execution",
     "plots scorecard chapters pool assembly",
     "edition book book_claims repository",
