@@ -68,7 +68,8 @@ class Density:
         """Share of the eigenvalues below `bound`; at 0 an estimate of the index over P.
 
         Ritz values stand for whole stretches of the spectrum, so at a bound within a dense stretch the share is off by
-        up to a node's weight, which the standard error does not count.
+        up to a node's weight, which the standard error does not count. Rounding scatters zero eigenvalues to either
+        side: a bound a little below zero leaves them out.
         """
         return self.mean_of(lambda nodes: (nodes < bound).astype(float))
 
