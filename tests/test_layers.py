@@ -9,7 +9,7 @@ LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
     "vectors seeding records idx project",
     "datasets models surfaces ensembles checks lanczos stores",
-    "training capture curvature eigen paths critical kernel",
+    "training capture curvature eigen density paths critical kernel",
     "spectra escape style execution",
     "plots scenes scorecard chapters pool assembly",
     "edition book book_claims repository",

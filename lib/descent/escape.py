@@ -173,11 +173,12 @@ def _newton_steps(course: Course) -> Array:
 def median_interval(samples: Array) -> tuple[Array, Array, Array]:
     """Median over the last axis, with a 95 % interval for it from order statistics.
 
-    Its ranks are the binomial's, so that it holds the median of any distribution in 95 % of samples or more. Infinite entries (runs that did
-    not escape) are the largest, and the median is infinite where more than half of them are.
+    Its ranks are the binomial's, so that it holds the median of any distribution in 95 % of samples or more. Infinite
+    entries (runs that did not escape) are the largest, and the median is infinite where more than half of them are.
     """
     ordered, n = np.sort(samples, -1), samples.shape[-1]
     rank = max(0, int(binom.ppf(0.025, n, 0.5)) - 1)
+    middle = (ordered[..., (n - 1) // 2], ordered[..., n // 2])
     middle = (ordered[..., (n - 1) // 2], ordered[..., n // 2])
     median = np.where(np.isinf(middle[1]), np.inf, (middle[0] + middle[1]) / 2)
     return median, ordered[..., rank], ordered[..., n - 1 - rank]

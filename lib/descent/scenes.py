@@ -57,7 +57,7 @@ def reliefs(panels: Mapping[str, Relief], labels: Labels) -> tuple[go.Figure, Fi
         interactive.add_trace(_surface(panel), 1, column)
         for name, path in panel.paths.items():
             interactive.add_trace(_trail(path, name, colour[name], column == 1), 1, column)
-    interactive.update_scenes(**_axes(labels), camera={"eye": {"x": 1.3, "y": -1.5, "z": 0.9}})
+    interactive.update_scenes(**_axes(labels), camera={"eye": {"x": 1.3, "y": 1.5, "z": 0.9}})
     legend = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.02}
     interactive.update_layout(height=460, margin={"l": 0, "r": 0, "t": 30, "b": 0}, legend=legend)
     return interactive, _still(panels, colour, labels)
@@ -106,7 +106,7 @@ def _draw(axis: Any, relief: Relief, colour: Mapping[str, str]) -> None:
     for name, path in relief.paths.items():
         axis.plot(*path.T, color=colour[name], lw=2.2, zorder=5)
         axis.plot(*path[-1:].T, "o", color=colour[name], ms=5, zorder=6)
-    axis.view_init(elev=38, azim=-62)
+    axis.view_init(elev=38, azim=52)
     axis.tick_params(labelsize=8, pad=0)
     axis.set_box_aspect((1, 1, 0.75), zoom=1.05)
     for pane in (axis.xaxis, axis.yaxis, axis.zaxis):
@@ -130,7 +130,7 @@ def moving(relief: Relief, times: Array, labels: Labels, unit: str) -> tuple[go.
     colour = dict(zip(relief.paths, (*COLOURS, GREY), strict=False))
     frames = [_frame(relief, colour, index, str(time)) for index, time in enumerate(times)]
     interactive = go.Figure([_surface(relief), *frames[0].data], frames=frames)
-    interactive.update_scenes(**_axes(labels), camera={"eye": {"x": 1.2, "y": -1.4, "z": 1.0}})
+    interactive.update_scenes(**_axes(labels), camera={"eye": {"x": 1.2, "y": 1.4, "z": 1.0}})
     move = {"frame": {"duration": 60, "redraw": True}, "transition": {"duration": 0}, "mode": "immediate"}
     steps = [{"method": "animate", "label": str(time), "args": [[str(time)], move]} for time in times]
     play = {"label": "Play", "method": "animate", "args": [None, {**move, "fromcurrent": True}]}
