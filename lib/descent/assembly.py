@@ -14,7 +14,7 @@ from typing import Any
 
 from descent.project import pages
 
-INTRO = ("gradient_svd", "fig-spectrum")  # the chapter and the figure that the introduction and the README show
+INTRO = ("saddles", "fig-saddles")  # the chapter and the figure that the introduction and the README show
 
 
 class BuildError(Exception):
