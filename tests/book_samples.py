@@ -15,6 +15,7 @@ import nbformat
 from nbformat import v4
 
 from descent.book import PLOTLY
+from descent.project import chapters
 
 ROOT = Path(__file__).parents[1]
 PNG = base64.b64decode(
@@ -136,7 +137,9 @@ def real_book(folder: Path) -> Path:
     claims = [claim(identity) for identity in quoted]
     claims.append(claim("gradient_svd.toy", verdict="reproduced", measured=10.0, spread=0.0, seeds=1))
     (source / "scorecard.json").write_text(json.dumps(scorecard(*claims)))
-    nbformat.write(notebook(), source / "gradient_svd.ipynb")
+    for name in chapters(ROOT):
+        plain = v4.new_notebook(cells=[v4.new_markdown_cell("# Another chapter")])
+        nbformat.write(notebook() if name == "gradient_svd" else plain, source / f"{name}.ipynb")
     return source
 
 

@@ -6,7 +6,7 @@ from torch import nn
 from descent.curvature import hessian
 from descent.density import Estimate, spectral_density, trace
 from descent.eigen import dense, extreme_eigenpairs
-from descent.seeding import numpy_generator, torch_generator
+from descent.seeding import global_seed, numpy_generator, torch_generator
 
 rng = np.random.default_rng(0)
 VALUES = np.concatenate([[-9.0, -4.0], np.linspace(-1, 2, 195), [10.0, 20.0, 30.0]])
@@ -111,7 +111,8 @@ def test_exhausted_spaces_and_zero_operators() -> None:
 
 
 def test_density_of_a_networks_hessian_has_its_moments() -> None:
-    model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    with global_seed(0, "net"):
+        model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 3)).double()
     inputs = torch.randn(20, 3, generator=torch_generator(0, "data"), dtype=torch.float64)
     operator = hessian(model, nn.CrossEntropyLoss(), [(inputs, torch.arange(20) % 3)])
     matrix = dense(operator)

@@ -69,8 +69,8 @@ def test_the_best_step_size_is_the_fastest_of_the_list_and_runs_repeat():
     rate, times = race(course, "momentum")
     assert rate in RATES
     tuning = replace(course, seed=course.seed + 10_000, runs=5)
-    medians = [np.median(escape_times(tuning, "momentum", [one])[0], -1) for one in (rate, 0.1)]
-    assert (medians[0] <= medians[1]).all()
+    slowest = [escape_times(tuning, "momentum", [one])[0].max() for one in (rate, 0.1)]
+    assert slowest[0] <= slowest[1]
     assert np.array_equal(times, race(course, "momentum")[1])
     assert not np.array_equal(times, race(replace(course, seed=1), "momentum")[1])
 
