@@ -228,6 +228,15 @@ def test_smooth_losses_are_taken(loss: nn.Module) -> None:
     hessian(small_net(), loss, [(inputs, one_hot(targets))])
 
 
+def test_saturated_and_bounded_losses_are_taken() -> None:
+    model = small_net()
+    with torch.no_grad():
+        model[2].bias += torch.tensor([1e4, -1e4])  # every probability is 0 or 1: the Hessian vanishes to rounding
+    inputs, targets = data()
+    assert not dense(hessian(model, CROSS, [(inputs, torch.zeros_like(targets))])).any()
+    hessian(nn.Sequential(small_net(), nn.Sigmoid()), nn.BCELoss(), [(inputs, one_hot(targets))])
+
+
 def test_log_likelihood_is_linear_in_its_outputs_and_taken() -> None:
     model = nn.Sequential(small_net(), nn.LogSoftmax(1))
     both = dense(hessian(model, nn.NLLLoss(), [data()])), dense(hessian(model[0], CROSS, [data()]))

@@ -145,7 +145,7 @@ def _probe_derivatives(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
     """Refuse a loss without gradient, and one whose gradient jumps though its second derivative is zero."""
     ramp = torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype, device=outputs.device).reshape(outputs.shape)
     far = 10 * (1 + outputs.abs().max()) * (ramp + 0.5 / outputs.numel())
-    points = [outputs, outputs + far, outputs - far]
+    points = [outputs, torch.zeros_like(outputs), outputs + far, outputs - far]  # at zero no softmax is saturated
     if targets.shape == outputs.shape and targets.is_floating_point():
         points.append(targets.to(outputs.dtype))  # where a Huber loss curves
     gradients = []

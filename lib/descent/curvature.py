@@ -60,7 +60,7 @@ def gauss_newton(
 
     The Hessian without the network's own second derivative (Schraudolph 2002); positive semi-definite when the loss is
     convex in the outputs, as cross-entropy and squared error are. Everything else is as in `hessian`; one product costs
-    about four gradients, fewer for a matrix of vectors.
+    two to four gradients, fewer in a matrix of vectors, more for tiny networks.
 
     Raises:
         ValueError: as `hessian`.
