@@ -7,16 +7,9 @@ one batch. Times include building the operator and its checks.
 PyHessian takes part when PEERS names a folder that holds its repository:
     git clone https://github.com/amirgholami/PyHessian peers/PyHessian && PEERS=peers make bench
 Its published version 0.1 calls torch.eig, which torch 2 does not have; the repository (commit de8cf23 was used) calls
-<<<<<<< HEAD
-torch.linalg.eig and runs as it stands, on a copy of the model, since it leaves gradients behind. Without it the
-textbook method alone is compared with. Our density counts twenty eigenpairs exactly and then needs fewer probes and
-steps; those it is given here were chosen for an error no higher than that of 10 probes x 100 steps. Run through
-`make bench`.
-=======
 torch.linalg.eig and runs as it stands, on a copy of the model, since it leaves gradients behind. Without it only the
 textbook method is compared with. Our density counts twenty eigenpairs exactly, then needs fewer probes and steps; those
 it is given here were chosen for an error no higher than that of 10 probes x 100 steps. Run through `make bench`.
->>>>>>> curvature
 """
 
 from __future__ import annotations

@@ -140,8 +140,8 @@ def saddle_free_path(surface: Surface, start: Tensor, steps: int, goal: float = 
 def race(course: Course, racer: str) -> tuple[float, Array]:
     """The best step size and the steps to escape, `(distances, runs)`, at one thread.
 
-    Five tuning runs choose it from `RATES`: the one whose slowest run, from each distance, takes the fewest steps (in the
-    geometric mean over distances), so that a step size which loses a run is out. Then fresh seeds race at it.
+    Five tuning runs choose it from `RATES`: the one whose slowest run, from each distance, takes the fewest steps (in
+    the geometric mean over distances), so that a step size which loses a run is out. Then fresh seeds race at it.
     Saddle-free Newton has step size one.
 
     Raises:
