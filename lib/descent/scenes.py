@@ -57,7 +57,7 @@ def reliefs(panels: Mapping[str, Relief], labels: Labels) -> tuple[go.Figure, Fi
         interactive.add_trace(_surface(panel), 1, column)
         for name, path in panel.paths.items():
             interactive.add_trace(_trail(path, name, colour[name], column == 1), 1, column)
-    interactive.update_scenes(**_axes(labels), camera={"eye": {"x": 1.3, "y": 1.5, "z": 0.9}})
+    interactive.update_scenes(**_axes(labels), camera=_camera(1.7 + 0.4 * len(panels)))
     legend = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.02}
     interactive.update_layout(height=460, margin={"l": 0, "r": 0, "t": 30, "b": 0}, legend=legend)
     return interactive, _still(panels, colour, labels)
@@ -76,8 +76,9 @@ def _surface(relief: Relief) -> go.Surface:
 def _trail(path: Array, name: str, colour: str, in_legend: bool) -> go.Scatter3d:
     """A path, with a bead where it ends."""
     x, y, z = path.astype(np.float32).T
+    z = z + np.float32(0.02)  # above the surface, which would hide stretches of a line within it
     size = np.zeros(len(path))
-    size[-1] = 5
+    size[-1] = 10  # wider than the line, or it would not be seen
     return go.Scatter3d(
         x=x, y=y, z=z, name=name, mode="lines+markers", line={"color": colour, "width": 6}, legendgroup=name,
         marker={"size": size, "color": colour, "line": {"width": 0}}, showlegend=in_legend,
@@ -87,6 +88,11 @@ def _trail(path: Array, name: str, colour: str, in_legend: bool) -> go.Scatter3d
 def _axes(labels: Labels) -> dict[str, Any]:
     names = zip("xyz", (labels.x, labels.y, labels.z), strict=True)
     return {f"{axis}axis": {"title": {"text": text}, "showbackground": False} for axis, text in names}
+
+
+def _camera(distance: float) -> dict[str, dict[str, float]]:
+    """From the side to which y grows, where the paths of this book leave."""
+    return {"eye": {"x": 0.62 * distance, "y": 0.62 * distance, "z": 0.48 * distance}}
 
 
 def _still(panels: Mapping[str, Relief], colour: Mapping[str, str], labels: Labels) -> Figure:
@@ -108,7 +114,7 @@ def _draw(axis: Any, relief: Relief, colour: Mapping[str, str]) -> None:
         axis.plot(*path[-1:].T, "o", color=colour[name], ms=5, zorder=6)
     axis.view_init(elev=38, azim=52)
     axis.tick_params(labelsize=8, pad=0)
-    axis.set_box_aspect((1, 1, 0.75), zoom=1.05)
+    axis.set_box_aspect((1, 1, 0.75), zoom=0.97)
     for pane in (axis.xaxis, axis.yaxis, axis.zaxis):
         pane.pane.set_alpha(0.0)
 
@@ -130,7 +136,7 @@ def moving(relief: Relief, times: Array, labels: Labels, unit: str) -> tuple[go.
     colour = dict(zip(relief.paths, (*COLOURS, GREY), strict=False))
     frames = [_frame(relief, colour, index, str(time)) for index, time in enumerate(times)]
     interactive = go.Figure([_surface(relief), *frames[0].data], frames=frames)
-    interactive.update_scenes(**_axes(labels), camera={"eye": {"x": 1.2, "y": 1.4, "z": 1.0}})
+    interactive.update_scenes(**_axes(labels), camera=_camera(2.2))
     move = {"frame": {"duration": 60, "redraw": True}, "transition": {"duration": 0}, "mode": "immediate"}
     steps = [{"method": "animate", "label": str(time), "args": [[str(time)], move]} for time in times]
     play = {"label": "Play", "method": "animate", "args": [None, {**move, "fromcurrent": True}]}
@@ -145,8 +151,11 @@ def moving(relief: Relief, times: Array, labels: Labels, unit: str) -> tuple[go.
         "yanchor": "top",
     }
     slider = {"steps": steps, "currentvalue": {"prefix": f"{unit} "}, "x": 0.22, "len": 0.78, "y": 0, "pad": {"t": 10}}
-    margin, legend = {"l": 0, "r": 0, "t": 10, "b": 70}, {"x": 0.02, "y": 0.98}
-    interactive.update_layout(height=600, margin=margin, legend=legend, sliders=[slider], updatemenus=[buttons])
+    margin, legend = (
+        {"l": 0, "r": 10, "t": 10, "b": 100},
+        {"x": 0.99, "xanchor": "right", "y": 0.98, "bgcolor": "rgba(0,0,0,0)"},
+    )
+    interactive.update_layout(height=640, margin=margin, legend=legend, sliders=[slider], updatemenus=[buttons])
     return interactive, _still({f"after {times[-1]} {unit}s": relief}, colour, labels)
 
 
