@@ -163,6 +163,7 @@ def final_digests(folder: Path) -> tuple[str, str]:
 
 def test_twenty_kills_at_random_moments_resume_to_the_same_sha(tmp_path: Path) -> None:
     """Runs are killed and resumed, twenty kills in all, until each ends; weights and recorded rows must be equal."""
+    start(tmp_path / "first").join(120)  # the first run also waits for the server to load torch
     began = time.monotonic()
     whole = start(tmp_path / "whole")
     whole.join(120)
