@@ -1,3 +1,4 @@
+import math
 import multiprocessing
 import random
 import signal
@@ -163,18 +164,21 @@ def final_digests(folder: Path) -> tuple[str, str]:
 
 def test_twenty_kills_at_random_moments_resume_to_the_same_sha(tmp_path: Path) -> None:
     """Runs are killed and resumed, twenty kills in all, until each ends; weights and recorded rows must be equal."""
-    start(tmp_path / "first").join(120)  # the first run also waits for the server to load torch
-    began = time.monotonic()
     whole = start(tmp_path / "whole")
     whole.join(120)
     assert whole.exitcode == 0
-    length, expected, moments = time.monotonic() - began, final_digests(tmp_path / "whole"), random.Random(0)
+    expected, moments = final_digests(tmp_path / "whole"), random.Random(0)
     kills, stopped_at, run = 0, set(), 0
     while kills < 20:
         folder, run, exit_code = tmp_path / f"run-{run}", run + 1, None
         while exit_code != 0:
             child = start(folder)
-            child.join(moments.uniform(0, length / 2) if kills < 20 else 120)
+            reached = newest_checkpoint(folder / "checkpoints")[0]
+            goal = reached + moments.randrange(0, 160) if kills < 20 else math.inf
+            ends = time.monotonic() + 120
+            while child.is_alive() and newest_checkpoint(folder / "checkpoints")[0] < goal and time.monotonic() < ends:
+                time.sleep(0.002)
+            child.join(moments.uniform(0, 0.02) if kills < 20 else 120)
             child.kill()
             child.join(30)
             exit_code = child.exitcode
