@@ -34,7 +34,8 @@ from descent.curvature import hessian
 from descent.datasets import load, standardised
 from descent.density import spectral_density
 from descent.eigen import dense, extreme_eigenpairs
-from descent.models import cifar_resnet, mlp
+from descent.models import mlp
+from descent.resnets import cifar_resnet
 from descent.seeding import numpy_generator, torch_generator
 from measure import Result, repeat
 
@@ -212,7 +213,7 @@ def resnet() -> Work:
     targets = torch.arange(IMAGES) % 10
     patterns = nn.functional.interpolate(torch.randn(10, 3, 8, 8, generator=generator), size=32, mode="bilinear")
     inputs = patterns[targets] + torch.randn(IMAGES, 3, 32, 32, generator=generator)
-    return trained(Work(cifar_resnet(20, 10, 0), inputs, targets), 20, 0.05)
+    return trained(Work(cifar_resnet(20, 10, 0, shortcuts="padding"), inputs, targets), 20, 0.05)
 
 
 def trained(work: Work, steps: int, rate: float) -> Work:

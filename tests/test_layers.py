@@ -7,11 +7,11 @@ import pytest
 
 LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
-    "vectors seeding records idx project",
-    "datasets models surfaces ensembles checks lanczos stores",
-    "training capture curvature eigen density paths critical kernel",
-    "spectra escape style execution",
-    "plots scenes scorecard chapters pool assembly",
+    "vectors seeding records idx project precision",
+    "datasets models resnets surfaces ensembles checks lanczos stores spectra",
+    "training capture curvature eigen density paths critical kernel directions checkpoints folding",
+    "escape style execution landscape cifar_training",
+    "surface_shape surface_export plots scenes scorecard chapters pool assembly",
     "edition book book_claims repository",
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from descent.models import Residual, cifar_resnet, mlp, small_convnet
+from descent.models import mlp, small_convnet
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -38,42 +38,3 @@ def test_activation_is_chosen_and_the_weights_stay() -> None:
     assert isinstance(tanh[2], torch.nn.Tanh)
     assert isinstance(relu[2], torch.nn.ReLU)
     assert torch.equal(tanh[1].weight, relu[1].weight)
-
-
-@pytest.mark.parametrize(("depth", "count"), [(20, 269_722), (56, 853_018), (110, 1_727_962)])
-def test_residual_networks_have_the_sources_size(depth: int, count: int) -> None:
-    model = cifar_resnet(depth, 10, 0)
-    assert parameters(model) == count == parameters(cifar_resnet(depth, 10, 0, shortcuts=False))
-    weighted = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
-    assert len(weighted) == depth
-
-
-@pytest.mark.parametrize("side", [32, 9])
-def test_residual_network_takes_odd_images_and_keeps_the_seeds_weights(side: int) -> None:
-    model = cifar_resnet(8, 5, 0).eval()
-    assert model(torch.zeros(2, 3, side, side)).shape == (2, 5)
-    weights = [torch.nn.utils.parameters_to_vector(cifar_resnet(8, 5, seed).parameters()) for seed in (0, 0, 1)]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
-
-
-def test_a_block_without_weights_is_its_shortcut() -> None:
-    image = torch.rand(1, 2, 5, 4)
-    for shortcut in (True, False):
-        block = Residual(2, 4, shortcut).eval()
-        torch.nn.init.zeros_(block.conv2.weight)
-        expected = torch.zeros(1, 4, 3, 2)
-        if shortcut:
-            expected[:, :2] = image[:, :, ::2, ::2]
-        assert torch.equal(block(image), expected)
-
-
-def test_convolutions_have_hes_scale() -> None:
-    convolution = cifar_resnet(20, 10, 0)[-4].conv1  # the last block: 64 channels to 64
-    assert convolution.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
-
-
-@pytest.mark.parametrize("depth", [2, 18, 21])
-def test_wrong_depths_are_named(depth: int) -> None:
-    with pytest.raises(ValueError, match=rf"depth={depth}: expected 6 n \+ 2, such as 20"):
-        cifar_resnet(depth, 10, 0)

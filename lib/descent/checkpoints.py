@@ -1,0 +1,130 @@
+"""Committed weights: one safetensors file a network, with what it is and how it was made inside its header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from descent.records import sha256_of, write_atomic, write_json
+from descent.resnets import Shortcuts, cifar_resnet
+
+DIGESTS = "sha256.json"
+
+
+@dataclass(frozen=True)
+class Network:
+    """One CIFAR residual network.
+
+    Attributes:
+        depth: layers with weights, 6 n + 2.
+        shortcuts: see `descent.resnets.Residual`.
+    """
+
+    depth: int
+    shortcuts: Shortcuts
+
+    @property
+    def name(self) -> str:
+        """Such as `resnet56` and `resnet56-noshort`."""
+        return f"resnet{self.depth}" + {"projection": "", "none": "-noshort"}.get(self.shortcuts, f"-{self.shortcuts}")
+
+    def build(self, seed: int = 0) -> nn.Sequential:
+        """The network with its initial weights, for 3 channels and 10 classes."""
+        return cifar_resnet(self.depth, 10, seed, shortcuts=self.shortcuts)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network.
+
+    Attributes:
+        network: which.
+        model: with its trained weights, float32, in evaluation mode.
+        about: configuration, curve, test error and provenance of the training, plain JSON values.
+    """
+
+    network: Network
+    model: nn.Sequential
+    about: Mapping[str, Any]
+
+
+def save_checkpoint(folder: str | Path, network: Network, model: nn.Module, about: Mapping[str, Any]) -> Path:
+    """Write `folder/<name>.safetensors`, and its SHA-256 into `folder/sha256.json`; the path.
+
+    Weights are kept in float16, the buffers of batch normalisation as they are: what the file holds is the network,
+    so `model` should have been rounded by `rounded` before anything was measured on it.
+    """
+    weights = {name for name, _ in model.named_parameters()}
+    state = {
+        name: (tensor.to(torch.float16) if name in weights else tensor).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    about = {"network": asdict(network), **about}
+    path = Path(folder) / f"{network.name}.safetensors"
+    write_atomic(path, safetensors.torch.save(state, {"about": json.dumps(about)}))
+    digests = _digests(Path(folder)) if (Path(folder) / DIGESTS).is_file() else {}
+    write_json(Path(folder) / DIGESTS, dict(sorted({**digests, path.name: sha256_of(path)}.items())))
+    return path
+
+
+def rounded(model: nn.Module) -> nn.Module:
+    """The same module, its parameters rounded to what float16 can say."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(torch.float16))
+    return model
+
+
+def load_checkpoint(folder: str | Path, network: Network) -> Checkpoint:
+    """Read what `save_checkpoint` wrote, its SHA-256 checked first.
+
+    Raises:
+        FileNotFoundError: no such checkpoint; names those that are there.
+        ValueError: the file is damaged, or does not fit the network.
+    """
+    path = Path(folder) / f"{network.name}.safetensors"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in Path(folder).glob("*.safetensors"))) or "none"
+        raise FileNotFoundError(f"{path}: no such checkpoint; there are: {there}. To train it: make checkpoints")
+    expected, found = _digests(path.parent).get(path.name), sha256_of(path)
+    if found != expected:
+        raise ValueError(f"{path} is damaged: SHA-256 {found}, expected {expected}; restore it: git checkout '{path}'")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            about = json.loads((file.metadata() or {})["about"])
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: no checkpoint of this book ({error})") from error
+    model = network.build()
+    fill(model, state, str(path))
+    return Checkpoint(network, model.eval(), about)
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Copy named tensors into the module.
+
+    Raises:
+        ValueError: the first name that either lacks, or the first shape that differs. Nothing is copied then.
+    """
+    own = model.state_dict()
+    for name in [*own, *state]:
+        if name not in state or name not in own:
+            where = f"{origin} lacks it" if name in own else f"it is only in {origin}"
+            raise ValueError(f"{name!r} does not fit: {where}")
+        if own[name].shape != state[name].shape:
+            shapes = f"{tuple(state[name].shape)} in {origin}, {tuple(own[name].shape)} in the network"
+            raise ValueError(f"{name!r} does not fit: {shapes}")
+    model.load_state_dict({name: state[name].to(own[name].dtype) for name in own})
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    digests: dict[str, str] = json.loads((folder / DIGESTS).read_text())
+    return digests

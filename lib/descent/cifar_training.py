@@ -1,0 +1,183 @@
+"""How the residual networks of the book are trained on CIFAR-10: a short one-cycle schedule that two cores can bear.
+
+`python -m descent.cifar_training` trains the six that are missing from `data/checkpoints`, each resumably.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from tqdm import tqdm
+
+from descent.capture import GradientRecorder, Recipe
+from descent.checkpoints import Network, rounded, save_checkpoint
+from descent.datasets import Dataset, load, standardised
+from descent.directions import trajectory_plane
+from descent.precision import autocast, has_bfloat16
+from descent.project import project_root
+from descent.records import Record, provenance
+from descent.resnets import cifar_resnet, set_gates
+from descent.seeding import torch_generator
+from descent.training import Batch, MiniBatches, Plan, fit, newest_checkpoint
+
+DEPTHS = (110, 56, 20)  # the long ones first
+NETWORKS = tuple(Network(depth, shortcuts) for depth in DEPTHS for shortcuts in ("projection", "none"))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The settings of one training; those of Li et al. 2018 where a comment does not say otherwise.
+
+    Attributes:
+        epochs: passes over the training set (Li et al.: 300).
+        small_epochs: of these the first ones, on images averaged to half their side, at a quarter of the cost.
+        fade: share of the steps over which the shortcuts of a network that is to have none are taken away.
+        peak: highest learning rate of the cycle, mean per example; a lower one without shortcuts, as there.
+        batch_size: examples a step.
+        momentum: Nesterov's.
+        weight_decay: on all parameters.
+        seed: of weights, order and augmentation.
+        snapshots: weight vectors kept along the way.
+    """
+
+    epochs: int = 10
+    small_epochs: int = 8
+    fade: float = 0.5
+    peak: float = 0.1
+    batch_size: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    seed: int = 0
+    snapshots: int = 40
+
+    @classmethod
+    def of(cls, network: Network, **options: Any) -> Schedule:
+        """The book's schedule for a network."""
+        return cls(**{"peak": 0.05 if network.shortcuts == "none" else 0.1, **options})
+
+
+def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A random shift of up to 4 pixels, filled with zeros, and a mirror image of every second: `(n, c, h, w)` alike."""
+    count, channels, height, width = images.shape
+    rows, columns = (torch.randint(9, (count, 1), generator=generator) + torch.arange(n) for n in (height, width))
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    padded = nn.functional.pad(images, (4, 4, 4, 4))
+    each, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[None, :, None, None]
+    return padded[each, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+class Batches:
+    """The batch of a step: augmented images, targets, and what remains of the shortcuts, `(1,)`."""
+
+    def __init__(self, data: Dataset, schedule: Schedule, fading: bool, device: torch.device) -> None:
+        self._images, self._device, self._schedule = standardised(data), device, schedule
+        self._index = MiniBatches((torch.arange(len(data)), data.targets), schedule.batch_size, schedule.seed)
+        self.steps = schedule.epochs * self._index.per_epoch
+        self._small = schedule.small_epochs * self._index.per_epoch
+        self._fading = schedule.fade * self.steps if fading else 0.0
+
+    def __call__(self, step: int) -> Batch:
+        """`(b, 3, h, w)` float32, `(b,)` int64, `(1,)`; a function of the step alone."""
+        index, targets = self._index(step)
+        images = augmented(self._images[index], torch_generator(self._schedule.seed, f"augmentation {step}"))
+        if step < self._small:
+            images = nn.functional.avg_pool2d(images, 2)
+        images = images.contiguous(memory_format=torch.channels_last)
+        gate = torch.tensor([max(0.0, 1 - step / self._fading) if self._fading else 1.0])
+        return images.to(self._device), targets.to(self._device), gate
+
+
+def faded_cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy in nats, mean per example, with the shortcuts weighted by the batch's third part."""
+    images, targets, gate = batch
+    set_gates(model, float(gate))
+    with autocast(images.device):
+        logits = model(images)
+    return nn.functional.cross_entropy(logits.float(), targets)
+
+
+def test_error(model: nn.Module, data: Dataset, device: torch.device) -> float:
+    """Share of misclassified images, in evaluation mode."""
+    images, wrong, training = standardised(data), 0, model.training
+    model.eval()
+    with torch.inference_mode(), autocast(device):
+        for start in tqdm(range(0, len(data), 500), desc="test", unit="batch"):
+            part = images[start : start + 500].to(device).contiguous(memory_format=torch.channels_last)
+            wrong += int((model(part).argmax(1).cpu() != data.targets[start : start + 500]).sum())
+    model.train(training)
+    return wrong / len(data)
+
+
+test_error.__test__ = False  # type: ignore[attr-defined]  # not pytest's
+
+
+def train(network: Network, folder: Path, schedule: Schedule, read: Callable[..., Dataset] = load) -> Path:
+    """Train one network, or go on from where a killed run was; the path of its checkpoint in `folder`.
+
+    A network that is to have no shortcuts starts with option A's, which are taken away linearly over the first
+    `fade` of the steps: from scratch it does not begin to learn in so few epochs. Beside the checkpoint goes the
+    record `<name>-path.npz`: see `path_record`.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fading, work = network.shortcuts == "none", folder / ".work" / network.name
+    model = cifar_resnet(network.depth, 10, schedule.seed, shortcuts="padding" if fading else network.shortcuts)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batches = Batches(read("cifar10", "train"), schedule, fading, device)
+    optimizer = torch.optim.SGD(model.parameters(), schedule.peak, schedule.momentum,
+                                weight_decay=schedule.weight_decay, nesterov=True)  # fmt: skip
+    cycle = OneCycleLR(optimizer, schedule.peak, batches.steps, pct_start=0.2, cycle_momentum=False)
+    plan = Plan(batches.steps, cycle, (), work, 100, f"{network.name} {schedule}", network.name)
+    matrices = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+    steps = np.linspace(0, batches.steps, schedule.snapshots, endpoint=False).astype(int)
+    recipe = Recipe(steps, "weight", matrices)
+    with GradientRecorder(model, optimizer, recipe, work / "weights", newest_checkpoint(work)[0]) as recorder:
+        history = fit(model, faded_cross_entropy, batches, optimizer, plan)
+        rounded(model)
+        final = torch.cat([dict(model.named_parameters())[name].detach().cpu().reshape(-1) for name in matrices])
+        rows = np.concatenate([np.asarray(recorder.stack().rows), final[None].numpy()])
+        path_record(network, rows, [*recorder.stack().steps, batches.steps]).save(folder / f"{network.name}-path.npz")
+    fifties = np.split(history.losses, range(50, batches.steps, 50))
+    about = {
+        "schedule": asdict(schedule),
+        "loss_every_50_steps": [round(float(part.mean()), 4) for part in fifties],
+        "test_error": test_error(model, read("cifar10", "test"), device),
+        "provenance": {**provenance(schedule.seed), "device": device.type, "bfloat16": has_bfloat16(device)},
+    }
+    return save_checkpoint(folder, network, model.cpu(), about)
+
+
+def path_record(network: Network, rows: np.ndarray[Any, Any], steps: list[int]) -> Record:
+    """The path of a training, reduced: `(k, P)` weight vectors of the matrices -> a record.
+
+    Values: `gram` `(k, k)` float64, products of the rows less the last; `steps` `(k,)`; `plane` `(2, P)` float16,
+    the first two principal directions of unit length.
+    """
+    plane = trajectory_plane(rows)
+    values = {"gram": plane.gram, "steps": np.array(steps), "plane": plane.directions.astype(np.float16)}
+    return Record(f"{network.name}-path", values, {}, {})
+
+
+def main(arguments: list[str]) -> None:
+    """Train the named networks, or all that are not there yet."""
+    parser = argparse.ArgumentParser(prog="python -m descent.cifar_training", description=main.__doc__)
+    names = {network.name: network for network in NETWORKS}
+    parser.add_argument("network", nargs="*", choices=[[], *names], help=f"of {', '.join(names)}")
+    parser.add_argument("--folder", type=Path, default=project_root() / "data" / "checkpoints", help="where they go")
+    given = parser.parse_args(arguments)
+    for network in [names[name] for name in given.network or names]:
+        if not (given.folder / f"{network.name}.safetensors").is_file():
+            print(train(network, given.folder, Schedule.of(network)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
