@@ -7,7 +7,8 @@ import pytest
 
 LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
-    "vectors seeding records idx project",
+    "vectors seeding records idx cifar project",
+    "fetching",
     "datasets models surfaces ensembles checks lanczos stores",
     "training capture curvature eigen density paths critical kernel",
     "spectra escape style execution",
