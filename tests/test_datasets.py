@@ -163,7 +163,8 @@ def test_standardised_refuses_equal_pixels() -> None:
 
 
 def test_wrong_names_are_answered_with_the_right_ones() -> None:
-    with pytest.raises(ValueError, match=r"^name='minst': expected one of digits, mnist \(did you mean mnist\?\)$"):
+    names = r"digits, mnist, cifar10 \(did you mean mnist\?\)"
+    with pytest.raises(ValueError, match=rf"^name='minst': expected one of {names}$"):
         load("minst")
     with pytest.raises(ValueError, match=r"^split='tset': expected one of train, test \(did you mean test\?\)$"):
         load("digits", "tset")

@@ -1,10 +1,9 @@
-"""The data of the book, checked before use: `digits` comes with scikit-learn, `mnist` is read from disk or fetched."""
+"""The data of the book, checked before use: `digits` comes with scikit-learn, the rest is read from disk or fetched."""
 
 from __future__ import annotations
 
 import math
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,20 +17,30 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from tqdm import tqdm
 
+from descent.cifar import CIFAR10, IMAGE, Batches, Records, joined, read
+from descent.fetching import (
+    TIMEOUT_S,
+    DamagedDataError,
+    MissingDataError,
+    download,
+    fetch_batches,
+    from_mirrors,
+    to_mend,
+)
 from descent.idx import MNIST, Source, examine, parse
 from descent.records import atomic_path
 
-TIMEOUT_S = (5.0, 20.0)  # to connect; between two packets
-
-
-class DamagedDataError(ValueError):
-    """A file whose content is not the published one."""
-
-
-class MissingDataError(FileNotFoundError):
-    """A file that is neither on the disk nor to be had from a mirror."""
+__all__ = [
+    "DamagedDataError",
+    "Dataset",
+    "MissingDataError",
+    "data_folder",
+    "load",
+    "read_batches",
+    "read_idx",
+    "standardised",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +48,7 @@ class Dataset:
     """One split of one data set, in memory.
 
     Attributes:
-        name: `digits` or `mnist`.
+        name: `digits`, `mnist` or `cifar10`.
         split: `train` or `test`.
         inputs: (n, channels, height, width) float32 in [0, 1].
         targets: (n,) int64, class of each input.
@@ -67,7 +76,7 @@ def data_folder() -> Path:
     root = Path(__file__).resolve().parents[2]
     if (root / "pyproject.toml").is_file():
         return root / "data"
-    from pooch import os_cache  # here, for in a notebook pooch's import warns that its bars lack widgets
+    from pooch import os_cache  # here: see fetching.download
 
     return Path(os_cache("anatomy-of-descent"))
 
@@ -77,21 +86,23 @@ def load(name: str, split: str = "train") -> Dataset:
 
     `digits`: 1,437 / 360 images of (1, 8, 8), levels 0..16 over 16; the split is stratified and always
     the same (seed 0). `mnist`: 60,000 / 10,000 images of (1, 28, 28), levels 0..255 over 255; LeCun, Cortes & Burges.
+    `cifar10`: 50,000 / 10,000 images of (3, 32, 32), levels 0..255 over 255; Krizhevsky 2009.
 
     Raises:
         ValueError: unknown name or split.
-        DamagedDataError: a file's content has another SHA-256; the message says how to mend it.
+        DamagedDataError: a file's content is not the published one; the message says how to mend it.
         MissingDataError: a file is absent and no mirror gives it; the message says what to put where.
     """
     _expect("name", name, LOADERS)
     _expect("split", split, ("train", "test"))
     images, labels = LOADERS[name](split)
-    inputs = torch.from_numpy(images).unsqueeze(1)
+    inputs = torch.from_numpy(images)
+    inputs = inputs if inputs.ndim == 4 else inputs.unsqueeze(1)
     return Dataset(name, split, inputs, torch.from_numpy(labels.astype(np.int64)), classes=10)
 
 
 def standardised(dataset: Dataset, reference: Dataset | None = None) -> Tensor:
-    """Inputs less one scalar mean, over one scalar standard deviation: those of the train split's pixels.
+    """Inputs less one scalar mean per channel, over one scalar standard deviation: those of the train split's pixels.
 
     Args:
         dataset: the split to scale.
@@ -99,16 +110,25 @@ def standardised(dataset: Dataset, reference: Dataset | None = None) -> Tensor:
             one, otherwise it is loaded.
 
     Returns:
-        Same shape as `dataset.inputs`, float32. A train split comes out with mean 0 and (population) deviation 1;
-        for MNIST that is the customary (x - 0.1307) / 0.3081.
+        Same shape as `dataset.inputs`, float32. Each channel of a train split comes out with mean 0 and (population)
+        deviation 1. For MNIST that is the customary (x - 0.1307) / 0.3081; for CIFAR-10 the means are 0.4914, 0.4822,
+        0.4465 and the deviations 0.2470, 0.2435, 0.2616.
+
+    Raises:
+        ValueError: all pixels of a channel are equal.
     """
     if reference is None:
         reference = dataset if dataset.split == "train" else load(dataset.name)
-    pixels = reference.inputs.flatten(1)
-    mean, square = (rows.mean(dim=1).double().mean().item() for rows in (pixels, pixels.square()))
-    if pixels.min() == pixels.max():
-        raise ValueError(f"{reference.name}: all {pixels.numel()} pixels are equal; expected some that differ")
-    return (dataset.inputs - mean) / math.sqrt(square - mean**2)
+    scaled, channels = dataset.inputs.clone(), dataset.inputs.shape[1]
+    for channel in range(channels):
+        pixels = reference.inputs[:, channel].flatten(1)
+        mean, square = (rows.mean(dim=1).double().mean().item() for rows in (pixels, pixels.square()))
+        if pixels.min() == pixels.max():
+            where = f" of channel {channel}" if channels > 1 else ""
+            equal = f"all {pixels.numel()} pixels{where} are equal"
+            raise ValueError(f"{reference.name}: {equal}; expected some that differ")
+        scaled[:, channel].sub_(mean).div_(math.sqrt(square - mean**2))
+    return scaled
 
 
 def read_idx(source: Source, filename: str) -> NDArray[np.uint8]:
@@ -125,10 +145,34 @@ def read_idx(source: Source, filename: str) -> NDArray[np.uint8]:
     path = present[0] if present else _download(source, filename, folder)
     content, problem = _examine(path, source, filename)
     if problem:
-        again = f"DESCENT_DATA={shlex.quote(str(folder.parent))} {shlex.quote(sys.executable)} -m descent.datasets"
-        mend = f"rm {shlex.quote(str(path))} && {again} {source.name}"
-        raise DamagedDataError(f"{path} is damaged\n{problem}\nto mend it: {mend}")
+        raise DamagedDataError(f"{path} is damaged\n{problem}\n{to_mend(source.name, folder.parent, path)}")
     return parse(content, source.files[filename])
+
+
+def read_batches(source: Batches, split: str) -> Records:
+    """The `(n, 3073)` records of one split, from the files in `data_folder()/source.folder`; fetched if one is absent.
+
+    A damaged file is refused and left as it is: it is the user's. A damaged download is not kept.
+
+    Raises:
+        DamagedDataError: see `load`.
+        MissingDataError: see `load`.
+    """
+    root = data_folder()
+    paths = [root / source.folder / name for name in source.splits[split].files]
+    if not all(path.is_file() for path in paths):
+        fetch_batches(source, root, TIMEOUT_S)
+    parts, blamed = [], paths
+    try:
+        for path in paths:
+            blamed = [path]
+            with open(path, "rb") as stream:
+                parts.append(read(stream, path.stat().st_size, source))
+        blamed = paths
+        return joined(parts, source.splits[split])
+    except ValueError as error:
+        what = blamed[0] if len(blamed) == 1 else f"the {split} split of {source.name} in {root / source.folder}"
+        raise DamagedDataError(f"{what} is damaged\n{error}\n{to_mend(source.name, root, *blamed)}") from error
 
 
 def _expect(label: str, value: str, choices: Iterable[str]) -> None:
@@ -151,7 +195,18 @@ def _mnist(split: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     return read_idx(MNIST, f"{stem}-images-idx3-ubyte").astype(np.float32) / np.float32(255), labels
 
 
-LOADERS: dict[str, Callable[[str], tuple[NDArray[np.float32], NDArray[Any]]]] = {"digits": _digits, "mnist": _mnist}
+def _cifar10(split: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    records = read_batches(CIFAR10, split)
+    images = records[:, 1:].astype(np.float32)
+    images /= np.float32(255)  # in place: the train split is 614 MB
+    return images.reshape(-1, *IMAGE), records[:, 0]
+
+
+LOADERS: dict[str, Callable[[str], tuple[NDArray[np.float32], NDArray[Any]]]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "cifar10": _cifar10,
+}
 
 
 def _examine(path: Path, source: Source, filename: str) -> tuple[bytearray, str]:
@@ -160,42 +215,27 @@ def _examine(path: Path, source: Source, filename: str) -> tuple[bytearray, str]
 
 
 def _download(source: Source, filename: str, folder: Path) -> Path:
-    """Fetch `folder/filename.gz` from the first mirror that gives it undamaged; each is asked once."""
-    named = os.environ.get(f"DESCENT_{source.name.upper()}_MIRRORS", "").split(",")
-    tried = []
-    for mirror in [address.strip() for address in named if address.strip()] or source.mirrors:
-        try:
-            with atomic_path(folder / f"{filename}.gz") as temporary:
-                _fetch(f"{mirror.rstrip('/')}/{filename}.gz", temporary)
-                if problem := _examine(temporary, source, filename)[1]:
-                    raise DamagedDataError(problem)
-            return folder / f"{filename}.gz"
-        except (OSError, DamagedDataError) as error:  # requests' errors are OSErrors
-            reason = " ".join(str(error).split("Caused by ")[-1].split())
-            tried.append(f"  {mirror}: {type(error).__name__}: {reason[:250]}")
-    raise MissingDataError(
-        f"{filename} is not in {folder}, and no mirror gave it:\n" + "\n".join(tried) + "\n"
-        f"to do without: put {', '.join(f'{name}.gz' for name in source.files)} (or them unpacked) in {folder}"
-    )
+    """Fetch `folder/filename.gz` from the first mirror that gives it undamaged."""
 
+    def take(url: str) -> None:
+        with atomic_path(folder / f"{filename}.gz") as temporary:
+            download(url, temporary, TIMEOUT_S)
+            if problem := _examine(temporary, source, filename)[1]:
+                raise DamagedDataError(problem)
 
-def _fetch(url: str, path: Path) -> None:
-    from pooch import HTTPDownloader  # see data_folder
-
-    headers = {"Accept-Encoding": "identity"}  # the file as it is: a server must not unpack it on the way
-    # A total from the start: pooch asks whether the bar is true, which tqdm answers by its total.
-    with tqdm(total=1, desc=url.rsplit("/", 1)[1], unit="B", unit_scale=True, leave=False) as bar:
-        fetch = HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT_S, headers=headers)
-        fetch(url, str(path), None)
+    files = ", ".join(f"{name}.gz" for name in source.files)
+    remedy = f"put {files} (or them unpacked) in {folder}"
+    from_mirrors(source, f"{filename}.gz", take, f"{filename} is not in {folder}", remedy)
+    return folder / f"{filename}.gz"
 
 
 def main(names: list[str]) -> None:
-    """`python -m descent.datasets mnist`: fetch what is absent, check all, say where it is."""
+    """`python -m descent.datasets mnist cifar10`: fetch what is absent, check all, say where it is."""
     try:
         for name in names:
             sizes = [f"{len(load(name, split)):,} {split}" for split in ("train", "test")]
             print(f"{name}: {', '.join(sizes)}; data folder {data_folder()}")
-    except (ValueError, MissingDataError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(str(error))
 
 
