@@ -12,7 +12,7 @@ LAYERS = [
     "datasets models resnets surfaces ensembles checks lanczos stores spectra",
     "training capture curvature eigen density paths critical kernel directions checkpoints folding",
     "escape style execution landscape cifar_training",
-    "surface_shape surface_export plots scenes scorecard chapters pool assembly",
+    "surface_shape surface_export surface_plots plots scenes scorecard chapters pool assembly",
     "edition book book_claims repository",
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
