@@ -9,11 +9,12 @@ LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
     "vectors seeding records idx cifar project precision",
     "fetching",
-    "datasets models resnets surfaces ensembles checks lanczos stores spectra",
+    "datasets models resnets surfaces ensembles checks lanczos stores spectra clusters",
     "training capture curvature eigen density paths critical kernel directions checkpoints folding",
-    "escape style execution landscape cifar_training",
+    "escape style execution landscape resnet_training",
     "surface_shape surface_export surface_plots plots scenes scorecard chapters pool assembly",
-    "edition book book_claims repository",
+    "edition book book_claims repository sweeps",
+    "landscape_records",
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
 SOURCES = {path.stem: path for path in sorted(LIBRARY.rglob("*.py")) if path.name != "__init__.py"}

@@ -21,15 +21,19 @@ DIGESTS = "sha256.json"
 
 @dataclass(frozen=True)
 class Network:
-    """One CIFAR residual network.
+    """One residual network for ten classes.
 
     Attributes:
         depth: layers with weights, 6 n + 2.
         shortcuts: see `descent.resnets.Residual`.
+        width: channels of the first stage.
+        channels: of an image.
     """
 
     depth: int
     shortcuts: Shortcuts
+    width: int = 16
+    channels: int = 3
 
     @property
     def name(self) -> str:
@@ -37,8 +41,8 @@ class Network:
         return f"resnet{self.depth}" + {"projection": "", "none": "-noshort"}.get(self.shortcuts, f"-{self.shortcuts}")
 
     def build(self, seed: int = 0) -> nn.Sequential:
-        """The network with its initial weights, for 3 channels and 10 classes."""
-        return cifar_resnet(self.depth, 10, seed, shortcuts=self.shortcuts)
+        """The network with its initial weights."""
+        return cifar_resnet(self.depth, 10, seed, shortcuts=self.shortcuts, width=self.width, channels=self.channels)
 
 
 @dataclass(frozen=True)

@@ -147,16 +147,23 @@ def trajectory_plane(rows: NDArray[np.floating]) -> TrajectoryPlane:
         raise ValueError(f"rows of shape {rows.shape}: expected at least three points (k, P)")
     relative = rows - rows[-1]
     products = gram(relative)
-    centring = np.eye(len(rows)) - 1 / len(rows)
-    values, vectors = np.linalg.eigh(centring @ products @ centring)
-    values, vectors = values[::-1].clip(0), vectors[:, ::-1]
-    weights = (centring @ vectors[:, :2] / np.sqrt(values[:2])).T
-    directions = (weights @ relative).astype(np.float32)
-    coordinates = products @ weights.T
-    distance = products.diagonal()
+    directions = (_combinations(products) @ relative).astype(np.float32)
+    coordinates, distance = path_coordinates(products), products.diagonal()
     missed = 1 - (coordinates**2).sum(1) / np.where(distance > 0, distance, 1)
     residual = np.where(distance > 0, missed.clip(0), 0)
     return TrajectoryPlane(directions, coordinates, explained_variance(products), residual, products)
+
+
+def _combinations(products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The first two principal directions as combinations of the points, `(2, k)`, from their Gram matrix."""
+    centring = np.eye(len(products)) - 1 / len(products)
+    values, vectors = np.linalg.eigh(centring @ products @ centring)
+    return cast("NDArray[np.float64]", (centring @ vectors[:, :-3:-1] / np.sqrt(values[:-3:-1])).T)
+
+
+def path_coordinates(products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each point along the first two principal directions, `(k, 2)` in units of weight, from `TrajectoryPlane.gram`."""
+    return cast("NDArray[np.float64]", products @ _combinations(products).T)
 
 
 def explained_variance(products: NDArray[np.float64]) -> NDArray[np.float64]:

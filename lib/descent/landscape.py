@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +16,12 @@ from torch import Tensor, nn
 
 from descent.directions import Direction
 from descent.folding import fold_batch_norm
-from descent.precision import has_bfloat16
+from descent.precision import Precision, chosen
 from descent.records import Record
 from descent.seeding import numpy_generator
 
 Array = NDArray[np.float64]
 Values = dict[str, Array]
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Evaluator:
@@ -56,7 +57,7 @@ class Evaluator:
         batch: int = 125,
     ) -> None:
         _check(model, inputs, targets, directions)
-        self.precision = _precision(precision)
+        self.precision = chosen(precision, torch.device("cpu"))
         self.images = len(targets)
         self._dtype = getattr(torch, self.precision)
         self._source = (model, inputs, directions, batch)
@@ -78,6 +79,16 @@ class Evaluator:
         layout = torch.channels_last if inputs.ndim == 4 else torch.contiguous_format
         self._model = self._model.to(self._dtype, memory_format=layout)  # type: ignore[call-overload]
         self._inputs = inputs.to(self._dtype).contiguous(memory_format=layout)
+
+    def key(self) -> str:
+        """SHA-256 of what the values depend on but for rounding: network, directions, images; not the precision."""
+        model, inputs, directions, _ = self._source
+        digest = hashlib.sha256()
+        for named in (model.state_dict(), *directions, {"inputs": inputs, "targets": self._targets}):
+            for name, part in sorted(named.items(), key=itemgetter(0)):
+                digest.update(f"{name} {tuple(part.shape)}".encode())
+                digest.update(part.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def in_float32(self) -> Evaluator:
         """The same points in float32: what `recheck` compares with."""
@@ -130,14 +141,6 @@ def _check(model: nn.Module, inputs: Tensor, targets: Tensor, directions: Sequen
             if part.shape != state[name].shape:
                 shapes = f"{tuple(part.shape)}; the model's is {tuple(state[name].shape)}"
                 raise ValueError(f"direction {number} has {name!r} of shape {shapes}")
-
-
-def _precision(wanted: str) -> str:
-    if wanted not in get_args(Precision):
-        raise ValueError(f"precision={wanted!r}: expected one of {', '.join(get_args(Precision))}")
-    if wanted == "auto":
-        return "bfloat16" if has_bfloat16(torch.device("cpu")) else "float32"
-    return wanted
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How the residual networks of the book are trained on CIFAR-10: a short one-cycle schedule that two cores can bear.
 
-`python -m descent.cifar_training` trains the six that are missing from `data/checkpoints`, each resumably.
+`python -m descent.resnet_training` trains the six that are missing from `data/checkpoints`, each resumably.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
-from tqdm import tqdm
 
 from descent.capture import GradientRecorder, Recipe
 from descent.checkpoints import Network, rounded, save_checkpoint
 from descent.datasets import Dataset, load, standardised
-from descent.directions import trajectory_plane
+from descent.directions import matrices, trajectory_plane
 from descent.precision import autocast, has_bfloat16
 from descent.project import project_root
 from descent.records import Record, provenance
-from descent.resnets import cifar_resnet, set_gates
+from descent.resnets import set_gates
 from descent.seeding import torch_generator
 from descent.training import Batch, MiniBatches, Plan, fit, newest_checkpoint
+from descent.vectors import flatten
 
 DEPTHS = (110, 56, 20)  # the long ones first
 NETWORKS = tuple(Network(depth, shortcuts) for depth in DEPTHS for shortcuts in ("projection", "none"))
@@ -47,6 +48,10 @@ class Schedule:
         weight_decay: on all parameters.
         seed: of weights, order and augmentation.
         snapshots: weight vectors kept along the way.
+        dataset: what `descent.datasets.load` gives.
+        shift: pixels by which an image is shifted at most in each direction.
+        mirror: whether every second image is mirrored.
+        precision: `auto` is bfloat16 where the machine multiplies in it, else float32.
     """
 
     epochs: int = 10
@@ -58,6 +63,10 @@ class Schedule:
     weight_decay: float = 5e-4
     seed: int = 0
     snapshots: int = 40
+    dataset: str = "cifar10"
+    shift: int = 4
+    mirror: bool = True
+    precision: str = "auto"
 
     @classmethod
     def of(cls, network: Network, **options: Any) -> Schedule:
@@ -65,13 +74,17 @@ class Schedule:
         return cls(**{"peak": 0.05 if network.shortcuts == "none" else 0.1, **options})
 
 
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A random shift of up to 4 pixels, filled with zeros, and a mirror image of every second: `(n, c, h, w)` alike."""
+def augmented(images: Tensor, generator: torch.Generator, shift: int = 4, mirror: bool = True) -> Tensor:
+    """A random shift of up to `shift` pixels, filled with zeros, and a mirror image of every second.
+
+    `(n, c, h, w)` alike.
+    """
     count, channels, height, width = images.shape
-    rows, columns = (torch.randint(9, (count, 1), generator=generator) + torch.arange(n) for n in (height, width))
-    mirrored = torch.rand(count, generator=generator) < 0.5
+    places = 2 * shift + 1
+    rows, columns = (torch.randint(places, (count, 1), generator=generator) + torch.arange(n) for n in (height, width))
+    mirrored = (torch.rand(count, generator=generator) < 0.5) & mirror
     columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    padded = nn.functional.pad(images, (4, 4, 4, 4))
+    padded = nn.functional.pad(images, (shift,) * 4)
     each, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[None, :, None, None]
     return padded[each, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
@@ -89,7 +102,9 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         """`(b, 3, h, w)` float32, `(b,)` int64, `(1,)`; a function of the step alone."""
         index, targets = self._index(step)
-        images = augmented(self._images[index], torch_generator(self._schedule.seed, f"augmentation {step}"))
+        schedule = self._schedule
+        generator = torch_generator(schedule.seed, f"augmentation {step}")
+        images = augmented(self._images[index], generator, schedule.shift, schedule.mirror)
         if step < self._small:
             images = nn.functional.avg_pool2d(images, 2)
         images = images.contiguous(memory_format=torch.channels_last)
@@ -97,31 +112,31 @@ class Batches:
         return images.to(self._device), targets.to(self._device), gate
 
 
-def faded_cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+def faded_cross_entropy(model: nn.Module, batch: Batch, precision: str = "auto") -> Tensor:
     """Cross-entropy in nats, mean per example, with the shortcuts weighted by the batch's third part."""
     images, targets, gate = batch
     set_gates(model, float(gate))
-    with autocast(images.device):
+    with autocast(images.device, precision):
         logits = model(images)
     return nn.functional.cross_entropy(logits.float(), targets)
 
 
-def test_error(model: nn.Module, data: Dataset, device: torch.device) -> float:
-    """Share of misclassified images, in evaluation mode."""
-    images, wrong, training = standardised(data), 0, model.training
+def error_rate(model: nn.Module, data: Dataset, reference: Dataset, precision: str = "auto") -> float:
+    """Share of misclassified images, in evaluation mode; inputs standardised as those of `reference`."""
+    device = next(model.parameters()).device
+    images, wrong, training = standardised(data, reference), 0, model.training
     model.eval()
-    with torch.inference_mode(), autocast(device):
-        for start in tqdm(range(0, len(data), 500), desc="test", unit="batch"):
+    with torch.inference_mode(), autocast(device, precision):
+        for start in range(0, len(data), 500):
             part = images[start : start + 500].to(device).contiguous(memory_format=torch.channels_last)
             wrong += int((model(part).argmax(1).cpu() != data.targets[start : start + 500]).sum())
     model.train(training)
     return wrong / len(data)
 
 
-test_error.__test__ = False  # type: ignore[attr-defined]  # not pytest's
-
-
-def train(network: Network, folder: Path, schedule: Schedule, read: Callable[..., Dataset] = load) -> Path:
+def train(
+    network: Network, folder: Path, schedule: Schedule, read: Callable[..., Dataset] = load, *, progress: bool = True
+) -> Path:
     """Train one network, or go on from where a killed run was; the path of its checkpoint in `folder`.
 
     A network that is to have no shortcuts starts with option A's, which are taken away linearly over the first
@@ -130,27 +145,29 @@ def train(network: Network, folder: Path, schedule: Schedule, read: Callable[...
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fading, work = network.shortcuts == "none", folder / ".work" / network.name
-    model = cifar_resnet(network.depth, 10, schedule.seed, shortcuts="padding" if fading else network.shortcuts)
+    model = (replace(network, shortcuts="padding") if fading else network).build(schedule.seed)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = Batches(read("cifar10", "train"), schedule, fading, device)
+    data = read(schedule.dataset, "train")
+    batches = Batches(data, schedule, fading, device)
     optimizer = torch.optim.SGD(model.parameters(), schedule.peak, schedule.momentum,
                                 weight_decay=schedule.weight_decay, nesterov=True)  # fmt: skip
     cycle = OneCycleLR(optimizer, schedule.peak, batches.steps, pct_start=0.2, cycle_momentum=False)
-    plan = Plan(batches.steps, cycle, (), work, 100, f"{network.name} {schedule}", network.name)
-    matrices = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+    plan = Plan(batches.steps, cycle, (), work, 100, f"{network} {schedule}", network.name if progress else None)
+    loss = partial(faded_cross_entropy, precision=schedule.precision)
+    names = list(matrices(model))
     steps = np.linspace(0, batches.steps, schedule.snapshots, endpoint=False).astype(int)
-    recipe = Recipe(steps, "weight", matrices)
+    recipe = Recipe(steps, "weight", names)
     with GradientRecorder(model, optimizer, recipe, work / "weights", newest_checkpoint(work)[0]) as recorder:
-        history = fit(model, faded_cross_entropy, batches, optimizer, plan)
+        history = fit(model, loss, batches, optimizer, plan)
         rounded(model)
-        final = torch.cat([dict(model.named_parameters())[name].detach().cpu().reshape(-1) for name in matrices])
-        rows = np.concatenate([np.asarray(recorder.stack().rows), final[None].numpy()])
+        end = flatten({name: part.cpu() for name, part in matrices(model).items()}).numpy()
+        rows = np.concatenate([np.asarray(recorder.stack().rows), end[None]])
         path_record(network, rows, [*recorder.stack().steps, batches.steps]).save(folder / f"{network.name}-path.npz")
     fifties = np.split(history.losses, range(50, batches.steps, 50))
     about = {
         "schedule": asdict(schedule),
         "loss_every_50_steps": [round(float(part.mean()), 4) for part in fifties],
-        "test_error": test_error(model, read("cifar10", "test"), device),
+        "test_error": error_rate(model, read(schedule.dataset, "test"), data, schedule.precision),
         "provenance": {**provenance(schedule.seed), "device": device.type, "bfloat16": has_bfloat16(device)},
     }
     return save_checkpoint(folder, network, model.cpu(), about)
@@ -169,7 +186,7 @@ def path_record(network: Network, rows: np.ndarray[Any, Any], steps: list[int]) 
 
 def main(arguments: list[str]) -> None:
     """Train the named networks, or all that are not there yet."""
-    parser = argparse.ArgumentParser(prog="python -m descent.cifar_training", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m descent.resnet_training", description=main.__doc__)
     names = {network.name: network for network in NETWORKS}
     parser.add_argument("network", nargs="*", choices=[[], *names], help=f"of {', '.join(names)}")
     parser.add_argument("--folder", type=Path, default=project_root() / "data" / "checkpoints", help="where they go")

@@ -1,0 +1,144 @@
+"""The records of the chapter `resnet_landscape`: hours of surfaces and curvature, resumable, checked by the chapter.
+
+`python -m descent.landscape_records` makes those that are missing from `data/records/resnet_landscape`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from descent.checkpoints import Checkpoint, Network, load_checkpoint
+from descent.resnet_training import NETWORKS
+from descent.datasets import load, standardised
+from descent.directions import Scaling, random_direction
+from descent.landscape import Evaluator, grid, surface
+from descent.precision import Precision
+from descent.project import project_root
+from descent.records import Record, provenance
+from descent.surface_shape import Curvature
+from descent.sweeps import Sweep, sweep
+
+CHAPTER = "resnet_landscape"
+IMAGES, SIDE = 250, 51  # of each surface
+CURVATURE_IMAGES, CURVATURE_SIDE = 64, 5
+Images = tuple[Tensor, Tensor]
+
+
+def plane(
+    checkpoint: Checkpoint,
+    images: Images,
+    seed: int,
+    scaling: Scaling = "filter",
+    precision: Precision = "auto",
+) -> Evaluator:
+    """The evaluator of a random plane through a trained network.
+
+    Args:
+        checkpoint: the network.
+        images: standardised inputs `(n, c, h, w)` and targets `(n,)`.
+        seed: decides both directions.
+        scaling: see `descent.directions.rescaled`.
+        precision: see `Evaluator`.
+    """
+    directions = [random_direction(checkpoint.model, seed, stream, scaling) for stream in ("alpha", "beta")]
+    return Evaluator(checkpoint.model, *images, directions, precision=precision)
+
+
+def curvature(checkpoint: Checkpoint, images: Images, seed: int, scaling: Scaling = "filter") -> Curvature:
+    """Extreme Hessian eigenvalues on the same plane; arguments as for `plane`."""
+    directions = [random_direction(checkpoint.model, seed, stream, scaling) for stream in ("alpha", "beta")]
+    return Curvature(checkpoint.model, *images, directions)
+
+
+def record_path(folder: Path, network: Network, kind: str, seed: int) -> Path:
+    """Where a record lies: `kind` is `surface` or `curvature`."""
+    return folder / f"{network.name}-{kind}-{seed}.npz"
+
+
+def find(folder: Path, network: Network, kind: str, seed: int, key: str) -> Record | None:
+    """A committed record, if there is one of exactly this network, plane and images.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = record_path(folder, network, kind, seed)
+    record = Record.load(path) if path.is_file() else None
+    return record if record is not None and record.settings["key"] == key else None
+
+
+def _square(side: int) -> NDArray[np.float64]:
+    return np.linspace(-1, 1, side)
+
+
+def make_surface(network: Network, seed: int, folders: tuple[Path, Path, Path], scheduler: str) -> None:
+    """One surface; shards go to the third folder, the record to the second, the weights are in the first."""
+    images = first_images(IMAGES)
+    evaluator = plane(load_checkpoint(folders[0], network), images, seed)
+    key = evaluator.key()
+    how = Sweep(scheduler, folders[2] / f"{network.name}-surface-{seed}", 51, f"{network.name} surface")
+
+    def run(task: Evaluator, points: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        return sweep(task, points, how, f"{key} {task.precision}")
+
+    found = surface(evaluator, _square(SIDE), _square(SIDE), run)
+    record = found.record(f"{network.name}-surface", {"key": key, "seed": seed, "scaling": "filter"}, provenance(seed))
+    record.save(record_path(folders[1], network, "surface", seed))
+
+
+def make_curvature(network: Network, seed: int, folders: tuple[Path, Path, Path], scheduler: str) -> None:
+    """Extreme eigenvalues on a coarse grid; arguments as for `make_surface`."""
+    images = first_images(CURVATURE_IMAGES)
+    checkpoint = load_checkpoint(folders[0], network)
+    key = plane(checkpoint, images, seed).key()
+    axis = _square(CURVATURE_SIDE)
+    how = Sweep(scheduler, folders[2] / f"{network.name}-curvature-{seed}", 1, f"{network.name} curvature")
+    values = sweep(curvature(checkpoint, images, seed), grid(axis, axis), how, key)
+    shaped = {name: part.reshape(len(axis), len(axis)) for name, part in values.items()}
+    settings = {"key": key, "seed": seed, "scaling": "filter", "images": CURVATURE_IMAGES}
+    values = {"alpha": axis, "beta": axis, **shaped}
+    record = Record(f"{network.name}-curvature", values, settings, provenance(seed))
+    record.save(record_path(folders[1], network, "curvature", seed))
+
+
+def first_images(count: int) -> Images:
+    """The first training images, standardised: a random sample, for they come in the order of their SHA-256."""
+    data = load("cifar10")
+    return standardised(data)[:count].clone(), data.targets[:count].clone()
+
+
+MAKERS: dict[str, Callable[[Network, int, tuple[Path, Path, Path], str], None]] = {
+    "surface": make_surface,
+    "curvature": make_curvature,
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Make the records that are not there yet; a killed run goes on where it was."""
+    root = project_root()
+    parser = argparse.ArgumentParser(prog="python -m descent.landscape_records", description=main.__doc__)
+    parser.add_argument("--kind", choices=list(MAKERS), help="only these")
+    parser.add_argument("--network", help="only this one, such as resnet56-noshort")
+    parser.add_argument("--scheduler", default="", help='a Dask cluster\'s "tcp://host:port"')
+    given = parser.parse_args(arguments)
+    folders = (root / "data" / "checkpoints", root / "data" / "records" / CHAPTER, root / "_build" / "sweeps")
+    names = [network.name for network in NETWORKS]
+    if given.network and given.network not in names:
+        parser.error(f"network={given.network!r}: expected one of {', '.join(names)}")
+    for kind, make in MAKERS.items():
+        for network in NETWORKS:
+            wanted = given.kind in (None, kind) and given.network in (None, network.name)
+            large = kind == "curvature" or network.depth > 20  # small surfaces the chapter makes itself
+            if wanted and large and not record_path(folders[1], network, kind, 0).is_file():
+                make(network, 0, folders, given.scheduler)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
