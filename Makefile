@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test html edition store bench lint format repository colab audit clean
+.PHONY: help book test html edition checkpoints records store bench lint format repository colab audit clean
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
@@ -30,7 +30,13 @@ html: $(READY) ## build the published edition as committed, executing nothing
 	$(RUN) build --edition published
 
 edition: $(READY) ## run chapters at preset paper into book/: CHAPTER=name PRESET=name PARAMS="-p seed 3" FORCE=1
-	$(RUN) run --preset $(or $(PRESET),paper) $(CHAPTER:%=--chapter %) $(PARAMS) $(if $(FORCE),--force)
+	$(RUN) run --preset $(or $(PRESET),paper) $(CHAPTER:%=--chapter %) $(PARAMS) $(SCHEDULER:%=-p scheduler %) $(if $(FORCE),--force)
+
+checkpoints: $(READY) ## train the networks that are missing from data/checkpoints: hours on a CPU, resumable
+	$(PYTHON) -m descent.resnet_training
+
+records: $(READY) ## make the records missing from data/records: hours, resumable; SCHEDULER=tcp://host:port
+	$(PYTHON) -m descent.landscape_records $(SCHEDULER:%=--scheduler %)
 
 store: $(READY) ## keep the quick edition's checked outputs in CHAPTER=name's source, for make test to compare
 	$(RUN) store $(CHAPTER)
@@ -54,7 +60,7 @@ repository: $(READY) ## stamp the repository's address into badges and setup cel
 colab: ## inside Google's Colab image: add only what it lacks to its own Python, run every chapter at quick
 	python3 -m pip install --quiet --no-deps --editable .
 	python3 -m pip install --quiet --no-deps curvlinops-for-pytorch einconv linear_operator
-	python3 -m pip install --quiet papermill pooch pyyaml
+	python3 -m pip install --quiet papermill pooch pyevtk pyyaml safetensors
 	python3 -m descent.edition run --preset quick --force
 
 audit: $(READY) ## known advisories against the pinned requirements

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from descent.project import notebook_path
 
 RUNNER_PARAMETERS = ("results_dir", "figures_dir")  # where to write, not what to compute: never part of a key
+NEUTRAL_PARAMETERS = (*RUNNER_PARAMETERS, "scheduler")  # nor where it is computed
 DEFAULT_PRESET = "quick"
 
 
@@ -161,7 +162,7 @@ def resolve(root: Path, chapter: str, preset: str, given: Mapping[str, str]) -> 
     if "preset" in given:
         raise RefusedError("preset is not a parameter to give with -p; use --preset NAME (make edition PRESET=NAME)")
     changed = {name: literal(text, values[name]) for name, text in given.items()}
-    if set(changed) - {"seed", *RUNNER_PARAMETERS}:
+    if set(changed) - {"seed", *NEUTRAL_PARAMETERS}:
         chosen["preset"] = "custom"
     merged = {**values, **chosen, **changed}
     try:
@@ -201,7 +202,7 @@ def content_key(notebook: Path, parameters: Mapping[str, Any], extra: Sequence[P
     Outputs, and the parameters that only say where to write, do not count.
     """
     sources = [(cell["cell_type"], cell["source"], cell["metadata"]) for cell in cells(notebook)]
-    counted = {name: value for name, value in sorted(parameters.items()) if name not in RUNNER_PARAMETERS}
+    counted = {name: value for name, value in sorted(parameters.items()) if name not in NEUTRAL_PARAMETERS}
     digest = hashlib.sha256(json.dumps([sources, counted], sort_keys=True).encode())
     for path in extra:
         files = [path] if path.is_file() else sorted(path.rglob("*"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -96,7 +96,7 @@ def between(start: nn.Module, end: nn.Module) -> Direction:
 
 
 def moved(model: nn.Module, directions: Sequence[Direction], point: ArrayLike) -> nn.Module:
-    """A copy of the network at weights + sum of coordinates x directions.
+    """A copy of the network at weights + sum of coordinates x directions; a variance below zero becomes zero.
 
     Args:
         model: any module; it stays as it is.
@@ -115,7 +115,14 @@ def moved(model: nn.Module, directions: Sequence[Direction], point: ArrayLike) -
         for coordinate, direction in zip(coordinates, directions, strict=True):
             for name, part in direction.items():
                 state[name].add_(part, alpha=float(coordinate))
+        for name in variances(set().union(*directions)):
+            state[name].clamp_(min=0)
     return result
+
+
+def variances(names: Iterable[str]) -> list[str]:
+    """Those of the names that are running variances: a line between two networks may lead them below zero."""
+    return [name for name in names if name.rsplit(".", 1)[-1] == "running_var"]
 
 
 @dataclass(frozen=True)

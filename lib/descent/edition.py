@@ -16,7 +16,15 @@ from typing import Any
 import click
 
 from descent.assembly import INTRO, BuildError, build, picture
-from descent.chapters import RUNNER_PARAMETERS, RefusedError, content_key, defaults, nearest, resolve
+from descent.chapters import (
+    NEUTRAL_PARAMETERS,
+    RUNNER_PARAMETERS,
+    RefusedError,
+    content_key,
+    defaults,
+    nearest,
+    resolve,
+)
 from descent.execution import Job
 from descent.pool import cores, run_jobs
 from descent.project import ProjectError, chapters, edition_folder, notebook_path, project_root
@@ -42,7 +50,7 @@ def plan(root: Path, names: Sequence[str], preset: str, given: Mapping[str, str]
         raise RefusedError("_toc.yml names no chapter; expected a page that is a notebook in notebooks/")
     if "results_dir" in given and len(chosen) > 1:
         raise RefusedError("results_dir: chapters would overwrite each other; give it with --chapter NAME")
-    output = folder or edition_folder(root, "custom" if set(given) - set(RUNNER_PARAMETERS) else preset)
+    output = folder or edition_folder(root, "custom" if set(given) - set(NEUTRAL_PARAMETERS) else preset)
     return [_job(root, chapter, preset, given, output) for chapter in chosen]
 
 

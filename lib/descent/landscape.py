@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from descent.directions import Direction
+from descent.directions import Direction, variances
 from descent.folding import fold_batch_norm
 from descent.precision import Precision, chosen
 from descent.records import Record
@@ -30,7 +30,8 @@ class Evaluator:
     Always in evaluation mode, on a copy: the model stays as it is, and so do its running statistics. Where the
     directions move only weights of convolutions and linear layers, batch normalisation is folded into the former once,
     and the folded weights are moved (folding maps lines to lines). Where they move anything else, as a line between two
-    minima does, the whole network is moved. An evaluator can be sent to another process.
+    minima does, the whole network is moved, and a running variance that this leads below zero is taken as zero. An
+    evaluator can be sent to another process.
 
     Args:
         model: any module with floating-point weights.
@@ -72,6 +73,7 @@ class Evaluator:
         scales = folded.scales if folded else {}
         state = self._model.state_dict()
         self._base = {name: state[name].clone() for name in moved}
+        self._variances = variances(moved)
         zero = torch.zeros(())
         self._directions = [
             {name: d.get(name, zero) * scales.get(name, 1) for name in moved} for d in directions
@@ -117,6 +119,8 @@ class Evaluator:
             for name, base in self._base.items():
                 moved = base + sum(float(c) * d[name] for c, d in zip(point, self._directions, strict=True))
                 state[name].copy_(moved)
+            for name in self._variances:
+                state[name].clamp_(min=0)
             losses, wrong = [], 0
             for start in range(0, self.images, self._batch):
                 part = slice(start, start + self._batch)

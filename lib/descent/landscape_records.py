@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from descent.checkpoints import Checkpoint, Network, load_checkpoint
-from descent.resnet_training import NETWORKS
 from descent.datasets import load, standardised
 from descent.directions import Scaling, random_direction
 from descent.landscape import Evaluator, grid, surface
 from descent.precision import Precision
 from descent.project import project_root
 from descent.records import Record, provenance
+from descent.resnet_training import NETWORKS
 from descent.surface_shape import Curvature
 from descent.sweeps import Sweep, sweep
 
 CHAPTER = "resnet_landscape"
 IMAGES, SIDE = 250, 51  # of each surface
-CURVATURE_IMAGES, CURVATURE_SIDE = 64, 5
+CURVATURE_IMAGES, CURVATURE_SIDE = 32, 5
 Images = tuple[Tensor, Tensor]
 
 

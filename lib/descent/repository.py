@@ -31,7 +31,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("descent") is None
     # Colab owns torch, numpy and the rest: install this library alone, and what Colab lacks.
     %pip install -q --no-deps "anatomy-of-descent @ git+{url}@{branch}"
     %pip install -q --no-deps curvlinops-for-pytorch einconv linear_operator
-    %pip install -q pooch
+    %pip install -q pooch pyevtk safetensors
     importlib.invalidate_caches()"""
 
 

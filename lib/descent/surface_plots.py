@@ -77,23 +77,29 @@ def contours(
     return figure
 
 
-def heats(panels: Mapping[str, tuple[Array, Array, Array]], columns: int, labels: Labels, top: float = 1.0) -> Figure:
-    """Values on grids as coloured squares, one linear scale from 0 to `top`, holes grey.
+def heats(
+    panels: Mapping[str, tuple[Array, Array, Array]],
+    columns: int,
+    labels: Labels,
+    ends: tuple[float, float] = (0.0, 1.0),
+) -> Figure:
+    """Values on grids as coloured squares, one linear scale for all, holes grey.
 
     Args:
         panels: title -> (alpha `(m,)`, beta `(n,)`, values `(m, n)`).
         columns: panels in a row.
         labels: x and y of every panel, z of the colour bar.
-        top: end of the scale.
+        ends: of the scale; a value beyond has the colour of the nearer one.
     """
     figure, axes = _grid(len(panels), columns, share=True)
     for axis, (title, (alpha, beta, values)) in zip(axes.flat, panels.items(), strict=False):
         axis.set_facecolor("#dddddd")
-        image = axis.pcolormesh(alpha, beta, values.T, norm=Normalize(0, top), cmap=MAP, shading="nearest")
+        image = axis.pcolormesh(alpha, beta, values.T, norm=Normalize(*ends), cmap=MAP, shading="nearest")
         axis.set_title(title, fontsize=11)
         axis.grid(visible=False)
     _name(axes, len(panels), columns, labels)
-    figure.colorbar(image, ax=axes, label=labels.z, shrink=0.9, pad=0.02, extend="max")
+    above = any(np.nanmax(values, initial=-np.inf) > ends[1] for _, _, values in panels.values())
+    figure.colorbar(image, ax=axes, label=labels.z, shrink=0.9, pad=0.02, extend="max" if above else "neither")
     return figure
 
 
