@@ -78,7 +78,8 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """The commit of this library's checkout, `+` where it has changes; None outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    # without --no-optional-locks, `status` refreshes the index, and killed at it leaves a lock that stops every commit
+    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
@@ -140,7 +141,7 @@ class Record:
                 with np.load(file, allow_pickle=False) as archive:
                     meta = json.loads(str(archive["__record__"]))
                     values = {key: archive[key] for key in archive.files if key != "__record__"}
-            except Exception as error:  # a flipped bit may also ask for a password, an unknown compression, a seek to -1
+            except Exception as error:  # a flipped bit may also ask for a password, or for an unknown compression
                 raise ValueError(f"{path}: damaged, or no record ({error}); make it again") from error
         return cls(meta["name"], values, meta["settings"], meta["provenance"])
 
