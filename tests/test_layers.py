@@ -8,11 +8,11 @@ import pytest
 LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
     "vectors seeding records idx project",
-    "datasets models surfaces ensembles checks lanczos stores",
+    "datasets models surfaces ensembles checks lanczos stores clusters",
     "training capture curvature eigen density paths critical kernel",
     "spectra escape style execution",
     "plots scenes scorecard chapters pool assembly",
-    "edition book book_claims repository",
+    "edition book book_claims repository sweeps",
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
 SOURCES = {path.stem: path for path in sorted(LIBRARY.rglob("*.py")) if path.name != "__init__.py"}
