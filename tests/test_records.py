@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import json
 import os
@@ -107,6 +108,17 @@ def test_a_damaged_record_is_refused(tmp_path):
         (tmp_path / "flipped.npz").write_bytes(flipped)
         with pytest.raises(ValueError, match=r"flipped\.npz: damaged, or no record .*CRC"):
             Record.load(tmp_path / "flipped.npz")
+
+
+def test_a_bit_flipped_anywhere_in_the_format_is_no_other_error(tmp_path):
+    Record("r", {"a": np.arange(3.0), "b": np.arange(2)}).save(tmp_path / "r.npz")
+    whole = (tmp_path / "r.npz").read_bytes()
+    for byte in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[byte] ^= 1 << byte % 8
+        (tmp_path / "r.npz").write_bytes(flipped)
+        with contextlib.suppress(ValueError):
+            Record.load(tmp_path / "r.npz")
 
 
 def test_python_objects_are_refused_by_name(tmp_path):

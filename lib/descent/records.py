@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +78,8 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """The commit of this library's checkout, `+` where it has changes; None outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    # without --no-optional-locks, `status` refreshes the index, and killed at it leaves a lock that stops every commit
+    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
@@ -136,12 +136,13 @@ class Record:
         Raises:
             ValueError: the file is damaged (the archive keeps a checksum of each array) or is no record.
         """
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                meta = json.loads(str(archive["__record__"]))
-                values = {key: archive[key] for key in archive.files if key != "__record__"}
-        except (BadZipFile, EOFError, KeyError, ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f"{path}: damaged, or no record ({error}); make it again") from error
+        with open(path, "rb") as file:
+            try:
+                with np.load(file, allow_pickle=False) as archive:
+                    meta = json.loads(str(archive["__record__"]))
+                    values = {key: archive[key] for key in archive.files if key != "__record__"}
+            except Exception as error:  # a flipped bit may also ask for a password, or for an unknown compression
+                raise ValueError(f"{path}: damaged, or no record ({error}); make it again") from error
         return cls(meta["name"], values, meta["settings"], meta["provenance"])
 
 
