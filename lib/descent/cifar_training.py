@@ -84,7 +84,7 @@ class Batches:
         self._index = MiniBatches((torch.arange(len(data)), data.targets), schedule.batch_size, schedule.seed)
         self.steps = schedule.epochs * self._index.per_epoch
         self._small = schedule.small_epochs * self._index.per_epoch
-        self._fading = schedule.fade * self.steps if fading else 0.0
+        self._fading = schedule.fade * self.steps if fading else None
 
     def __call__(self, step: int) -> Batch:
         """`(b, 3, h, w)` float32, `(b,)` int64, `(1,)`; a function of the step alone."""
@@ -93,8 +93,12 @@ class Batches:
         if step < self._small:
             images = nn.functional.avg_pool2d(images, 2)
         images = images.contiguous(memory_format=torch.channels_last)
-        gate = torch.tensor([max(0.0, 1 - step / self._fading) if self._fading else 1.0])
-        return images.to(self._device), targets.to(self._device), gate
+        return images.to(self._device), targets.to(self._device), torch.tensor([self._gate(step)])
+
+    def _gate(self, step: int) -> float:
+        if self._fading is None:
+            return 1.0
+        return max(0.0, 1 - step / self._fading) if self._fading else 0.0
 
 
 def faded_cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
@@ -106,9 +110,9 @@ def faded_cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), targets)
 
 
-def test_error(model: nn.Module, data: Dataset, device: torch.device) -> float:
-    """Share of misclassified images, in evaluation mode."""
-    images, wrong, training = standardised(data), 0, model.training
+def test_error(model: nn.Module, data: Dataset, device: torch.device, reference: Dataset | None = None) -> float:
+    """Share of misclassified images, in evaluation mode, standardised as by `standardised(data, reference)`."""
+    images, wrong, training = standardised(data, reference), 0, model.training
     model.eval()
     with torch.inference_mode(), autocast(device):
         for start in tqdm(range(0, len(data), 500), desc="test", unit="batch"):
@@ -143,6 +147,8 @@ def train(network: Network, folder: Path, schedule: Schedule, read: Callable[...
     with GradientRecorder(model, optimizer, recipe, work / "weights", newest_checkpoint(work)[0]) as recorder:
         history = fit(model, faded_cross_entropy, batches, optimizer, plan)
         rounded(model)
+        if fading:
+            set_gates(model, 0.0)  # also where the last step kept a rest, or a killed run had made it already
         final = torch.cat([dict(model.named_parameters())[name].detach().cpu().reshape(-1) for name in matrices])
         rows = np.concatenate([np.asarray(recorder.stack().rows), final[None].numpy()])
         path_record(network, rows, [*recorder.stack().steps, batches.steps]).save(folder / f"{network.name}-path.npz")
@@ -150,7 +156,7 @@ def train(network: Network, folder: Path, schedule: Schedule, read: Callable[...
     about = {
         "schedule": asdict(schedule),
         "loss_every_50_steps": [round(float(part.mean()), 4) for part in fifties],
-        "test_error": test_error(model, read("cifar10", "test"), device),
+        "test_error": test_error(model, read("cifar10", "test"), device, read("cifar10", "train")),
         "provenance": {**provenance(schedule.seed), "device": device.type, "bfloat16": has_bfloat16(device)},
     }
     return save_checkpoint(folder, network, model.cpu(), about)

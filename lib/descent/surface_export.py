@@ -48,6 +48,6 @@ def export(surface: Surface, path: str | Path, clip: float = CLIP) -> Path:
 
 def _step(axis: NDArray[np.float64], name: str) -> float:
     steps = np.diff(axis)
-    if len(steps) == 0 or not np.allclose(steps, steps[0], rtol=1e-6):
+    if len(steps) == 0 or not np.allclose(steps, steps[0], rtol=1e-6, atol=0):
         raise ValueError(f"{name} has unequal steps, which a .vti cannot say: expected a .vts or .npz")
     return float(steps[0])
