@@ -1,5 +1,6 @@
 import copy
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +194,7 @@ def rescale_filters(model: nn.Module, seed: int) -> nn.Module:
     """Another network of the same function: filters before a normalisation times positive factors, it along."""
     model, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
     children = list(model.named_modules())
-    for (_, convolution), (_, norm) in zip(children, children[1:], strict=False):
+    for (_, convolution), (_, norm) in pairwise(children):
         if isinstance(norm, nn.BatchNorm2d):
             assert isinstance(convolution, nn.Conv2d)
             factor = torch.rand(len(norm.running_mean), generator=generator) * 4.9 + 0.1

@@ -110,8 +110,8 @@ def faded_cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), targets)
 
 
-def test_error(model: nn.Module, data: Dataset, device: torch.device, reference: Dataset | None = None) -> float:
-    """Share of misclassified images, in evaluation mode, standardised as by `standardised(data, reference)`."""
+def test_error(model: nn.Module, data: Dataset, device: torch.device, reference: Dataset) -> float:
+    """Share of misclassified images, in evaluation mode, standardised by the pixels of `reference`, the train split."""
     images, wrong, training = standardised(data, reference), 0, model.training
     model.eval()
     with torch.inference_mode(), autocast(device):
