@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -73,9 +74,11 @@ def save_checkpoint(folder: str | Path, network: Network, model: nn.Module, abou
     }
     about = {"network": asdict(network), **about}
     path = Path(folder) / f"{network.name}.safetensors"
-    write_atomic(path, safetensors.torch.save(state, {"about": json.dumps(about)}))
+    data = safetensors.torch.save(state, {"about": json.dumps(about)})
     digests = _digests(Path(folder)) if (Path(folder) / DIGESTS).is_file() else {}
-    write_json(Path(folder) / DIGESTS, dict(sorted({**digests, path.name: sha256_of(path)}.items())))
+    digests[path.name] = hashlib.sha256(data).hexdigest()
+    write_json(Path(folder) / DIGESTS, dict(sorted(digests.items())))  # first, so that no checkpoint is without one
+    write_atomic(path, data)
     return path
 
 

@@ -32,7 +32,8 @@ def fold_batch_norm(model: nn.Module) -> Folded:
     w_i gamma_i / sqrt(s_i^2 + epsilon), with bias beta_i - mu_i gamma_i / sqrt(s_i^2 + epsilon).
 
     Raises:
-        ValueError: a batch normalisation without running statistics, or with no convolution before it.
+        ValueError: a batch normalisation without running statistics, or with no convolution before it (a transposed
+            one does not count).
     """
     folded = copy.deepcopy(model).eval()
     scales = {}
@@ -55,7 +56,9 @@ def _pairs(path: str, parent: nn.Module) -> Iterator[tuple[str, str]]:
             where = ".".join(filter(None, (path, name)))
             if child.running_mean is None:
                 raise ValueError(f"batch normalisation {where!r} has no running statistics: expected a trained network")
-            if not isinstance(getattr(parent, before, None), nn.modules.conv._ConvNd):
+            convolution = getattr(parent, before, None)
+            transposed = isinstance(convolution, nn.modules.conv._ConvTransposeNd)  # its filters are the second index
+            if transposed or not isinstance(convolution, nn.modules.conv._ConvNd):
                 raise ValueError(f"batch normalisation {where!r} follows no convolution: expected one before it")
             yield before, name
         before = name
@@ -64,5 +67,5 @@ def _pairs(path: str, parent: nn.Module) -> Iterator[tuple[str, str]]:
 def largest_difference(model: nn.Module, folded: nn.Module, inputs: Tensor) -> float:
     """Largest difference of the two networks' outputs, both in evaluation mode, over the largest output."""
     with torch.inference_mode():
-        one, other = model(inputs), folded(inputs)
+        one, other = (copy.deepcopy(network).eval()(inputs) for network in (model, folded))
         return float((one - other).abs().max() / one.abs().max())

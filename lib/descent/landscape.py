@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from descent.directions import Direction, variances
+from descent.directions import Direction, check_fit, variances
 from descent.folding import fold_batch_norm
 from descent.precision import Precision, chosen
 from descent.records import Record
@@ -44,7 +44,7 @@ class Evaluator:
 
     Raises:
         ValueError: a direction that does not fit the model, by the first such name; unequal numbers of inputs and
-            targets; an unknown precision.
+            targets; an unknown precision; a batch below 1; batch normalisation that cannot be folded where it would be.
     """
 
     def __init__(
@@ -57,11 +57,12 @@ class Evaluator:
         precision: Precision = "auto",
         batch: int = 125,
     ) -> None:
-        _check(model, inputs, targets, directions)
+        _check(inputs, targets, directions, batch)
+        check_fit(model, directions)
         self.precision = chosen(precision, torch.device("cpu"))
         self.images = len(targets)
         self._dtype = getattr(torch, self.precision)
-        self._source = (model, inputs, directions, batch)
+        self._source = (copy.deepcopy(model), inputs, directions, batch)  # the caller may train the model further
         self._targets, self._batch = targets, batch
         self._build(model, inputs, directions)
 
@@ -102,7 +103,8 @@ class Evaluator:
 
         Returns:
             `loss` `(s,)`, cross-entropy in nats, mean per example, NaN or infinite where the network's is;
-            `standard_error` `(s,)` of that mean over the images; `error` `(s,)`, share of misclassified images.
+            `standard_error` `(s,)` of that mean over the images; `error` `(s,)`, share of misclassified images, those
+            with a logit that is NaN among them.
 
         Raises:
             ValueError: points of another width.
@@ -126,25 +128,19 @@ class Evaluator:
                 part = slice(start, start + self._batch)
                 logits = self._model(self._inputs[part]).float()
                 losses.append(nn.functional.cross_entropy(logits, self._targets[part], reduction="none").double())
-                wrong += int((logits.argmax(1) != self._targets[part]).sum())
+                wrong += int(((logits.argmax(1) != self._targets[part]) | logits.isnan().any(1)).sum())
         each = torch.cat(losses)
         spread = float(each.std()) / self.images**0.5 if self.images > 1 else float("nan")
         return {"loss": float(each.mean()), "standard_error": spread, "error": wrong / self.images}
 
 
-def _check(model: nn.Module, inputs: Tensor, targets: Tensor, directions: Sequence[Direction]) -> None:
+def _check(inputs: Tensor, targets: Tensor, directions: Sequence[Direction], batch: int) -> None:
     if len(inputs) != len(targets) or len(targets) == 0:
         raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets: expected as many, and at least one")
     if not directions:
         raise ValueError("directions is empty: expected one for a line, two for a plane")
-    state = model.state_dict()
-    for number, direction in enumerate(directions):
-        for name, part in direction.items():
-            if name not in state:
-                raise ValueError(f"direction {number} moves {name!r}, which the model lacks")
-            if part.shape != state[name].shape:
-                shapes = f"{tuple(part.shape)}; the model's is {tuple(state[name].shape)}"
-                raise ValueError(f"direction {number} has {name!r} of shape {shapes}")
+    if batch < 1:
+        raise ValueError(f"batch={batch}: expected at least 1 image at a time")
 
 
 @dataclass(frozen=True)
@@ -231,7 +227,7 @@ def recheck(evaluator: Evaluator, found: Surface, seed: int, share: float = 0.02
     points = grid(found.alpha, found.beta)
     chosen = numpy_generator(seed, "recheck").choice(len(points), int(np.ceil(share * len(points))), replace=False)
     before, anew = found.loss.ravel()[chosen], evaluator.in_float32()(points[chosen])["loss"]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         relative = np.abs(before - anew) / np.abs(anew)
     same = (before == anew) | (np.isnan(before) & np.isnan(anew))
     return np.where(same, 0, np.where(np.isfinite(relative), relative, np.inf))

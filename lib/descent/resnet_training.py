@@ -97,7 +97,7 @@ class Batches:
         self._index = MiniBatches((torch.arange(len(data)), data.targets), schedule.batch_size, schedule.seed)
         self.steps = schedule.epochs * self._index.per_epoch
         self._small = schedule.small_epochs * self._index.per_epoch
-        self._fading = schedule.fade * self.steps if fading else 0.0
+        self._fading = schedule.fade * self.steps if fading else None
 
     def __call__(self, step: int) -> Batch:
         """`(b, 3, h, w)` float32, `(b,)` int64, `(1,)`; a function of the step alone."""
@@ -108,8 +108,12 @@ class Batches:
         if step < self._small:
             images = nn.functional.avg_pool2d(images, 2)
         images = images.contiguous(memory_format=torch.channels_last)
-        gate = torch.tensor([max(0.0, 1 - step / self._fading) if self._fading else 1.0])
-        return images.to(self._device), targets.to(self._device), gate
+        return images.to(self._device), targets.to(self._device), torch.tensor([self._gate(step)])
+
+    def _gate(self, step: int) -> float:
+        if self._fading is None:
+            return 1.0
+        return max(0.0, 1 - step / self._fading) if self._fading else 0.0
 
 
 def faded_cross_entropy(model: nn.Module, batch: Batch, precision: str = "auto") -> Tensor:
@@ -122,7 +126,7 @@ def faded_cross_entropy(model: nn.Module, batch: Batch, precision: str = "auto")
 
 
 def error_rate(model: nn.Module, data: Dataset, reference: Dataset, precision: str = "auto") -> float:
-    """Share of misclassified images, in evaluation mode; inputs standardised as those of `reference`."""
+    """Share of misclassified images, in evaluation mode, standardised by the pixels of `reference`, the train split."""
     device = next(model.parameters()).device
     images, wrong, training = standardised(data, reference), 0, model.training
     model.eval()
@@ -160,6 +164,8 @@ def train(
     with GradientRecorder(model, optimizer, recipe, work / "weights", newest_checkpoint(work)[0]) as recorder:
         history = fit(model, loss, batches, optimizer, plan)
         rounded(model)
+        if fading:
+            set_gates(model, 0.0)  # also where the last step kept a rest, or a killed run had made it already
         end = flatten({name: part.cpu() for name, part in matrices(model).items()}).numpy()
         rows = np.concatenate([np.asarray(recorder.stack().rows), end[None]])
         path_record(network, rows, [*recorder.stack().steps, batches.steps]).save(folder / f"{network.name}-path.npz")

@@ -18,12 +18,12 @@ CLIP = 10.0  # of the height in a .vts, as in the pictures of Li et al. 2018
 def export(surface: Surface, path: str | Path, clip: float = CLIP) -> Path:
     """Write a surface, atomically; the suffix decides.
 
-    `.npz`: a record with every value and the grid. `.vti`: an image of every value over the flat grid, which must have
-    equal steps. `.vts`: the surface itself, its height log(1 + min(loss, clip)), with every value on it; where the loss
-    is NaN the height is that of `clip`, and the value says NaN.
+    `.npz`: a record with every value and the grid. `.vti`: an image of every value over the flat grid, which must rise
+    in equal steps. `.vts`: the surface itself, its height log(1 + min(loss, clip)), with every value on it; where the
+    loss is NaN the height is that of `clip`, and the value says NaN.
 
     Raises:
-        ValueError: another suffix, or unequal steps for a `.vti`.
+        ValueError: another suffix, or for a `.vti` steps that are not equal and upwards.
     """
     target = Path(path)
     if target.suffix not in SUFFIXES:
@@ -48,6 +48,6 @@ def export(surface: Surface, path: str | Path, clip: float = CLIP) -> Path:
 
 def _step(axis: NDArray[np.float64], name: str) -> float:
     steps = np.diff(axis)
-    if len(steps) == 0 or not np.allclose(steps, steps[0], rtol=1e-6):
-        raise ValueError(f"{name} has unequal steps, which a .vti cannot say: expected a .vts or .npz")
+    if len(steps) == 0 or steps[0] <= 0 or not np.allclose(steps, steps[0], rtol=1e-6, atol=0):
+        raise ValueError(f"{name} does not rise in equal steps, as a .vti must: expected a .vts or .npz")
     return float(steps[0])

@@ -15,14 +15,15 @@ from descent.landscape import Surface
 from descent.seeding import numpy_generator
 
 Array = NDArray[np.float64]
+EIGENVALUES = ("smallest", "largest", "residual", "converged")
 
 
 def towards_centre(surface: Surface, centre: tuple[float, float] = (0.0, 0.0)) -> Array:
     """Cosine between steepest descent within the plane and the way to the centre, `(m, n)`.
 
     The gradient is the second-order difference quotient of log loss, whose direction is the loss's own and which is
-    less coarse where the loss grows steeply. NaN at the centre, on holes (loss not finite) and beside them, and where
-    the gradient vanishes.
+    less coarse where the loss grows steeply. NaN at the centre, on holes (loss not finite, or zero) and beside them (on
+    an edge, whose quotient is one-sided, two lines away as well), and where the gradient vanishes.
 
     Raises:
         ValueError: fewer than three grid lines in a direction.
@@ -30,11 +31,12 @@ def towards_centre(surface: Surface, centre: tuple[float, float] = (0.0, 0.0)) -
     if min(surface.loss.shape) < 3:
         raise ValueError(f"a grid of {surface.loss.shape}: expected at least 3 lines in each direction")
     with np.errstate(divide="ignore", invalid="ignore"):
-        height = np.log(np.where(np.isfinite(surface.loss), surface.loss, np.nan))
-        slope = np.array(np.gradient(height, surface.alpha, surface.beta))
+        usable = np.isfinite(surface.loss) & (surface.loss > 0)
+        height = np.log(np.where(usable, surface.loss, np.nan))
+        slope = np.array(np.gradient(height, surface.alpha, surface.beta, edge_order=2))
         way = np.array(np.meshgrid(centre[0] - surface.alpha, centre[1] - surface.beta, indexing="ij"))
         lengths = np.linalg.norm(slope, axis=0) * np.linalg.norm(way, axis=0)
-        cosine: Array = -(slope * way).sum(0) / np.where(lengths > 0, lengths, np.nan)
+        cosine: Array = -(slope * way).sum(0) / np.where(usable & (lengths > 0), lengths, np.nan)
     return cosine
 
 
@@ -58,7 +60,8 @@ class Curvature:
     """Extreme eigenvalues of the Hessian of the loss at points of a plane; a task for `descent.sweeps`.
 
     The Hessian is that of the loss, mean per example, in all weights of more than one dimension: biases and batch
-    normalisation are left out (Li et al. 2018, section 6). In float32 and evaluation mode, on copies of the model.
+    normalisation are left out (Li et al. 2018, section 6). In the weights' own precision and evaluation mode, on copies
+    of the model.
 
     Args:
         model: trained.
@@ -82,22 +85,22 @@ class Curvature:
     def __call__(self, points: ArrayLike) -> dict[str, Array]:
         """Points `(s, k)` to `smallest`, `largest` `(s,)` eigenvalues (loss / weight^2), `residual`, `converged`.
 
-        Where the loss is not finite, all are NaN but `converged`, which is 0.
+        Where the loss or a product with its Hessian is not finite, all are NaN but `converged`, which is 0.
         """
         rows = [self._at(point) for point in np.atleast_2d(np.asarray(points, float))]
-        return {name: np.array([row[name] for row in rows], float) for name in rows[0]}
+        return {name: np.array([row[name] for row in rows], float) for name in EIGENVALUES}
 
     def _at(self, point: Array) -> dict[str, float]:
         model = moved(self._model, self._directions, point).eval()
         names = list(matrices(model))
+        generator = numpy_generator(0, "eigenvalues on a plane")
         try:
             operator = hessian(model, nn.functional.cross_entropy, [self._batch], names)
+            pairs = extreme_eigenpairs(operator, 2, "both", generator, tolerance=self._tolerance, max_matvecs=400)
         except ValueError as error:
             if "finite" not in str(error):
                 raise
-            return {"smallest": np.nan, "largest": np.nan, "residual": np.nan, "converged": 0.0}
-        generator = numpy_generator(0, "eigenvalues on a plane")
-        pairs = extreme_eigenpairs(operator, 2, "both", generator, tolerance=self._tolerance, max_matvecs=400)
+            return {**dict.fromkeys(EIGENVALUES, np.nan), "converged": 0.0}
         values, residual = pairs.values, float(pairs.residuals.max(initial=0))
         if len(values) < 2:
             values = np.full(2, np.nan)

@@ -1,0 +1,272 @@
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from descent import resnet_training
+from descent.checkpoints import Network, load_checkpoint
+from descent.datasets import Dataset, standardised
+from descent.directions import matrices, trajectory_plane
+from descent.precision import autocast
+from descent.records import Record, sha256_of
+from descent.resnet_training import Batches, Schedule, augmented, faded_cross_entropy, main, path_record, train
+from descent.resnets import Residual, cifar_resnet
+from descent.seeding import torch_generator
+from descent.training import Plan, fit
+from descent.vectors import flatten
+
+CPU = torch.device("cpu")
+TINY = Schedule(epochs=2, small_epochs=1, batch_size=16, snapshots=5)  # eight steps on 64 images
+SMALL, SHORTLESS = Network(8, "projection"), Network(8, "none")
+
+
+def read(name: str, split: str) -> Dataset:
+    assert name == "cifar10"
+    generator = torch_generator(0, split)
+    targets = torch.arange(64) % 10
+    images = torch.rand(64, 3, 8, 8, generator=generator) / 2 + targets[:, None, None, None] / 20
+    return Dataset(name, split, images, targets, 10)
+
+
+def gates(model: nn.Module) -> set[float]:
+    return {module.gate for module in model.modules() if isinstance(module, Residual)}
+
+
+def test_an_augmented_image_is_shifted_by_up_to_four_and_mirrored_half_the_time() -> None:
+    image = torch.arange(1.0, 1 + 2 * 6 * 5).reshape(2, 6, 5)
+    padded = torch.nn.functional.pad(image, (4, 4, 4, 4))
+    possible = {}
+    for down in range(9):
+        for right in range(9):
+            part = padded[:, down : down + 6, right : right + 5]
+            for mirrored, shown in ((False, part), (True, part.flip(2))):
+                possible[shown.numpy().tobytes()] = (down, right, mirrored)
+    found = augmented(image.expand(4000, 2, 6, 5), torch_generator(0, "test"))
+    assert found.shape == (4000, 2, 6, 5)
+    seen = np.array([possible[shown.numpy().tobytes()] for shown in found])  # a KeyError: neither shift nor mirror
+    for axis in (0, 1):
+        counts = np.bincount(seen[:, axis], minlength=9)
+        assert ((counts > 350) & (counts < 540)).all()  # 444 expected, standard deviation 20
+    assert abs(seen[:, 2].mean() - 0.5) < 0.04
+
+
+def test_augmentation_is_its_generators() -> None:
+    images = read("cifar10", "train").inputs
+    first, again, other = (augmented(images, torch_generator(0, name)) for name in ("a", "a", "b"))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_batch_is_a_function_of_its_step() -> None:
+    data = read("cifar10", "train")
+    batches, others = (Batches(data, TINY, False, CPU) for _ in range(2))
+    assert batches.steps == 8
+    forwards = [batches(step) for step in range(8)]
+    for step in reversed(range(8)):
+        assert all(torch.equal(*pair) for pair in zip(others(step), forwards[step], strict=True))
+    assert [images.shape for images, _, _ in forwards] == [(16, 3, 4, 4)] * 4 + [(16, 3, 8, 8)] * 4
+    for epoch in (forwards[:4], forwards[4:]):
+        assert torch.cat([targets for _, targets, _ in epoch]).sort().values.equal(data.targets.sort().values)
+    assert not torch.equal(forwards[4][1], forwards[0][1])
+    assert not torch.equal(Batches(data, dataclasses.replace(TINY, seed=1), False, CPU)(0)[0], forwards[0][0])
+
+
+def test_a_small_image_is_the_mean_of_four_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resnet_training, "augmented", lambda images, *_: images)
+    data = read("cifar10", "train")
+    index = Batches(dataclasses.replace(data, targets=torch.arange(64)), TINY, False, CPU)
+    for step, half in ((0, True), (7, False)):
+        images, numbers, _ = index(step)
+        expected = standardised(data)[numbers]
+        if half:
+            expected = expected.reshape(-1, 3, 4, 2, 4, 2).mean((3, 5))
+        torch.testing.assert_close(images, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fade", "expected"),
+    [(0.5, [1, 0.75, 0.5, 0.25, 0, 0, 0, 0]), (1.0, [1 - t / 8 for t in range(8)]), (0.0, [0] * 8)],
+)
+def test_shortcuts_fade_linearly(fade: float, expected: list[float]) -> None:
+    data, schedule = read("cifar10", "train"), dataclasses.replace(TINY, fade=fade)
+    fading, lasting = (Batches(data, schedule, fades, CPU) for fades in (True, False))
+    assert [fading(step)[2].item() for step in range(8)] == expected
+    assert [lasting(step)[2].item() for step in range(8)] == [1] * 8
+    assert fading(0)[2].shape == (1,)
+
+
+def test_the_loss_is_cross_entropy_through_weighted_shortcuts() -> None:
+    model = cifar_resnet(8, 10, 0, shortcuts="padding").eval()
+    images, targets, _ = Batches(read("cifar10", "train"), TINY, True, CPU)(0)
+    bare = cifar_resnet(8, 10, 0, shortcuts="none").eval()
+    for gate, reference in ((0.0, bare), (1.0, cifar_resnet(8, 10, 0, shortcuts="padding").eval())):
+        loss = faded_cross_entropy(model, (images, targets, torch.tensor([gate])))
+        with autocast(CPU):
+            expected = nn.functional.cross_entropy(reference(images).float(), targets)
+        assert torch.equal(loss, expected)
+    losses = [faded_cross_entropy(model, (images, targets, torch.tensor([gate]))).item() for gate in (0, 0.5, 1)]
+    assert len(set(losses)) == 3
+    assert gates(model) == {1.0}
+
+
+def test_the_error_is_that_of_the_standardised_images_and_the_mode_stays() -> None:
+    data, reference = read("cifar10", "test"), read("cifar10", "train")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).train()
+    predicted = model[1](standardised(data, reference).flatten(1)).argmax(1)
+    data = dataclasses.replace(data, targets=torch.where(torch.arange(64) < 40, predicted, (predicted + 5) % 10))
+    found = resnet_training.error_rate(model, data, reference)
+    assert found == pytest.approx(24 / 64, abs=2.5 / 64)  # bfloat16 may turn a close call
+    assert model.training
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    for network in (SMALL, SHORTLESS):
+        assert train(network, folder, TINY, read) == folder / f"{network.name}.safetensors"
+    return folder
+
+
+class StopError(Exception):
+    """What stands for a kill."""
+
+
+@pytest.mark.parametrize("network", [SMALL, SHORTLESS])
+def test_an_interrupted_training_goes_on_to_the_same_bits(
+    network: Network, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def every_third(*settings: Any) -> Plan:
+        return Plan(*settings[:4], 3, *settings[5:])
+
+    monkeypatch.setattr(resnet_training, "Plan", every_third)
+    whole, seen = Batches.__call__, []
+
+    def stopping(self: Batches, step: int) -> Any:
+        seen.append(step)
+        if step == 5 and seen.count(5) == 1:
+            raise StopError
+        return whole(self, step)
+
+    monkeypatch.setattr(Batches, "__call__", stopping)
+    with pytest.raises(StopError):
+        train(network, tmp_path, TINY, read)
+    assert not (tmp_path / f"{network.name}.safetensors").exists()
+    train(network, tmp_path, TINY, read)
+    assert seen == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7]
+    (tmp_path / f"{network.name}.safetensors").rename(tmp_path / "first")
+    train(network, tmp_path, TINY, read)  # a kill between the last step and the checkpoint: nothing is left to train
+    assert len(seen) == 11
+    for path in (tmp_path / "first", tmp_path / f"{network.name}.safetensors"):
+        assert sha256_of(path) == sha256_of(uninterrupted / f"{network.name}.safetensors")
+    record = f"{network.name}-path.npz"
+    assert sha256_of(tmp_path / record) == sha256_of(uninterrupted / record)
+
+
+@pytest.mark.parametrize("fade", [0.5, 1.0, 0.0])
+def test_a_network_without_shortcuts_is_measured_without_them(
+    fade: float, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+    monkeypatch.setattr(resnet_training, "error_rate", lambda model, *_: measured.append(gates(model)) or 0.5)
+    for _ in range(2):  # the second time without a step
+        train(SHORTLESS, tmp_path, dataclasses.replace(TINY, fade=fade), read)
+    train(SMALL, tmp_path, TINY, read)
+    assert measured == [{0.0}, {0.0}, {1.0}]
+    assert {m.shortcuts for m in load_checkpoint(tmp_path, SHORTLESS).model if isinstance(m, Residual)} == {"none"}
+
+
+def test_a_checkpoint_says_how_it_was_trained(uninterrupted: Path) -> None:
+    for network in (SMALL, SHORTLESS):
+        found = load_checkpoint(uninterrupted, network)
+        assert found.about["schedule"] == dataclasses.asdict(TINY)
+        assert len(found.about["loss_every_50_steps"]) == 1
+        assert found.about["provenance"]["seed"] == 0
+        error = resnet_training.error_rate(found.model, read("cifar10", "test"), read("cifar10", "train"))
+        assert found.about["test_error"] == error  # of the very weights in the file
+        projected = any("projection" in name for name in found.model.state_dict())
+        assert projected == (network == SMALL)
+
+
+@pytest.mark.parametrize("network", [SMALL, SHORTLESS])
+def test_the_record_of_a_path_is_that_of_its_weights(network: Network, uninterrupted: Path) -> None:
+    record = Record.load(uninterrupted / f"{network.name}-path.npz")
+    start, end = (flatten(matrices(m)) for m in (network.build(0), load_checkpoint(uninterrupted, network).model))
+    gram, steps, plane = (record.values[name] for name in ("gram", "steps", "plane"))
+    assert steps.tolist() == [0, 1, 3, 4, 6, 8]
+    assert gram.shape == (6, 6)
+    assert plane.shape == (2, len(start))
+    assert (gram.dtype, plane.dtype) == (np.float64, np.float16)
+    assert not gram[-1].any()
+    assert not gram[:, -1].any()
+    assert gram[0, 0] == pytest.approx(((start - end).double() ** 2).sum().item(), rel=1e-6)
+    np.testing.assert_allclose(plane.astype(float) @ plane.T.astype(float), np.eye(2), atol=1e-3)
+
+
+def test_a_path_record_holds_its_plane() -> None:
+    rows = np.random.default_rng(0).standard_normal((4, 50)).astype(np.float32)
+    record, plane = path_record(SMALL, rows, [0, 2, 4, 6]), trajectory_plane(rows)
+    assert record.name == "resnet8-path"
+    np.testing.assert_array_equal(record.values["gram"], plane.gram)
+    np.testing.assert_array_equal(record.values["plane"], plane.directions.astype(np.float16))
+    np.testing.assert_array_equal(record.values["steps"], [0, 2, 4, 6])
+
+
+def test_the_learning_rate_follows_one_cycle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watched(model: nn.Module, loss: Any, batches: Any, optimizer: Any, plan: Plan) -> Any:
+        def batch(step: int) -> Any:
+            seen.append({key: optimizer.param_groups[0][key] for key in ("lr", "momentum", "weight_decay", "nesterov")})
+            return batches(step)
+
+        return fit(model, loss, batch, optimizer, plan)
+
+    monkeypatch.setattr(resnet_training, "fit", watched)
+    train(SMALL, tmp_path, dataclasses.replace(TINY, peak=0.2), read)
+    top = 0.2 * 8 - 1  # the step of the peak, between the first two
+    down = [(1 + np.cos(np.pi * (step - top) / (7 - top))) / 2 for step in range(1, 8)]
+    expected = [0.2 / 25, *(0.2 / 25e4 + (0.2 - 0.2 / 25e4) * share for share in down)]
+    np.testing.assert_allclose([group["lr"] for group in seen], expected, rtol=1e-9)
+    assert all((group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 5e-4, True) for group in seen)
+
+
+def test_networks_without_shortcuts_have_half_the_peak() -> None:
+    assert [Schedule.of(Network(20, shortcuts)).peak for shortcuts in ("projection", "none")] == [0.1, 0.05]
+    assert Schedule.of(Network(20, "none"), peak=0.3, epochs=3) == Schedule(peak=0.3, epochs=3)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Network, Path, Schedule]]:
+    calls: list[tuple[Network, Path, Schedule]] = []
+    monkeypatch.setattr(resnet_training, "train", lambda *given: calls.append(given))
+    return calls
+
+
+def test_main_trains_what_is_not_there(tmp_path: Path, trained: list[tuple[Network, Path, Schedule]]) -> None:
+    for name in ("resnet110", "resnet20-noshort"):
+        (tmp_path / f"{name}.safetensors").touch()
+    main(["--folder", str(tmp_path)])
+    names = ["resnet110-noshort", "resnet56", "resnet56-noshort", "resnet20"]
+    assert [network.name for network, _, _ in trained] == names
+    assert all(given == (network, tmp_path, Schedule.of(network)) for given in trained for network in given[:1])
+    trained.clear()
+    main(["resnet20", "resnet20-noshort", "--folder", str(tmp_path)])
+    assert [network.name for network, _, _ in trained] == ["resnet20"]
+
+
+def test_main_refuses_an_unknown_network(
+    trained: list[tuple[Network, Path, Schedule]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["resnet9"])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert "invalid choice: 'resnet9'" in message
+    assert "resnet110-noshort" in message
+    assert not trained
