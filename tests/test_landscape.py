@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from descent import precision as arithmetic
 from descent.directions import Direction, Scaling, between, moved, random_direction
 from descent.landscape import Evaluator, Surface, grid, recheck, surface
 from descent.precision import autocast, has_bfloat16
