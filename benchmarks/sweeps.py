@@ -2,7 +2,8 @@
 
 The points are those of a 12 x 12 grid on a filter-normalised plane of ResNet-20 over 250 training images of CIFAR-10,
 in shards of 12. Every worker has one thread. Start-up counts where it belongs to the sweep (joblib's processes, the
-network's journey) and not where it does not (the cluster is there before). CIFAR-10 is looked for as data/README.md says.
+network's journey) and not where it does not (the cluster is there before). CIFAR-10 is looked for as
+data/README.md says.
 """
 
 from __future__ import annotations
@@ -65,16 +66,8 @@ def run() -> list[Result]:
         with cluster(count) as address:
             measure(f"Dask, {count} workers", count, Sweep(address, shard_size=SHARD))
     one = seconds["this machine, 1 workers"][1]
-    return [
-        Result(
-            TASK,
-            name,
-            {
-                "seconds": taken,
-                "speed-up": one / taken,
-                "of the ideal": one / taken / count,
-                "equal to the last bit": same[name],
-            },
-        )  # fmt: skip
-        for name, (count, taken) in seconds.items()
-    ]
+    results = []
+    for name, (count, taken) in seconds.items():
+        figures = {"seconds": taken, "speed-up": one / taken, "of the ideal": one / taken / count}
+        results.append(Result(TASK, name, {**figures, "equal to the last bit": same[name]}))
+    return results
