@@ -54,11 +54,13 @@ class Checkpoint:
         network: which.
         model: with its trained weights, float32, in evaluation mode.
         about: configuration, curve, test error and provenance of the training, plain JSON values.
+        sha256: of the file.
     """
 
     network: Network
     model: nn.Sequential
     about: Mapping[str, Any]
+    sha256: str
 
 
 def save_checkpoint(folder: str | Path, network: Network, model: nn.Module, about: Mapping[str, Any]) -> Path:
@@ -112,7 +114,7 @@ def load_checkpoint(folder: str | Path, network: Network) -> Checkpoint:
         raise ValueError(f"{path}: no checkpoint of this book ({error})") from error
     model = network.build()
     fill(model, state, str(path))
-    return Checkpoint(network, model.eval(), about)
+    return Checkpoint(network, model.eval(), about, found)
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:

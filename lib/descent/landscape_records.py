@@ -58,13 +58,18 @@ def curvature(checkpoint: Checkpoint, images: Images, seed: int, scaling: Scalin
     return Curvature(checkpoint.model, *images, directions)
 
 
+def record_key(checkpoint: Checkpoint, images: int, seed: int, scaling: Scaling = "filter") -> str:
+    """What a record belongs to: a file of weights, a plane, a number of images; equal on every machine."""
+    return f"{checkpoint.sha256} plane {seed} {scaling} first {images} images of cifar10"
+
+
 def record_path(folder: Path, network: Network, kind: str, seed: int) -> Path:
     """Where a record lies: `kind` is `surface` or `curvature`."""
     return folder / f"{network.name}-{kind}-{seed}.npz"
 
 
 def find(folder: Path, network: Network, kind: str, seed: int, key: str) -> Record | None:
-    """A committed record, if there is one of exactly this network, plane and images.
+    """A committed record, if there is one of exactly this network, plane and images: of this `record_key`.
 
     Raises:
         ValueError: the file is damaged.
@@ -81,12 +86,12 @@ def _square(side: int) -> NDArray[np.float64]:
 def make_surface(network: Network, seed: int, folders: tuple[Path, Path, Path], scheduler: str) -> None:
     """One surface; shards go to the third folder, the record to the second, the weights are in the first."""
     images = first_images(IMAGES)
-    evaluator = plane(load_checkpoint(folders[0], network), images, seed)
-    key = evaluator.key()
+    checkpoint = load_checkpoint(folders[0], network)
+    evaluator, key = plane(checkpoint, images, seed), record_key(checkpoint, IMAGES, seed)
     how = Sweep(scheduler, folders[2] / f"{network.name}-surface-{seed}", 51, f"{network.name} surface")
 
     def run(task: Evaluator, points: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        return sweep(task, points, how, f"{key} {task.precision}")
+        return sweep(task, points, how, f"{task.key()} {task.precision}")
 
     found = surface(evaluator, _square(SIDE), _square(SIDE), run)
     record = found.record(f"{network.name}-surface", {"key": key, "seed": seed, "scaling": "filter"}, provenance(seed))
@@ -97,10 +102,11 @@ def make_curvature(network: Network, seed: int, folders: tuple[Path, Path, Path]
     """Extreme eigenvalues on a coarse grid; arguments as for `make_surface`."""
     images = first_images(CURVATURE_IMAGES)
     checkpoint = load_checkpoint(folders[0], network)
-    key = plane(checkpoint, images, seed).key()
     axis = _square(CURVATURE_SIDE)
     how = Sweep(scheduler, folders[2] / f"{network.name}-curvature-{seed}", 1, f"{network.name} curvature")
-    values = sweep(curvature(checkpoint, images, seed), grid(axis, axis), how, key)
+    exact = plane(checkpoint, images, seed).key()  # on this machine; the record's key holds on all
+    values = sweep(curvature(checkpoint, images, seed), grid(axis, axis), how, exact)
+    key = record_key(checkpoint, CURVATURE_IMAGES, seed)
     shaped = {name: part.reshape(len(axis), len(axis)) for name, part in values.items()}
     settings = {"key": key, "seed": seed, "scaling": "filter", "images": CURVATURE_IMAGES}
     values = {"alpha": axis, "beta": axis, **shaped}
