@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from descent.directions import Direction, matrices, moved, random_direction
 from descent.landscape import Surface
 from descent.models import mlp
-from descent.surface_shape import Curvature, nonconvexity, star_share, towards_centre
+from descent.surface_shape import Curvature, nonconvexity, plane_nonconvexity, star_share, towards_centre
 from descent.vectors import Layout, flatten, unflatten
 
 FAR = 1e6  # added to a loss: its logarithm is then linear in it, and difference quotients of quadratics are exact
@@ -171,3 +171,28 @@ def test_other_errors_of_a_curvature_are_not_hidden() -> None:
     direction = random_direction(model, 0, "alpha")
     with pytest.raises(ValueError, match="BatchNorm1d '1' uses each batch's own"):
         Curvature(model, torch.ones(4, 3), torch.tensor([0, 1, 0, 1]), [direction])([[0.0]])
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.7])
+def test_curvature_within_the_plane_is_that_of_a_quadratic(turn: float) -> None:
+    a, b = lines()
+    x, y = np.cos(turn) * a + np.sin(turn) * b, np.cos(turn) * b - np.sin(turn) * a
+    for low, expected in ((-3.0, 0.75), (0.5, 0.0), (4.0, 0.0)):
+        found = plane_nonconvexity(drawn(4 * x**2 + low * y**2 + a - 2 * b))
+        assert found.shape == (len(EVEN) - 2, len(ODD) - 2)
+        np.testing.assert_allclose(found, np.full(found.shape, expected), atol=1e-12)
+    np.testing.assert_array_equal(plane_nonconvexity(drawn(-(a**2) - b**2)), np.ones((3, 4)))
+
+
+def test_curvature_within_the_plane_is_unknown_beside_a_hole_and_on_an_uneven_grid() -> None:
+    a, b = lines()
+    height = a**2 + b**2
+    height[0, 0] = np.inf
+    found = plane_nonconvexity(drawn(height))
+    assert np.isnan(found[0, 0])
+    assert np.isfinite(found.ravel()[1:]).all()
+    uneven = np.array([0.0, 1.0, 3.0])
+    with pytest.raises(ValueError, match="unequal steps"):
+        plane_nonconvexity(drawn(np.ones((3, 3)), uneven, uneven))
+    with pytest.raises(ValueError, match=r"a grid of \(2, 2\): expected at least 3"):
+        plane_nonconvexity(drawn(np.ones((2, 2)), uneven[:2], uneven[:2]))

@@ -56,6 +56,30 @@ def star_share(surface: Surface, centre: tuple[float, float] = (0.0, 0.0)) -> fl
     return float((cosine[counted] > 0).mean())
 
 
+def plane_nonconvexity(surface: Surface) -> Array:
+    """`nonconvexity` of the 2 x 2 Hessian within the plane, `(m - 2, n - 2)` for the inner grid points.
+
+    Second-order difference quotients of the loss on its equally spaced grid. The two eigenvalues are weighted means of
+    the full Hessian's (Li et al. 2018, section 6), and lie between its extremes: a ratio of zero does not mean that
+    the loss is convex, a large one means that it is not. NaN beside holes.
+
+    Raises:
+        ValueError: fewer than three grid lines in a direction, or unequal steps.
+    """
+    if min(surface.loss.shape) < 3:
+        raise ValueError(f"a grid of {surface.loss.shape}: expected at least 3 lines in each direction")
+    steps = [np.diff(axis) for axis in (surface.alpha, surface.beta)]
+    if not all(np.allclose(step, step[0]) for step in steps):
+        raise ValueError("the grid has unequal steps: expected equal ones in each direction")
+    loss, (a, b) = np.where(np.isfinite(surface.loss), surface.loss, np.nan), (step[0] for step in steps)
+    inner = loss[1:-1, 1:-1]
+    aa = (loss[2:, 1:-1] - 2 * inner + loss[:-2, 1:-1]) / a**2
+    bb = (loss[1:-1, 2:] - 2 * inner + loss[1:-1, :-2]) / b**2
+    ab = (loss[2:, 2:] - loss[2:, :-2] - loss[:-2, 2:] + loss[:-2, :-2]) / (4 * a * b)
+    middle, radius = (aa + bb) / 2, np.hypot((aa - bb) / 2, ab)
+    return nonconvexity(middle - radius, middle + radius)
+
+
 class Curvature:
     """Extreme eigenvalues of the Hessian of the loss at points of a plane; a task for `descent.sweeps`.
 
