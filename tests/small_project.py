@@ -29,6 +29,7 @@ dataset = "digits"  #@param ["digits", "mnist"]
 epochs = 2  #@param {type:"integer"}
 sizes = [1, 2]  #@param {type:"raw"}
 meeting = ""  #@param {type:"string"}
+scheduler = ""  #@param {type:"string"}
 results_dir = ""  #@param {type:"string"}
 figures_dir = ""  #@param {type:"string"}"""
 
@@ -39,6 +40,7 @@ SETTINGS = """class Settings(BaseModel, extra="forbid", frozen=True):
     epochs: int = Field(ge=1, le=100)
     sizes: list[int]
     meeting: str
+    scheduler: str
     results_dir: str
     figures_dir: str
 

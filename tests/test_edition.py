@@ -180,6 +180,7 @@ def test_the_key_of_a_chapter_covers_what_its_run_depends_on(tmp_path):
     seen = [key(), key("small"), key(seed="1")]
     assert key() == seen[0]
     assert key(figures_dir="/somewhere", results_dir="/else") == seen[0], "where to write is no part of it"
+    assert key(scheduler="tcp://far:8786") == seen[0], "nor is where to compute"
     executed = read(notebook)
     executed["cells"][5].update(execution_count=3, outputs=[])
     notebook.write_text(json.dumps(executed))
@@ -207,6 +208,32 @@ def test_the_runner_hands_the_key_everything_that_it_must_cover(tmp_path, monkey
     assert (Path(descent.__file__).parent if part == "library" else root / part) in covered
 
 
+def test_where_it_is_computed_and_written_keeps_the_preset_and_its_edition(tmp_path):
+    root = write_project(tmp_path / "p", first="1")
+    write_preset(root, "paper", "first", "preset: paper\nepochs: 4\n")
+    places = {"scheduler": "tcp://far:8786", "results_dir": str(tmp_path / "x/../r"), "figures_dir": str(tmp_path)}
+    for preset in ("quick", "paper"):
+        (bare,) = plan(root, [], preset, {}, None)
+        for given in ({"scheduler": places["scheduler"]}, places):
+            (job,) = plan(root, [], preset, given, None)
+            assert (job.output, job.key, job.parameters["preset"]) == (bare.output, bare.key, preset)
+            assert job.parameters == {**bare.parameters, **given}
+            assert job.inject["scheduler"] == "tcp://far:8786"
+        assert job.inject["results_dir"] == str(tmp_path / "r") == str(job.results)
+        assert job.inject["figures_dir"] == str(tmp_path)
+        (other,) = plan(root, [], preset, {**places, "epochs": "5"}, None)
+        assert (other.output.parent.name, other.parameters["preset"]) == ("custom", "custom")
+        assert other.key != bare.key
+
+
+def test_a_relative_folder_is_made_absolute_and_a_scheduler_is_not_a_folder(tmp_path, monkeypatch):
+    root = write_project(tmp_path / "p", first="1")
+    monkeypatch.chdir(tmp_path)
+    (job,) = plan(root, [], "quick", {"scheduler": "host", "figures_dir": "f", "results_dir": "r"}, None)
+    found = {name: job.inject[name] for name in ("scheduler", "figures_dir", "results_dir")}
+    assert found == {"scheduler": "host", "figures_dir": str(tmp_path / "f"), "results_dir": str(tmp_path / "r")}
+
+
 def test_the_saved_notebook_knows_nothing_of_time_and_place(tmp_path):
     body = "\n".join(
         [
@@ -216,11 +243,12 @@ def test_the_saved_notebook_knows_nothing_of_time_and_place(tmp_path):
     )
     root = write_project(tmp_path / "p", first=body)
     figures = root / "figures"
-    status, said, _ = edition(root, "run", "-p", "epochs", "3", "-p", "figures_dir", str(figures))
+    places = ["-p", "figures_dir", str(figures), "-p", "scheduler", "tcp://far:8786"]
+    status, said, _ = edition(root, "run", "-p", "epochs", "3", *places)
     assert status == 0, said
     path = root / "_build/editions/custom/first.ipynb"
     text, notebook = path.read_text(), read(path)
-    for trace in (str(tmp_path), os.path.realpath("/tmp") + "/", os.sys.prefix, str(Path.home()) + "/", "papermill"):
+    for trace in ("tcp://far", str(tmp_path), os.path.realpath("/tmp") + "/", os.sys.prefix, str(Path.home()) + "/", "papermill"):
         assert trace not in text, trace
     assert set(notebook["metadata"]) == {"kernelspec", "language_info", "descent"}
     assert all(set(cell["metadata"]) <= {"tags"} for cell in notebook["cells"])

@@ -22,6 +22,7 @@ from descent.vectors import flatten
 
 CPU = torch.device("cpu")
 TINY = Schedule(epochs=2, small_epochs=1, batch_size=16, snapshots=5)  # eight steps on 64 images
+SHORT = dataclasses.replace(TINY, epochs=3)  # twelve: trainings of fewer than ten are refused
 SMALL, SHORTLESS = Network(8, "projection"), Network(8, "none")
 
 
@@ -129,7 +130,7 @@ def test_the_error_is_that_of_the_standardised_images_and_the_mode_stays() -> No
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("uninterrupted")
     for network in (SMALL, SHORTLESS):
-        assert train(network, folder, TINY, read) == folder / f"{network.name}.safetensors"
+        assert train(network, folder, SHORT, read) == folder / f"{network.name}.safetensors"
     return folder
 
 
@@ -155,13 +156,13 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
 
     monkeypatch.setattr(Batches, "__call__", stopping)
     with pytest.raises(StopError):
-        train(network, tmp_path, TINY, read)
+        train(network, tmp_path, SHORT, read)
     assert not (tmp_path / f"{network.name}.safetensors").exists()
-    train(network, tmp_path, TINY, read)
-    assert seen == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7]
+    train(network, tmp_path, SHORT, read)
+    assert seen == [0, 1, 2, 3, 4, 5, *range(3, 12)]
     (tmp_path / f"{network.name}.safetensors").rename(tmp_path / "first")
-    train(network, tmp_path, TINY, read)  # a kill between the last step and the checkpoint: nothing is left to train
-    assert len(seen) == 11
+    train(network, tmp_path, SHORT, read)  # a kill between the last step and the checkpoint: nothing is left to train
+    assert len(seen) == 15
     for path in (tmp_path / "first", tmp_path / f"{network.name}.safetensors"):
         assert sha256_of(path) == sha256_of(uninterrupted / f"{network.name}.safetensors")
     record = f"{network.name}-path.npz"
@@ -175,8 +176,8 @@ def test_a_network_without_shortcuts_is_measured_without_them(
     measured = []
     monkeypatch.setattr(resnet_training, "error_rate", lambda model, *_: measured.append(gates(model)) or 0.5)
     for _ in range(2):  # the second time without a step
-        train(SHORTLESS, tmp_path, dataclasses.replace(TINY, fade=fade), read)
-    train(SMALL, tmp_path, TINY, read)
+        train(SHORTLESS, tmp_path, dataclasses.replace(SHORT, fade=fade), read)
+    train(SMALL, tmp_path, SHORT, read)
     assert measured == [{0.0}, {0.0}, {1.0}]
     assert {m.shortcuts for m in load_checkpoint(tmp_path, SHORTLESS).model if isinstance(m, Residual)} == {"none"}
 
@@ -184,7 +185,7 @@ def test_a_network_without_shortcuts_is_measured_without_them(
 def test_a_checkpoint_says_how_it_was_trained(uninterrupted: Path) -> None:
     for network in (SMALL, SHORTLESS):
         found = load_checkpoint(uninterrupted, network)
-        assert found.about["schedule"] == dataclasses.asdict(TINY)
+        assert found.about["schedule"] == dataclasses.asdict(SHORT)
         assert len(found.about["loss_every_50_steps"]) == 1
         assert found.about["provenance"]["seed"] == 0
         error = resnet_training.error_rate(found.model, read("cifar10", "test"), read("cifar10", "train"))
@@ -198,7 +199,7 @@ def test_the_record_of_a_path_is_that_of_its_weights(network: Network, uninterru
     record = Record.load(uninterrupted / f"{network.name}-path.npz")
     start, end = (flatten(matrices(m)) for m in (network.build(0), load_checkpoint(uninterrupted, network).model))
     gram, steps, plane = (record.values[name] for name in ("gram", "steps", "plane"))
-    assert steps.tolist() == [0, 1, 3, 4, 6, 8]
+    assert steps.tolist() == [0, 2, 4, 7, 9, 12]
     assert gram.shape == (6, 6)
     assert plane.shape == (2, len(start))
     assert (gram.dtype, plane.dtype) == (np.float64, np.float16)
@@ -228,12 +229,29 @@ def test_the_learning_rate_follows_one_cycle(tmp_path: Path, monkeypatch: pytest
         return fit(model, loss, batch, optimizer, plan)
 
     monkeypatch.setattr(resnet_training, "fit", watched)
-    train(SMALL, tmp_path, dataclasses.replace(TINY, peak=0.2), read)
-    top = 0.2 * 8 - 1  # the step of the peak, between the first two
-    down = [(1 + np.cos(np.pi * (step - top) / (7 - top))) / 2 for step in range(1, 8)]
-    expected = [0.2 / 25, *(0.2 / 25e4 + (0.2 - 0.2 / 25e4) * share for share in down)]
+    train(SMALL, tmp_path, dataclasses.replace(SHORT, peak=0.2), read)
+    top = 0.2 * 12 - 1  # the step of the peak, between the second and the third
+    up = (1 - np.cos(np.pi / top)) / 2
+    down = [(1 + np.cos(np.pi * (step - top) / (11 - top))) / 2 for step in range(2, 12)]
+    expected = [0.2 / 25, 0.2 / 25 + (0.2 - 0.2 / 25) * up, *(0.2 / 25e4 + (0.2 - 0.2 / 25e4) * s for s in down)]
     np.testing.assert_allclose([group["lr"] for group in seen], expected, rtol=1e-9)
     assert all((group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 5e-4, True) for group in seen)
+
+
+@pytest.mark.parametrize(("epochs", "size", "steps"), [(1, 13, 5), (3, 22, 9)])
+def test_a_schedule_too_short_for_a_cycle_is_refused_before_any_compute(
+    epochs: int, size: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Network, "build", lambda *_: pytest.fail("a network was built"))
+    sentence = f"epochs={epochs}, batch_size={size}: {steps} steps; expected at least 10, for the learning rate to rise"
+    with pytest.raises(ValueError, match=sentence):
+        train(SMALL, tmp_path, dataclasses.replace(SHORT, epochs=epochs, batch_size=size), read)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ten_steps_are_enough(tmp_path: Path) -> None:
+    train(SMALL, tmp_path, dataclasses.replace(SHORT, epochs=2, small_epochs=2, batch_size=13), read, progress=False)
+    assert load_checkpoint(tmp_path, SMALL).about["schedule"]["epochs"] == 2
 
 
 def test_networks_without_shortcuts_have_half_the_peak() -> None:

@@ -16,10 +16,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from descent.project import notebook_path
+from descent.project import NEUTRAL_PARAMETERS, notebook_path
 
-RUNNER_PARAMETERS = ("results_dir", "figures_dir")  # where to write, not what to compute: never part of a key
-NEUTRAL_PARAMETERS = (*RUNNER_PARAMETERS, "scheduler")  # nor where it is computed
 DEFAULT_PRESET = "quick"
 
 
@@ -199,7 +197,7 @@ def content_key(notebook: Path, parameters: Mapping[str, Any], extra: Sequence[P
     """SHA-256 over everything a run depends on: the notebook's sources, the parameters, the `extra` files and folders.
 
     `extra` is the library, the pins and the committed records; data sets are known by digests inside the library.
-    Outputs, and the parameters that only say where to write, do not count.
+    Outputs, and the parameters that only say where to write or to compute, do not count.
     """
     sources = [(cell["cell_type"], cell["source"], cell["metadata"]) for cell in cells(notebook)]
     counted = {name: value for name, value in sorted(parameters.items()) if name not in NEUTRAL_PARAMETERS}

@@ -16,18 +16,18 @@ from typing import Any
 import click
 
 from descent.assembly import INTRO, BuildError, build, picture
-from descent.chapters import (
-    NEUTRAL_PARAMETERS,
-    RUNNER_PARAMETERS,
-    RefusedError,
-    content_key,
-    defaults,
-    nearest,
-    resolve,
-)
+from descent.chapters import RefusedError, content_key, defaults, nearest, resolve
 from descent.execution import Job
 from descent.pool import cores, run_jobs
-from descent.project import ProjectError, chapters, edition_folder, notebook_path, project_root
+from descent.project import (
+    NEUTRAL_PARAMETERS,
+    RUNNER_PARAMETERS,
+    ProjectError,
+    chapters,
+    edition_folder,
+    notebook_path,
+    project_root,
+)
 
 QUICK_TIMEOUT = 120  # seconds a cell may take at `quick`; `--cell-timeout` changes it
 TIMEOUT = 3600

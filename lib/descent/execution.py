@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from descent.project import NEUTRAL_PARAMETERS
+
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _SCRATCH_CELL = re.compile(r"\S*ipykernel_\d+/\d+\.py")
 
@@ -151,7 +153,7 @@ def _publish(job: Job, raw: Path, results: Path, measured: Mapping[str, Any]) ->
     notebook["metadata"]["descent"] = {
         "key": job.key,
         "preset": job.parameters["preset"],
-        "parameters": {name: value for name, value in job.parameters.items() if not name.endswith("_dir")},
+        "parameters": {name: value for name, value in job.parameters.items() if name not in NEUTRAL_PARAMETERS},
         **measured,
         "provenance": provenance(job.parameters.get("seed")),
     }
@@ -188,7 +190,7 @@ def cleaned(notebook: dict[str, Any], hidden: Mapping[str, str]) -> dict[str, An
     """An executed notebook without anything of the run's time and place, so that equal runs give equal files.
 
     papermill's metadata, timings and widget state go; the injected cell loses the parameters that only say where to
-    write, and goes when it has no other; the folders named in `hidden` are replaced in text outputs.
+    write or to compute, and goes when it has no other; the folders named in `hidden` are replaced in text outputs.
     """
     notebook["metadata"] = {k: v for k, v in notebook["metadata"].items() if k in ("kernelspec", "language_info")}
     kept = []
@@ -197,7 +199,7 @@ def cleaned(notebook: dict[str, Any], hidden: Mapping[str, str]) -> dict[str, An
         if "injected-parameters" in cell["metadata"].get("tags", []):
             cell["id"] = "injected-parameters"
             lines = "".join(cell["source"]).splitlines(keepends=True)
-            cell["source"] = [line for line in lines if not line.startswith(("results_dir = ", "figures_dir = "))]
+            cell["source"] = [line for line in lines if line.split(" = ")[0] not in NEUTRAL_PARAMETERS]
             if not any("=" in line for line in cell["source"]):
                 continue
         if "outputs" in cell:

@@ -84,12 +84,16 @@ class Evaluator:
         self._inputs = inputs.to(self._dtype).contiguous(memory_format=layout)
 
     def key(self) -> str:
-        """SHA-256 of what the values depend on but for rounding: network, directions, images; not the precision."""
+        """SHA-256 of the numbers behind the values: weights and statistics, directions, images; not the precision.
+
+        How the layers are connected is not among them: networks with option A's shortcuts and without have one key.
+        """
         model, inputs, directions, _ = self._source
         digest = hashlib.sha256()
-        for named in (model.state_dict(), *directions, {"inputs": inputs, "targets": self._targets}):
+        images = {"inputs": inputs, "targets": self._targets}
+        for number, named in enumerate((model.state_dict(), images, *directions)):
             for name, part in sorted(named.items(), key=itemgetter(0)):
-                digest.update(f"{name} {tuple(part.shape)}".encode())
+                digest.update(f"{number} {name} {part.dtype} {tuple(part.shape)} ".encode())
                 digest.update(part.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 

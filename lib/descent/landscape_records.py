@@ -76,7 +76,7 @@ def find(folder: Path, network: Network, kind: str, seed: int, key: str) -> Reco
     """
     path = record_path(folder, network, kind, seed)
     record = Record.load(path) if path.is_file() else None
-    return record if record is not None and record.settings["key"] == key else None
+    return record if record is not None and record.settings.get("key") == key else None
 
 
 def _square(side: int) -> NDArray[np.float64]:
@@ -108,7 +108,7 @@ def make_curvature(network: Network, seed: int, folders: tuple[Path, Path, Path]
     values = sweep(curvature(checkpoint, images, seed), grid(axis, axis), how, exact)
     key = record_key(checkpoint, CURVATURE_IMAGES, seed)
     shaped = {name: part.reshape(len(axis), len(axis)) for name, part in values.items()}
-    settings = {"key": key, "seed": seed, "scaling": "filter", "images": CURVATURE_IMAGES}
+    settings = {"key": key, "seed": seed, "scaling": "filter", "images": CURVATURE_IMAGES, "precision": "float32"}
     values = {"alpha": axis, "beta": axis, **shaped}
     record = Record(f"{network.name}-curvature", values, settings, provenance(seed))
     record.save(record_path(folders[1], network, "curvature", seed))

@@ -30,6 +30,7 @@ from descent.seeding import torch_generator
 from descent.training import Batch, MiniBatches, Plan, fit, newest_checkpoint
 from descent.vectors import flatten
 
+FEWEST = 10  # steps: OneCycleLR divides by zero where its rise is one step long
 DEPTHS = (110, 56, 20)  # the long ones first
 NETWORKS = tuple(Network(depth, shortcuts) for depth in DEPTHS for shortcuts in ("projection", "none"))
 
@@ -146,13 +147,17 @@ def train(
     A network that is to have no shortcuts starts with option A's, which are taken away linearly over the first
     `fade` of the steps: from scratch it does not begin to learn in so few epochs. Beside the checkpoint goes the
     record `<name>-path.npz`: see `path_record`.
+
+    Raises:
+        ValueError: a schedule of fewer than ten steps; nothing has been computed.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fading, work = network.shortcuts == "none", folder / ".work" / network.name
-    model = (replace(network, shortcuts="padding") if fading else network).build(schedule.seed)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     data = read(schedule.dataset, "train")
     batches = Batches(data, schedule, fading, device)
+    _refuse_short(schedule, batches.steps)
+    model = (replace(network, shortcuts="padding") if fading else network).build(schedule.seed)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), schedule.peak, schedule.momentum,
                                 weight_decay=schedule.weight_decay, nesterov=True)  # fmt: skip
     cycle = OneCycleLR(optimizer, schedule.peak, batches.steps, pct_start=0.2, cycle_momentum=False)
@@ -177,6 +182,12 @@ def train(
         "provenance": {**provenance(schedule.seed), "device": device.type, "bfloat16": has_bfloat16(device)},
     }
     return save_checkpoint(folder, network, model.cpu(), about)
+
+
+def _refuse_short(schedule: Schedule, steps: int) -> None:
+    if steps < FEWEST:
+        sizes = f"epochs={schedule.epochs}, batch_size={schedule.batch_size}"
+        raise ValueError(f"{sizes}: {steps} steps; expected at least {FEWEST}, for the learning rate to rise and fall")
 
 
 def path_record(network: Network, rows: np.ndarray[Any, Any], steps: list[int]) -> Record:

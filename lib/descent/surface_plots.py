@@ -23,13 +23,19 @@ MAP = "viridis"
 
 
 def _range(panels: Mapping[str, Surface], clip: float) -> tuple[float, float]:
-    """The least finite positive loss of all panels, and the greatest or `clip`."""
+    """The least finite positive loss of all panels and the greatest, neither above `clip`; an octave if these agree."""
     every = np.concatenate([surface.loss.ravel() for surface in panels.values()])
     every = every[np.isfinite(every) & (every > 0)]
     if every.size == 0:
         raise ValueError("no surface has a finite loss above zero: nothing to draw")
-    low, high = float(every.min()), float(min(every.max(), clip))
-    return (low, high) if high > low else (low / 2, low)
+    low, high = float(min(every.min(), clip)), float(min(every.max(), clip))
+    return (low, high) if high > low else (high / 2, high)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round values in the range, or its ends where it has fewer than two: no scale is without numbers."""
+    found = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if low <= tick <= high]
+    return found if len(found) > 1 else [low, high]
 
 
 def _shown(values: Array, low: float, high: float) -> Array:
@@ -45,7 +51,7 @@ def contours(
     clip: float = CLIP,
     paths: Mapping[str, Array] | None = None,
 ) -> Figure:
-    """Surfaces from above: filled contours, one logarithmic colour scale for all, holes hatched.
+    """Surfaces from above: filled contours, one logarithmic colour scale for all, holes grey.
 
     Args:
         panels: title -> surface.
@@ -71,8 +77,8 @@ def contours(
         axis.grid(visible=False)
     _name(axes, len(panels), columns, labels)
     bar = figure.colorbar(filled, ax=axes, label=labels.z, shrink=0.9, pad=0.02)
-    bar.set_ticks([tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if low <= tick <= high])
-    bar.ax.yaxis.set_major_formatter("{x:g}")
+    bar.set_ticks(_ticks(low, high))
+    bar.ax.yaxis.set_major_formatter("{x:.3g}")
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
@@ -98,8 +104,10 @@ def heats(
         axis.set_title(title, fontsize=11)
         axis.grid(visible=False)
     _name(axes, len(panels), columns, labels)
-    above = any(np.nanmax(values, initial=-np.inf) > ends[1] for _, _, values in panels.values())
-    figure.colorbar(image, ax=axes, label=labels.z, shrink=0.9, pad=0.02, extend="max" if above else "neither")
+    every = np.concatenate([values[np.isfinite(values)] for _, _, values in panels.values()])
+    beyond = bool((every < ends[0]).any()), bool((every > ends[1]).any())
+    extend = {(True, False): "min", (False, True): "max", (True, True): "both"}.get(beyond, "neither")
+    figure.colorbar(image, ax=axes, label=labels.z, shrink=0.9, pad=0.02, extend=extend)
     return figure
 
 
@@ -114,8 +122,11 @@ def _grid(count: int, columns: int, share: bool) -> tuple[Figure, Any]:
 
 def _name(axes: Any, count: int, columns: int, labels: Labels) -> None:
     for number, axis in enumerate(axes.flat[:count]):
-        axis.set_xlabel(labels.x if number + columns >= count else "")
+        lowest = number + columns >= count
+        axis.set_xlabel(labels.x if lowest else "")
         axis.set_ylabel(labels.y if number % columns == 0 else "")
+        if lowest:  # also above a gap in the last row, whose unseen panels have the shared numbers
+            axis.tick_params(labelbottom=True)
 
 
 def sides(panels: Mapping[str, Surface], labels: Labels, clip: float = CLIP) -> tuple[go.Figure, Figure]:
@@ -129,7 +140,7 @@ def sides(panels: Mapping[str, Surface], labels: Labels, clip: float = CLIP) -> 
         clip: losses above it are cut off at it.
     """
     low, high = _range(panels, clip)
-    ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if low <= tick <= high]
+    ticks = _ticks(low, high)
     height = {title: np.log10(_shown(surface.loss, low, high)) for title, surface in panels.items()}
     ends = (float(np.log10(low)), float(np.log10(high)))
     return _interactive(panels, height, labels, ends, ticks), _still(panels, height, labels, ends, ticks)
@@ -151,7 +162,7 @@ def _interactive(
             showscale=False, hoverinfo="skip",
         )  # fmt: skip
         figure.add_trace(trace, 1, column)
-    text = [f"{tick:g}" for tick in ticks]
+    text = [f"{tick:.3g}" for tick in ticks]
     z_axis = {"title": {"text": labels.z}, "range": list(ends), "tickvals": np.log10(ticks).tolist(), "ticktext": text}
     axes = {"xaxis": {"title": {"text": labels.x}}, "yaxis": {"title": {"text": labels.y}}, "zaxis": z_axis}
     distance = 1.7 + 0.3 * len(panels)
@@ -182,7 +193,7 @@ def _still(
         a, b = np.meshgrid(surface.alpha, surface.beta, indexing="ij")
         axis.plot_surface(a, b, height[title], cmap=MAP, vmin=ends[0], vmax=ends[1], rcount=80, ccount=80, lw=0)
         axis.set(title=title, xlabel=labels.x, ylabel=labels.y, zlabel=labels.z, zlim=ends)
-        axis.set_zticks(np.log10(ticks), [f"{tick:g}" for tick in ticks])
+        axis.set_zticks(np.log10(ticks), [f"{tick:.3g}" for tick in ticks])
         axis.view_init(elev=32, azim=48)
         axis.tick_params(labelsize=8, pad=0, colors=BLACK)
         axis.set_box_aspect((1, 1, 0.75), zoom=0.95)
