@@ -32,6 +32,7 @@ from descent.vectors import flatten
 
 FEWEST = 10  # steps: OneCycleLR divides by zero where its rise is one step long
 DEPTHS = (110, 56, 20)  # the long ones first
+PLANE_LIMIT = 1_000_000  # weights: a larger plane would take more of the repository than the network itself
 NETWORKS = tuple(Network(depth, shortcuts) for depth in DEPTHS for shortcuts in ("projection", "none"))
 
 
@@ -194,10 +195,12 @@ def path_record(network: Network, rows: np.ndarray[Any, Any], steps: list[int]) 
     """The path of a training, reduced: `(k, P)` weight vectors of the matrices -> a record.
 
     Values: `gram` `(k, k)` float64, products of the rows less the last; `steps` `(k,)`; `plane` `(2, P)` float16,
-    the first two principal directions of unit length.
+    the first two principal directions of unit length, unless P is above `PLANE_LIMIT`.
     """
     plane = trajectory_plane(rows)
-    values = {"gram": plane.gram, "steps": np.array(steps), "plane": plane.directions.astype(np.float16)}
+    values = {"gram": plane.gram, "steps": np.array(steps)}
+    if rows.shape[1] <= PLANE_LIMIT:
+        values["plane"] = plane.directions.astype(np.float16)
     return Record(f"{network.name}-path", values, {}, {})
 
 
