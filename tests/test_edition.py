@@ -248,7 +248,14 @@ def test_the_saved_notebook_knows_nothing_of_time_and_place(tmp_path):
     assert status == 0, said
     path = root / "_build/editions/custom/first.ipynb"
     text, notebook = path.read_text(), read(path)
-    for trace in ("tcp://far", str(tmp_path), os.path.realpath("/tmp") + "/", os.sys.prefix, str(Path.home()) + "/", "papermill"):
+    for trace in (
+        "tcp://far",
+        str(tmp_path),
+        os.path.realpath("/tmp") + "/",
+        os.sys.prefix,
+        str(Path.home()) + "/",
+        "papermill",
+    ):
         assert trace not in text, trace
     assert set(notebook["metadata"]) == {"kernelspec", "language_info", "descent"}
     assert all(set(cell["metadata"]) <= {"tags"} for cell in notebook["cells"])

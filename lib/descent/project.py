@@ -11,6 +11,7 @@ import yaml
 RUNNER_PARAMETERS = ("results_dir", "figures_dir")  # where to write, not what to compute: never part of a key
 NEUTRAL_PARAMETERS = (*RUNNER_PARAMETERS, "scheduler")  # nor where it is computed: no trace stays in an edition
 
+
 class ProjectError(Exception):
     """The folder is not a checkout of the book, or its table of contents names a page that is not there."""
 
