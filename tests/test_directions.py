@@ -13,10 +13,12 @@ from descent.directions import (
     explained_variance,
     matrices,
     moved,
+    path_coordinates,
     random_direction,
     random_walk,
     rescaled,
     trajectory_plane,
+    variances,
 )
 from small_networks import CLASSES, small_resnet
 
@@ -129,6 +131,35 @@ def test_the_plane_of_a_path_is_scikit_learns() -> None:
     share = (missed[:-1] ** 2).sum(1) / (relative[:-1] ** 2).sum(1)
     np.testing.assert_allclose(plane.residual, [*share, 0], atol=1e-6)
     assert plane.directions.dtype == np.float32
+
+
+def test_the_coordinates_of_a_path_need_only_its_gram_matrix() -> None:
+    rows = np.random.default_rng(1).standard_normal((9, 40)).cumsum(0)
+    plane, relative = trajectory_plane(rows), rows - rows[-1]
+    found = path_coordinates(relative @ relative.T)
+    np.testing.assert_allclose(found, plane.coordinates, atol=1e-9)
+    np.testing.assert_array_equal(path_coordinates(plane.gram), plane.coordinates)
+    np.testing.assert_allclose(found, relative @ plane.directions.T, atol=1e-4)  # signs and all; these are float32
+    np.testing.assert_allclose(found[-1], [0, 0], atol=1e-12)
+    assert np.ptp(found, axis=0).min() > 1
+
+
+def test_running_variances_are_known_by_their_names() -> None:
+    model = small_resnet()
+    norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert variances(model.state_dict()) == [f"{name}.running_var" for name in norms]
+    assert variances(["running_var", "a.running_variance", "my_running_var", "running_var.weight"]) == ["running_var"]
+
+
+def test_moving_takes_a_variance_below_zero_as_zero_and_nothing_else() -> None:
+    model = nn.BatchNorm1d(3).double()  # variances are one
+    down = {name: torch.tensor([-1.0, -0.5, 1.0]).double() for name in ("running_var", "running_mean", "weight")}
+    state = moved(model, [down], [1.5]).state_dict()
+    assert state["running_var"].tolist() == [0, 0.25, 2.5]
+    assert state["running_mean"].tolist() == [-1.5, -0.75, 1.5]
+    assert state["weight"].tolist() == [-0.5, 0.25, 2.5]
+    twice = moved(model, [down, down], [3.0, -2.5]).state_dict()  # only the sum counts, not the way to it
+    assert twice["running_var"].tolist() == [0.5, 0.75, 1.5]
 
 
 def test_a_planar_path_is_missed_nowhere_and_what_stands_upright_entirely() -> None:

@@ -1,5 +1,9 @@
 import copy
+import os
 import pickle
+import subprocess
+import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +15,7 @@ from torch import Tensor, nn
 from descent import precision as arithmetic
 from descent.directions import Direction, Scaling, between, moved, random_direction
 from descent.landscape import Evaluator, Surface, grid, recheck, surface
-from descent.precision import autocast, has_bfloat16
+from descent.precision import autocast, chosen, has_bfloat16
 from descent.records import Record
 from descent.resnets import Shortcuts
 from small_networks import CLASSES, examples, settle, small_resnet
@@ -188,6 +192,106 @@ def test_an_evaluator_survives_being_sent() -> None:
         for found in (again([[0.2, 0.1]]), task([[0.2, 0.1]])):
             assert all(np.array_equal(found[name], before[name]) for name in before)
         np.testing.assert_array_equal(again.in_float32()([[1, 1]])["loss"], task.in_float32()([[1, 1]])["loss"])
+
+
+def test_a_precision_is_one_of_those_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cpu")
+    for wanted in ("half", "", "float64"):
+        for ask in (chosen, lambda name, where: autocast(where, name)):
+            with pytest.raises(ValueError, match=f"precision='{wanted}': expected one of auto, float32, bfloat16"):
+                ask(wanted, device)
+    for has, auto in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(arithmetic, "has_bfloat16", lambda device, has=has: has)
+        found = [chosen(wanted, device) for wanted in ("auto", "float32", "bfloat16")]
+        assert found == [auto, "float32", "bfloat16"]
+        for wanted, kind in zip(("auto", "float32", "bfloat16"), found, strict=True):
+            with autocast(device, wanted):
+                assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == getattr(torch, kind)
+
+
+def test_equal_evaluators_have_one_key_wherever_and_however_they_compute() -> None:
+    task = evaluator()
+    key = task.key()
+    assert len(bytes.fromhex(key)) == 32
+    model, (inputs, targets) = small_resnet(), examples()
+    directions = [dict(reversed(part.items())) for part in plane(model)]  # the order of the names is no number
+    model, inputs = model.to(memory_format=torch.channels_last), inputs.to(memory_format=torch.channels_last)
+    others = [Evaluator(model, inputs, targets, directions, precision=kind) for kind in ("float32", "bfloat16")]
+    others.append(pickle.loads(pickle.dumps(task)))  # noqa: S301 (our own)
+    task([[0.5, -0.5]])
+    assert {each.key() for each in (task, task.in_float32(), *others)} == {key}
+
+
+def test_the_key_is_the_same_in_another_process() -> None:
+    code = "import torch; torch.set_num_threads(1); from test_landscape import evaluator; print(evaluator().key())"
+    place = {"PYTHONHASHSEED": "17", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **place}, capture_output=True, text=True)
+    assert done.stdout.split() == [evaluator().key()], done.stderr
+
+
+def one_more(tensor: Tensor) -> Tensor:
+    """The tensor with its last entry the next number."""
+    changed = tensor.clone()
+    last = changed.reshape(-1)[-1]
+    changed.view(-1)[-1] = torch.nextafter(last, last + 1) if last.is_floating_point() else last + 1
+    return changed
+
+
+def with_entry(model: nn.Module, name: str) -> nn.Module:
+    model.load_state_dict({**model.state_dict(), name: one_more(model.state_dict()[name])})
+    return model
+
+
+Parts = tuple[nn.Module, Tensor, Tensor, list[Direction]]
+
+
+CHANGES: dict[str, Callable[[nn.Module, Tensor, Tensor, list[Direction]], Parts]] = {
+    "weight": lambda m, x, y, d: (with_entry(m, "3.conv2.weight"), x, y, d),
+    "bias": lambda m, x, y, d: (with_entry(m, "8.bias"), x, y, d),
+    "mean": lambda m, x, y, d: (with_entry(m, "1.running_mean"), x, y, d),
+    "variance": lambda m, x, y, d: (with_entry(m, "3.norm1.running_var"), x, y, d),
+    "direction": lambda m, x, y, d: (m, x, y, [d[0], {**d[1], "8.weight": one_more(d[1]["8.weight"])}]),
+    "directions' order": lambda m, x, y, d: (m, x, y, d[::-1]),
+    "a direction less": lambda m, x, y, d: (m, x, y, d[:1]),
+    "image": lambda m, x, y, d: (m, one_more(x), y, d),
+    "images' order": lambda m, x, y, d: (m, x.flip(0), y.flip(0), d),
+    "an image less": lambda m, x, y, d: (m, x[:-1], y[:-1], d),
+    "target": lambda m, x, y, d: (m, x, (y + 1) % CLASSES, d),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_changes_the_surface_changes_the_key(change: str) -> None:
+    model = small_resnet()
+    parts = CHANGES[change](model, *examples(), plane(small_resnet()))
+    *given, directions = parts
+    assert Evaluator(*given, directions, precision="float32").key() != evaluator().key()
+
+
+def test_a_line_in_two_directions_is_no_line_in_one() -> None:
+    model = small_resnet()
+    (whole, _), data = plane(model), examples()
+    parts = [{name: part} for name, part in sorted(whole.items())]
+    assert Evaluator(model, *data, parts).key() != Evaluator(model, *data, [whole]).key()
+
+
+def test_a_line_beyond_two_networks_has_no_variance_below_zero() -> None:
+    start, end, data = small_resnet(0), small_resnet(1), examples()
+    way = between(start, end)
+    task = Evaluator(start, *data, [way], precision="float32")
+    found = task([[-4.0], [5.0], [0.5]])
+    norms = [name for name in start.state_dict() if name.endswith("running_var")]
+    for row, share in enumerate((-4.0, 5.0)):
+        there = moved(start, [way], [share])
+        straight = {name: start.state_dict()[name] + share * way[name] for name in norms}
+        assert any((part < 0).any() for part in straight.values())
+        for name in norms:
+            torch.testing.assert_close(there.state_dict()[name], straight[name].clamp(min=0), rtol=1e-5, atol=1e-6)
+        expected = plain(there, *data)
+        assert np.isfinite(expected["loss"])
+        assert {n: values[row] for n, values in found.items()} == pytest.approx(expected, rel=1e-3)
+    halfway = plain(moved(start, [way], [0.5]), *data)  # and what was clamped there is not kept
+    assert found["loss"][2] == pytest.approx(halfway["loss"], rel=1e-5)
 
 
 def rescale_filters(model: nn.Module, seed: int) -> nn.Module:
