@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from descent.landscape_records import (
     make_curvature,
     make_surface,
     plane,
+    record_key,
     record_path,
 )
 from descent.records import Record, provenance, sha256_of
@@ -62,7 +63,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
 
 
 @pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many points each call of an evaluator had."""
     calls: list[int] = []
     for kind in (Evaluator, Curvature):
@@ -73,7 +74,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             return whole(self, points)
 
         monkeypatch.setattr(kind, "__call__", counting)
-    yield calls
+    return calls
 
 
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +119,8 @@ def test_a_surface_record_is_a_direct_evaluation(folders: Folders) -> None:
     checkpoint, images, axis = trained(folders), first_images(IMAGES), np.linspace(-1, 1, SIDE)
     task = Evaluator(checkpoint.model, *images, directions(checkpoint, 3))
     expected = surface(task, axis, axis)
-    record = find(folders[1], TINY, "surface", 3, task.key())
+    key = record_key(checkpoint, IMAGES, 3)
+    record = find(folders[1], TINY, "surface", 3, key)
     assert record is not None
     assert record.name == "resnet8-surface"
     found = Surface.of(record)
@@ -128,15 +130,23 @@ def test_a_surface_record_is_a_direct_evaluation(folders: Folders) -> None:
     np.testing.assert_array_equal([found.alpha, found.beta], [axis, axis])
     assert np.ptp(found.loss) > 0
     assert not np.array_equal(found.loss, found.loss.T)
-    about = {"key": task.key(), "seed": 3, "scaling": "filter", "images": IMAGES, "precision": task.precision}
+    about = {"key": key, "seed": 3, "scaling": "filter", "images": IMAGES, "precision": task.precision}
     assert record.settings == about
     assert {**record.provenance, "commit": None} == {**provenance(3), "commit": None}
+
+
+def test_a_records_key_names_weights_plane_and_images(folders: Folders) -> None:
+    checkpoint = trained(folders)
+    keys = {record_key(checkpoint, 6, 0), record_key(checkpoint, 7, 0), record_key(checkpoint, 6, 1)}
+    keys |= {record_key(checkpoint, 6, 0, "layer"), record_key(replace(checkpoint, sha256="another"), 6, 0)}
+    assert len(keys) == 5
+    assert sha256_of(folders[0] / "resnet8.safetensors") in record_key(checkpoint, 6, 0)
 
 
 def test_a_curvature_record_is_a_direct_evaluation(folders: Folders) -> None:
     make_curvature(TINY, 1, folders, "")
     checkpoint, images, axis = trained(folders), first_images(FEW), np.linspace(-1, 1, COARSE)
-    key = plane(checkpoint, images, 1, precision="float32").key()
+    key = record_key(checkpoint, FEW, 1)
     record = find(folders[1], TINY, "curvature", 1, key)
     assert record is not None
     assert record.name == "resnet8-curvature"
@@ -224,7 +234,7 @@ def test_shards_of_other_weights_are_refused(folders: Folders) -> None:
     record = record_path(folders[1], TINY, "surface", 0)
     record.unlink()
     save_checkpoint(folders[0], TINY, rounded(settle(TINY.build(), 1)), {})
-    with pytest.raises(ValueError, match="resnet8-surface-0: shard-00000.npz is of key .*; name another folder"):
+    with pytest.raises(ValueError, match=r"resnet8-surface-0: shard-00000.npz is of key .*; name another folder"):
         make_surface(TINY, 0, folders, "")
     assert not record.exists()
 

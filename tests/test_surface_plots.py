@@ -58,7 +58,7 @@ Places = Sequence[Sequence[float]]
 
 
 def pixels(figure: Figure, *wanted: tuple[Any, Places]) -> list[np.ndarray]:
-    """Red, green and blue at places (x, y) or (x, y, z) of some axes, as rendered: (axes, places), ... -> (n, 3), ..."""
+    """Red, green and blue at places (x, y) or (x, y, z) of some axes, as rendered."""
     figure.set_dpi(60)
     figure.canvas.draw()
     image = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
