@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test html edition checkpoints records store bench lint format repository colab audit clean
+.PHONY: help book test html edition words checkpoints records store bench lint format repository colab audit clean
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
@@ -31,6 +31,9 @@ html: $(READY) ## build the published edition as committed, executing nothing
 
 edition: $(READY) ## run chapters at preset paper into book/: CHAPTER=name PRESET=name PARAMS="-p seed 3" FORCE=1
 	$(RUN) run --preset $(or $(PRESET),paper) $(CHAPTER:%=--chapter %) $(PARAMS) $(SCHEDULER:%=-p scheduler %) $(if $(FORCE),--force)
+
+words: $(READY) ## bring the text of the published chapters up to their sources; a chapter whose code changed waits for `edition`
+	$(RUN) words
 
 checkpoints: $(READY) ## train the networks that are missing from data/checkpoints: hours on a CPU, resumable
 	$(PYTHON) -m descent.resnet_training

@@ -214,7 +214,7 @@ def test_records_have_names_of_their_own(tmp_path: Path) -> None:
 def test_a_run_goes_on_from_its_shards(folders: Folders, computed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     make_surface(TINY, 0, folders, "")
     assert computed == [51, 13]
-    record, shards = record_path(folders[1], TINY, "surface", 0), folders[2] / "resnet8-surface-0"
+    record, (shards,) = record_path(folders[1], TINY, "surface", 0), folders[2].glob("resnet8-surface-*")
     before = sha256_of(record)
     record.unlink()
     (shards / "shard-00001.npz").unlink()
@@ -229,14 +229,20 @@ def test_a_run_goes_on_from_its_shards(folders: Folders, computed: list[int], mo
         make_surface(TINY, 1, folders, "")  # the poison works
 
 
-def test_shards_of_other_weights_are_refused(folders: Folders) -> None:
-    make_surface(TINY, 0, folders, "")
-    record = record_path(folders[1], TINY, "surface", 0)
-    record.unlink()
+def test_other_weights_have_shards_and_a_record_of_their_own(
+    folders: Folders, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landscape_records, "NETWORKS", (TINY,))
+    main([])
+    path = record_path(folders[1], TINY, "curvature", 0)
+    before = sha256_of(path)
     save_checkpoint(folders[0], TINY, rounded(settle(TINY.build(), 1)), {})
-    with pytest.raises(ValueError, match=r"resnet8-surface-0: shard-00000.npz is of key .*; name another folder"):
-        make_surface(TINY, 0, folders, "")
-    assert not record.exists()
+    assert find(folders[1], TINY, "curvature", 0, record_key(trained(folders), FEW, 0)) is None
+    main([])
+    assert computed == [1] * 8
+    assert sha256_of(path) != before
+    assert len(list(folders[2].glob("resnet8-curvature-*"))) == 2
+    assert find(folders[1], TINY, "curvature", 0, record_key(trained(folders), FEW, 0)) is not None
 
 
 def test_main_makes_a_curvature_and_a_second_call_nothing(
@@ -268,6 +274,11 @@ def made(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
             record_path(places[1], network, kind, seed).touch()
 
         monkeypatch.setitem(MAKERS, kind, make)
+    monkeypatch.setattr(
+        landscape_records,
+        "is_made",
+        lambda network, kind, places: record_path(places[1], network, kind, 0).exists(),
+    )
     folders[1].mkdir(parents=True)
     return calls
 
@@ -292,7 +303,6 @@ def test_main_makes_what_is_not_there(folders: Folders, made: list[Call]) -> Non
         (["--network", "resnet56"], [("surface", "resnet56"), ("curvature", "resnet56")]),
         (["--network", "resnet20"], [("curvature", "resnet20")]),
         (["--network", "resnet110", "--kind", "surface"], [("surface", "resnet110")]),
-        (["--network", "resnet20", "--kind", "surface"], []),
     ],
 )
 def test_main_makes_only_what_is_asked_for(
@@ -307,6 +317,7 @@ def test_main_refuses_what_it_does_not_know(made: list[Call], capsys: pytest.Cap
     for arguments, sentence in (
         (["--network", "resnet57"], f"network='resnet57': expected one of {names}"),
         (["--kind", "surfaces"], "invalid choice: 'surfaces'"),
+        (["--network", "resnet20", "--kind", "surface"], "network='resnet20' has no record of kind='surface'"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)

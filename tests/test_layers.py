@@ -8,7 +8,7 @@ import pytest
 LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
     "vectors seeding records idx cifar project precision",
-    "fetching",
+    "fetching outputs",
     "datasets models resnets surfaces ensembles checks lanczos stores spectra clusters",
     "training capture curvature eigen density paths critical kernel directions checkpoints folding",
     "escape style execution landscape resnet_training",

@@ -127,7 +127,10 @@ def test_outputs_are_kept_for_checked_cells_only(path):
             assert (cell["execution_count"], cell["outputs"]) == (None, []), cell["source"][:60]
 
 
-LONG = {"saddles": 46}  # three parts, eighteen claims and ten figures: small cells rather than few
+LONG = {
+    "saddles": 46,  # three parts, eighteen claims and ten figures: small cells rather than few
+    "resnet_landscape": 38,  # six questions, each with its measurement, figure and table
+}
 
 
 @EVERY

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from descent.outputs import computed
 from descent.project import NEUTRAL_PARAMETERS, notebook_path
 
 DEFAULT_PRESET = "quick"
@@ -194,12 +195,12 @@ def _complaint(error: ValidationError, merged: Mapping[str, Any], values: Mappin
 
 
 def content_key(notebook: Path, parameters: Mapping[str, Any], extra: Sequence[Path]) -> str:
-    """SHA-256 over everything a run depends on: the notebook's sources, the parameters, the `extra` files and folders.
+    """SHA-256 over everything a run depends on: the notebook's code, the parameters, the `extra` files and folders.
 
     `extra` is the library, the pins and the committed records; data sets are known by digests inside the library.
-    Outputs, and the parameters that only say where to write or to compute, do not count.
+    Outputs, Markdown, captions, and the parameters that only say where to write or to compute, do not count.
     """
-    sources = [(cell["cell_type"], cell["source"], cell["metadata"]) for cell in cells(notebook)]
+    sources = computed({"cells": cells(notebook)})
     counted = {name: value for name, value in sorted(parameters.items()) if name not in NEUTRAL_PARAMETERS}
     digest = hashlib.sha256(json.dumps([sources, counted], sort_keys=True).encode())
     for path in extra:

@@ -18,6 +18,7 @@ import click
 from descent.assembly import INTRO, BuildError, build, picture
 from descent.chapters import RefusedError, content_key, defaults, nearest, resolve
 from descent.execution import Job
+from descent.outputs import bring_words, with_checked_outputs
 from descent.pool import cores, run_jobs
 from descent.project import (
     NEUTRAL_PARAMETERS,
@@ -159,6 +160,7 @@ def carry_out(root: Path, jobs: Sequence[Job], force: bool, limit: int) -> int:
     due = [job for job in jobs if force or not is_current(job)]
     for job in jobs:
         if job not in due:
+            bring_words(job.notebook, job.output)
             click.echo(f"{job.chapter}: unchanged, not run again (--force, or make FORCE=1, runs it)")
     at_once = max(1, min(limit, len(due)))
     outcomes = run_jobs([replace(job, cores=max(1, cores() // at_once)) for job in due], at_once)
@@ -219,15 +221,18 @@ def store_command(chapter: str, root: str | None) -> None:
     write_json(source, with_checked_outputs(*(json.loads(path.read_text("utf-8")) for path in (source, executed))))
 
 
-def with_checked_outputs(source: dict[str, Any], executed: Mapping[str, Any]) -> dict[str, Any]:
-    """`source` with the outputs and counts that its cells tagged `nbval-check-output` have in `executed`."""
-    ran = {cell["id"]: cell for cell in executed["cells"]}
-    for cell in source["cells"]:
-        if cell["cell_type"] == "code":
-            checked = "nbval-check-output" in cell["metadata"].get("tags", [])
-            origin = ran[cell["id"]] if checked else {"outputs": [], "execution_count": None}
-            cell.update(outputs=origin["outputs"], execution_count=origin["execution_count"])
-    return source
+@main.command("words")
+@click.option("--root", default=None, help="The project's folder, where it is not this package's checkout.")
+def words_command(root: str | None) -> None:
+    """Bring the published edition's text up to its sources, where their code is the code that was run."""
+    found = project_root(root)
+    for name in chapters(found):
+        executed = edition_folder(found, "paper") / f"{name}.ipynb"
+        try:
+            changed = executed.is_file() and bring_words(notebook_path(found, name), executed)
+            click.echo(f"{name}: {'brought up to its source' if changed else 'unchanged'}")
+        except ValueError as error:
+            click.echo(f"{name}: left as it is, {error}; make edition CHAPTER={name}")
 
 
 if __name__ == "__main__":

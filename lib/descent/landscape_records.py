@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +28,8 @@ from descent.surface_shape import Curvature
 from descent.sweeps import Sweep, sweep
 
 CHAPTER = "resnet_landscape"
-IMAGES, SIDE = 250, 51  # of each surface
-CURVATURE_IMAGES, CURVATURE_SIDE = 32, 5
+IMAGES, SIDE = 64, 51  # of each surface: hours on two cores
+CURVATURE_IMAGES, CURVATURE_SIDE = 16, 5
 Images = tuple[Tensor, Tensor]
 
 
@@ -79,6 +80,11 @@ def find(folder: Path, network: Network, kind: str, seed: int, key: str) -> Reco
     return record if record is not None and record.settings.get("key") == key else None
 
 
+def _shards(network: Network, kind: str, key: str) -> str:
+    """The folder of a sweep's shards: another one where weights, plane or images are other ones."""
+    return f"{network.name}-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
 def _square(side: int) -> NDArray[np.float64]:
     return np.linspace(-1, 1, side)
 
@@ -88,7 +94,7 @@ def make_surface(network: Network, seed: int, folders: tuple[Path, Path, Path], 
     images = first_images(IMAGES)
     checkpoint = load_checkpoint(folders[0], network)
     evaluator, key = plane(checkpoint, images, seed), record_key(checkpoint, IMAGES, seed)
-    how = Sweep(scheduler, folders[2] / f"{network.name}-surface-{seed}", 51, f"{network.name} surface")
+    how = Sweep(scheduler, folders[2] / _shards(network, "surface", key), 51, f"{network.name} surface")
 
     def run(task: Evaluator, points: NDArray[Any]) -> dict[str, NDArray[Any]]:
         return sweep(task, points, how, f"{task.key()} {task.precision}")
@@ -103,10 +109,10 @@ def make_curvature(network: Network, seed: int, folders: tuple[Path, Path, Path]
     images = first_images(CURVATURE_IMAGES)
     checkpoint = load_checkpoint(folders[0], network)
     axis = _square(CURVATURE_SIDE)
-    how = Sweep(scheduler, folders[2] / f"{network.name}-curvature-{seed}", 1, f"{network.name} curvature")
+    key = record_key(checkpoint, CURVATURE_IMAGES, seed)
+    how = Sweep(scheduler, folders[2] / _shards(network, "curvature", key), 1, f"{network.name} curvature")
     exact = plane(checkpoint, images, seed).key()  # on this machine; the record's key holds on all
     values = sweep(curvature(checkpoint, images, seed), grid(axis, axis), how, exact)
-    key = record_key(checkpoint, CURVATURE_IMAGES, seed)
     shaped = {name: part.reshape(len(axis), len(axis)) for name, part in values.items()}
     settings = {"key": key, "seed": seed, "scaling": "filter", "images": CURVATURE_IMAGES, "precision": "float32"}
     values = {"alpha": axis, "beta": axis, **shaped}
@@ -126,8 +132,15 @@ MAKERS: dict[str, Callable[[Network, int, tuple[Path, Path, Path], str], None]] 
 }
 
 
+def is_made(network: Network, kind: str, folders: tuple[Path, Path, Path]) -> bool:
+    """Whether the record is there and belongs to the weights that are there; folders as for `make_surface`."""
+    count = IMAGES if kind == "surface" else CURVATURE_IMAGES
+    key = record_key(load_checkpoint(folders[0], network), count, 0)
+    return find(folders[1], network, kind, 0, key) is not None
+
+
 def main(arguments: list[str]) -> None:
-    """Make the records that are not there yet; a killed run goes on where it was."""
+    """Make the records that are not there yet, or are of other weights; a killed run goes on where it was."""
     root = project_root()
     parser = argparse.ArgumentParser(prog="python -m descent.landscape_records", description=main.__doc__)
     parser.add_argument("--kind", choices=list(MAKERS), help="only these")
@@ -135,15 +148,17 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--scheduler", default="", help='a Dask cluster\'s "tcp://host:port"')
     given = parser.parse_args(arguments)
     folders = (root / "data" / "checkpoints", root / "data" / "records" / CHAPTER, root / "_build" / "sweeps")
+    # the surfaces of the small networks the chapter computes itself
+    every = [(kind, n) for kind in MAKERS for n in NETWORKS if kind == "curvature" or n.depth > 20]
     names = [network.name for network in NETWORKS]
     if given.network and given.network not in names:
         parser.error(f"network={given.network!r}: expected one of {', '.join(names)}")
-    for kind, make in MAKERS.items():
-        for network in NETWORKS:
-            wanted = given.kind in (None, kind) and given.network in (None, network.name)
-            large = kind == "curvature" or network.depth > 20  # small surfaces the chapter makes itself
-            if wanted and large and not record_path(folders[1], network, kind, 0).is_file():
-                make(network, 0, folders, given.scheduler)
+    wanted = [(k, n) for k, n in every if given.kind in (None, k) and given.network in (None, n.name)]
+    if not wanted:
+        parser.error(f"network={given.network!r} has no record of kind={given.kind!r}: the chapter computes it")
+    for kind, network in wanted:
+        if not is_made(network, kind, folders):
+            MAKERS[kind](network, 0, folders, given.scheduler)
 
 
 if __name__ == "__main__":

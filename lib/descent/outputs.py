@@ -1,0 +1,69 @@
+"""What a notebook's source and its executed copy lend each other: outputs one way, words the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+INJECTED = "injected-parameters"
+
+
+def _tags(cell: Mapping[str, Any]) -> list[str]:
+    found: list[str] = cell["metadata"].get("tags", [])
+    return found
+
+
+def _code(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [cell for cell in cells if cell["cell_type"] == "code" and INJECTED not in _tags(cell)]
+
+
+def computed(notebook: Mapping[str, Any]) -> list[str]:
+    """The code that decides a notebook's outputs: its code cells' sources, less the `setup` cell, which installs."""
+    return ["".join(cell["source"]) for cell in _code(notebook["cells"]) if "setup" not in _tags(cell)]
+
+
+def with_checked_outputs(source: dict[str, Any], executed: Mapping[str, Any]) -> dict[str, Any]:
+    """`source` with the outputs and counts that its cells tagged `nbval-check-output` have in `executed`."""
+    ran = {cell["id"]: cell for cell in executed["cells"]}
+    for cell in _code(source["cells"]):
+        checked = "nbval-check-output" in _tags(cell)
+        origin = ran[cell["id"]] if checked else {"outputs": [], "execution_count": None}
+        cell.update(outputs=origin["outputs"], execution_count=origin["execution_count"])
+    return source
+
+
+def with_words_of(source: Mapping[str, Any], executed: dict[str, Any]) -> dict[str, Any]:
+    """`executed` with the Markdown, captions and `setup` cell of `source`; outputs and injected parameters stay.
+
+    Raises:
+        ValueError: the code of the two differs, so that the outputs may not be those of this source.
+    """
+    if computed(source) != computed(executed):
+        raise ValueError("its code has changed since it was run")
+    ran, cells = iter(_code(executed["cells"])), []
+    injected = [cell for cell in executed["cells"] if INJECTED in _tags(cell)]
+    for cell in source["cells"]:
+        cells.append(dict(cell))
+        if cell["cell_type"] == "code":
+            origin = next(ran)
+            cells[-1].update(outputs=origin["outputs"], execution_count=origin["execution_count"])
+            if "parameters" in _tags(cell):
+                cells += injected
+    return {**executed, "cells": cells}
+
+
+def bring_words(source: Path, executed: Path) -> bool:
+    """Write `with_words_of` the notebook `source` into its executed copy; whether anything changed.
+
+    Raises:
+        ValueError: see `with_words_of`; nothing is written.
+    """
+    from descent.records import write_json  # imports torch: not for a refusal
+
+    before = json.loads(executed.read_text(encoding="utf-8"))
+    after = with_words_of(json.loads(source.read_text(encoding="utf-8")), before)
+    if after != before:
+        write_json(executed, after)
+    return after != before

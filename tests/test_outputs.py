@@ -1,0 +1,93 @@
+"""Outputs and words that a notebook's source and its executed copy lend each other."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from descent.outputs import computed, with_checked_outputs, with_words_of
+
+
+def code(name: str, source: str, *tags: str, outputs: Any = (), count: int | None = None) -> dict[str, Any]:
+    return {
+        "id": name,
+        "cell_type": "code",
+        "metadata": {"tags": list(tags)} if tags else {},
+        "source": source,
+        "outputs": list(outputs),
+        "execution_count": count,
+    }
+
+
+def words(name: str, source: str) -> dict[str, Any]:
+    return {"id": name, "cell_type": "markdown", "metadata": {}, "source": source}
+
+
+SOURCE = {
+    "cells": [
+        words("w", "old"),
+        code("s", "install()", "setup"),
+        code("p", "epochs = 1", "parameters"),
+        code("c", "print(epochs)", "nbval-check-output"),
+    ]
+}
+EXECUTED = {
+    "metadata": {"descent": {"key": "k"}},
+    "cells": [
+        *deepcopy(SOURCE["cells"][:3]),
+        code("injected-parameters", "epochs = 9", "injected-parameters", count=3),
+        code("c", "print(epochs)", "nbval-check-output", outputs=["9"], count=4),
+    ],
+}
+
+
+def test_checked_outputs_are_stored_and_all_others_stripped() -> None:
+    source = {
+        "cells": [
+            code("a", "1", outputs=["old"], count=9),
+            code("b", "2", "nbval-check-output", outputs=["old"], count=9),
+            words("c", "text"),
+        ]
+    }
+    executed = deepcopy(source)
+    for cell in executed["cells"][:2]:
+        cell.update(outputs=["new"], execution_count=3)
+    stored = with_checked_outputs(source, executed)["cells"]
+    assert [(cell.get("outputs"), cell.get("execution_count")) for cell in stored] == [
+        ([], None),
+        (["new"], 3),
+        (None, None),
+    ]
+
+
+def test_new_words_captions_and_setup_are_taken_and_outputs_kept() -> None:
+    source = deepcopy(SOURCE)
+    source["cells"].insert(1, words("n", "new"))
+    source["cells"][0]["source"] = "other"
+    source["cells"][2]["source"] = "install(more)"
+    source["cells"][4]["metadata"]["mystnb"] = {"figure": {"caption": "better"}}
+    told = with_words_of(source, deepcopy(EXECUTED))
+    assert [cell["id"] for cell in told["cells"]] == ["w", "n", "s", "p", "injected-parameters", "c"]
+    assert [cell["source"] for cell in told["cells"][:3]] == ["other", "new", "install(more)"]
+    assert told["cells"][4] == EXECUTED["cells"][3]
+    assert told["cells"][5]["metadata"]["mystnb"]["figure"]["caption"] == "better"
+    assert (told["cells"][5]["outputs"], told["cells"][5]["execution_count"]) == (["9"], 4)
+    assert told["metadata"] == EXECUTED["metadata"]
+    assert with_words_of(SOURCE, deepcopy(EXECUTED)) == EXECUTED
+
+
+@pytest.mark.parametrize("change", ["edited", "added", "removed"])
+def test_other_code_is_refused(change: str) -> None:
+    source = deepcopy(SOURCE)
+    if change == "edited":
+        source["cells"][3]["source"] = "print(epochs + 1)"
+    elif change == "added":
+        source["cells"].append(code("d", "print(2)"))
+    else:
+        del source["cells"][3]
+    with pytest.raises(ValueError, match="its code has changed since it was run"):
+        with_words_of(source, deepcopy(EXECUTED))
+
+
+def test_lines_and_text_are_the_same_source() -> None:
+    assert computed({"cells": [code("a", "x\ny")]}) == computed({"cells": [{**code("a", ""), "source": ["x\n", "y"]}]})
