@@ -62,8 +62,8 @@ def bring_words(source: Path, executed: Path) -> bool:
     """
     from descent.records import write_json  # imports torch: not for a refusal
 
-    before = json.loads(executed.read_text(encoding="utf-8"))
-    after = with_words_of(json.loads(source.read_text(encoding="utf-8")), before)
+    before: dict[str, Any] = json.loads(executed.read_text(encoding="utf-8"))
+    after: dict[str, Any] = with_words_of(json.loads(source.read_text(encoding="utf-8")), before)
     if after != before:
         write_json(executed, after)
-    return after != before
+    return bool(after != before)

@@ -31,6 +31,9 @@ from descent.training import Batch, MiniBatches, Plan, fit, newest_checkpoint
 from descent.vectors import flatten
 
 FEWEST = 10  # steps: OneCycleLR divides by zero where its rise is one step long
+# oneDNN's weight gradient of a strided 1 x 1 convolution, channels last, writes past its memory where the input has
+# fewer channels than a vector has numbers: 8 with AVX2, 16 with AVX-512 (github.com/uxlfoundation/oneDNN, issue 6035)
+SAFE_CHANNELS = 16
 DEPTHS = (110, 56, 20)  # the long ones first
 PLANE_LIMIT = 1_000_000  # weights: a larger plane would take more of the repository than the network itself
 NETWORKS = tuple(Network(depth, shortcuts) for depth in DEPTHS for shortcuts in ("projection", "none"))
@@ -91,8 +94,17 @@ def augmented(images: Tensor, generator: torch.Generator, shift: int = 4, mirror
     return padded[each, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
+def memory_format(model: nn.Module) -> torch.memory_format:
+    """Channels last, the faster one, unless a strided 1 x 1 convolution has fewer inputs than `SAFE_CHANNELS`."""
+    short = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
+    narrow = any(max(layer.stride) > 1 and layer.in_channels < SAFE_CHANNELS for layer in short)
+    return torch.contiguous_format if narrow else torch.channels_last
+
+
 class Batches:
     """The batch of a step: augmented images, targets, and what remains of the shortcuts, `(1,)`."""
+
+    layout = torch.channels_last
 
     def __init__(self, data: Dataset, schedule: Schedule, fading: bool, device: torch.device) -> None:
         self._images, self._device, self._schedule = standardised(data), device, schedule
@@ -109,7 +121,7 @@ class Batches:
         images = augmented(self._images[index], generator, schedule.shift, schedule.mirror)
         if step < self._small:
             images = nn.functional.avg_pool2d(images, 2)
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=self.layout)
         return images.to(self._device), targets.to(self._device), torch.tensor([self._gate(step)])
 
     def _gate(self, step: int) -> float:
@@ -158,7 +170,8 @@ def train(
     batches = Batches(data, schedule, fading, device)
     _refuse_short(schedule, batches.steps)
     model = (replace(network, shortcuts="padding") if fading else network).build(schedule.seed)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batches.layout = memory_format(model)
+    model.to(device, memory_format=batches.layout)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), schedule.peak, schedule.momentum,
                                 weight_decay=schedule.weight_decay, nesterov=True)  # fmt: skip
     cycle = OneCycleLR(optimizer, schedule.peak, batches.steps, pct_start=0.2, cycle_momentum=False)
