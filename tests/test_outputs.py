@@ -12,7 +12,7 @@ def code(name: str, source: str, *tags: str, outputs: Any = (), count: int | Non
     return {
         "id": name,
         "cell_type": "code",
-        "metadata": {"tags": list(tags)} if tags else {},
+        "metadata": {"tags": list(tags)},
         "source": source,
         "outputs": list(outputs),
         "execution_count": count,
@@ -20,7 +20,7 @@ def code(name: str, source: str, *tags: str, outputs: Any = (), count: int | Non
 
 
 def words(name: str, source: str) -> dict[str, Any]:
-    return {"id": name, "cell_type": "markdown", "metadata": {}, "source": source}
+    return {"id": name, "cell_type": "markdown", "metadata": {"tags": []}, "source": source}
 
 
 SOURCE = {

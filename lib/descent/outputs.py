@@ -43,14 +43,14 @@ def with_words_of(source: Mapping[str, Any], executed: dict[str, Any]) -> dict[s
     if computed(source) != computed(executed):
         raise ValueError("its code has changed since it was run")
     ran, cells = iter(_code(executed["cells"])), []
+    before = {cell["id"]: cell for cell in executed["cells"]}
     injected = [cell for cell in executed["cells"] if INJECTED in _tags(cell)]
     for cell in source["cells"]:
-        cells.append(dict(cell))
-        if cell["cell_type"] == "code":
-            origin = next(ran)
-            cells[-1].update(outputs=origin["outputs"], execution_count=origin["execution_count"])
-            if "parameters" in _tags(cell):
-                cells += injected
+        origin = next(ran) if cell["cell_type"] == "code" else before.get(cell["id"], cell)
+        metadata = {**cell["metadata"], "tags": _tags(cell)}  # as papermill leaves them
+        cells.append({**origin, "id": cell["id"], "metadata": metadata, "source": cell["source"]})
+        if "parameters" in _tags(cell):
+            cells += injected
     return {**executed, "cells": cells}
 
 
