@@ -198,14 +198,21 @@ def test_the_key_of_a_chapter_covers_what_its_run_depends_on(tmp_path):
     assert len(set(seen)) == len(seen)
 
 
-@pytest.mark.parametrize("part", ["library", "requirements.txt", "data/records"])
-def test_the_runner_hands_the_key_everything_that_it_must_cover(tmp_path, monkeypatch, part):
-    root = write_project(tmp_path / "p", first="1")
-    (root / "data/records").mkdir(parents=True)
+LIBRARY = Path(descent.__file__).parent
+
+
+@pytest.mark.parametrize("imports", ["", "from descent.checkpoints import Network\n\n"])
+def test_the_runner_hands_the_key_everything_that_it_must_cover(tmp_path, monkeypatch, imports):
+    root = write_project(tmp_path / "p", first=f"{imports}1")
+    for folder in ("records/first", "records/second", "checkpoints"):
+        (root / "data" / folder).mkdir(parents=True)
     covered = []
     monkeypatch.setattr("descent.edition.content_key", lambda notebook, values, depends: covered.extend(depends))
     plan(root, [], "quick", {}, None)
-    assert (Path(descent.__file__).parent if part == "library" else root / part) in covered
+    assert {root / "requirements.txt", root / "data/records/first", LIBRARY / "__init__.py"} <= set(covered)
+    for path in (root / "data/checkpoints", LIBRARY / "checkpoints.py", LIBRARY / "resnets.py"):
+        assert (path in covered) == bool(imports)
+    assert not {root / "data/records/second", LIBRARY / "surfaces.py", LIBRARY / "edition.py"} & set(covered)
 
 
 def test_where_it_is_computed_and_written_keeps_the_preset_and_its_edition(tmp_path):

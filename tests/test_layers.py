@@ -7,7 +7,7 @@ import pytest
 
 LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
-    "vectors seeding records idx cifar project precision",
+    "vectors seeding records idx cifar project precision dependencies",
     "fetching outputs",
     "datasets models resnets surfaces ensembles checks lanczos stores spectra clusters",
     "training capture curvature eigen density paths critical kernel directions checkpoints folding",

@@ -197,7 +197,8 @@ def _complaint(error: ValidationError, merged: Mapping[str, Any], values: Mappin
 def content_key(notebook: Path, parameters: Mapping[str, Any], extra: Sequence[Path]) -> str:
     """SHA-256 over everything a run depends on: the notebook's code, the parameters, the `extra` files and folders.
 
-    `extra` is the library, the pins and the committed records; data sets are known by digests inside the library.
+    `extra` is what the chapter imports of the library, the pins, its records and weights; data sets are known by
+    digests inside the library.
     Outputs, Markdown, captions, and the parameters that only say where to write or to compute, do not count.
     """
     sources = computed({"cells": cells(notebook)})

@@ -16,7 +16,8 @@ from typing import Any
 import click
 
 from descent.assembly import INTRO, BuildError, build, picture
-from descent.chapters import RefusedError, content_key, defaults, nearest, resolve
+from descent.chapters import RefusedError, cells, content_key, defaults, nearest, resolve
+from descent.dependencies import files_behind
 from descent.execution import Job
 from descent.outputs import bring_words, with_checked_outputs
 from descent.pool import cores, run_jobs
@@ -32,6 +33,7 @@ from descent.project import (
 
 QUICK_TIMEOUT = 120  # seconds a cell may take at `quick`; `--cell-timeout` changes it
 TIMEOUT = 3600
+LIBRARY = Path(__file__).parent
 
 
 def plan(root: Path, names: Sequence[str], preset: str, given: Mapping[str, str], folder: Path | None) -> list[Job]:
@@ -61,12 +63,10 @@ def _job(root: Path, chapter: str, preset: str, given: Mapping[str, str], output
     own = defaults(notebook)
     results = edition_folder(root, "published") if output == root / "book" else output
     places = {name: str(Path(values[name]).resolve()) for name in RUNNER_PARAMETERS if values.get(name)}
-    depends = [
-        Path(__file__).parent,
-        root / "requirements.txt",
-        root / "data" / "records",
-        root / "data" / "checkpoints",
-    ]
+    behind = files_behind([cell["source"] for cell in cells(notebook) if cell["cell_type"] == "code"], LIBRARY)
+    depends = [*behind, root / "requirements.txt", root / "data" / "records" / chapter]
+    if LIBRARY / "checkpoints.py" in behind:
+        depends.append(root / "data" / "checkpoints")
     return Job(
         chapter=chapter,
         notebook=notebook,

@@ -177,9 +177,8 @@ def train(
     cycle = OneCycleLR(optimizer, schedule.peak, batches.steps, pct_start=0.2, cycle_momentum=False)
     plan = Plan(batches.steps, cycle, (), work, 100, f"{network} {schedule}", network.name if progress else None)
     loss = partial(faded_cross_entropy, precision=schedule.precision)
-    names = list(matrices(model))
     steps = np.linspace(0, batches.steps, schedule.snapshots, endpoint=False).astype(int)
-    recipe = Recipe(steps, "weight", names)
+    recipe = Recipe(steps, "weight", list(matrices(model)))
     with GradientRecorder(model, optimizer, recipe, work / "weights", newest_checkpoint(work)[0]) as recorder:
         history = fit(model, loss, batches, optimizer, plan)
         rounded(model)
