@@ -30,7 +30,8 @@ PHASES = 32
 def adder(p: int = P, keys: list[int] | None = None) -> OneLayerTransformer:
     """Adds modulo p by the waves of `keys`.
 
-    Neurons are relu(cos(w a - phase) + cos(w b - phase)), read into answer c by cos(2 phase - w c). Summed over evenly spaced phases this is cos(w (a + b - c)) by a factor that depends on a - b alone.
+    Neurons are relu(cos(w a - phase) + cos(w b - phase)), read into answer c by cos(2 phase - w c). Summed over
+    evenly spaced phases this is cos(w (a + b - c)) by a factor that depends on a - b alone.
     """
     keys = keys or KEYS
     width, hidden = 2 * len(keys), PHASES * len(keys)
