@@ -108,7 +108,7 @@ def edition(root: Path, *arguments: str, library: Path = LIBRARY) -> tuple[int, 
         env=environment(library),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,  # a chapter at quick on one busy core
     )
     return done.returncode, done.stdout + done.stderr, time.monotonic() - start
 
