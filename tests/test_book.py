@@ -210,7 +210,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 
 def test_no_number_of_ours_is_typed_on_the_front_page() -> None:
-    """A digit in the introduction is the source's setting, a name's (CIFAR-10), a year or a symbol; `±` comes from a role only."""
+    """A digit in the introduction is the source's setting, a name's, a year or a symbol; `±` comes from a role only."""
     text = re.sub(r"\{[\w:]+\}`[^`]*`", "", (ROOT / "book/intro.md").read_text())
     assert "±" not in text
     assert set(re.findall(r"\d[\d.,]*\d|\d", re.sub(r"\$[^$]*\$", "", text))) <= {"400", "90", "10", "20", "56", "110"}
