@@ -40,7 +40,7 @@ def cluster(workers: int) -> Iterator[str]:
     """The address of a scheduler with that many worker processes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a busy machine makes Dask warn of its own slowness
-        with LocalCluster(workers, threads_per_worker=1, processes=True, dashboard_address=None) as local:
+        with LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None) as local:
             yield local.scheduler_address
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,12 @@ import torch
 from descent.sweeps import Sweep, sweep
 
 POINTS = np.stack(np.meshgrid(np.linspace(-1, 1, 6), np.linspace(0, 2, 5)), -1).reshape(-1, 2)  # 30 in shards of 4
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 60
+    while not holds() and time.monotonic() < give_up:
+        time.sleep(0.02)
 
 
 class Losses:
@@ -42,14 +49,16 @@ class Losses:
         return {"loss": losses.detach().numpy(), "gradient": gradients.numpy()}
 
     def act(self, points: np.ndarray) -> None:
-        """What the settings ask for: "late", the first shard ends after another; the rest at that of POINTS[12]."""
+        """What the settings ask for: "late", the first shard ends after another; the rest at that of POINTS[12].
+
+        "raises" is the folder of the shards, of which one is to be there before this one fails.
+        """
         if "late" in self.settings and np.array_equal(points[0], POINTS[0]):
-            give_up = time.monotonic() + 60
-            while not Path(self.folder, "computed").exists() and time.monotonic() < give_up:
-                time.sleep(0.02)
+            wait_until(Path(self.folder, "computed").exists)
         if not np.array_equal(points[0], POINTS[12]):
             return
-        if "raises" in self.settings:
+        if shards := self.settings.get("raises"):
+            wait_until(lambda: any(Path(str(shards)).glob("shard-*.npz")))
             raise ZeroDivisionError("no loss here")
         if "dies" in self.settings and not (flag := Path(self.folder, "died")).exists():
             flag.touch()

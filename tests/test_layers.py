@@ -9,7 +9,7 @@ LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
     "vectors seeding records idx cifar project precision dependencies operations fourier",
     "fetching outputs",
-    "datasets models resnets surfaces ensembles checks lanczos stores spectra clusters transformers",
+    "datasets models resnets surfaces ensembles checks lanczos stores spectra clusters allocator transformers",
     "training capture curvature eigen density paths critical kernel directions checkpoints folding",
     "escape style execution landscape resnet_training",
     "surface_shape surface_export surface_plots plots scenes scorecard chapters pool assembly",

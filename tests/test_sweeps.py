@@ -2,6 +2,8 @@
 
 import logging
 import os
+import platform
+import resource
 import shutil
 import signal
 import socket
@@ -17,6 +19,7 @@ import dask
 import distributed
 import numpy as np
 import pytest
+import torch
 
 from descent import clusters
 from descent.records import Record
@@ -169,10 +172,45 @@ def test_a_worker_that_lacks_a_package_is_named(cluster, monkeypatch):
 
 def test_a_task_that_raises_is_named_by_its_point_and_the_others_are_kept(how, tmp_path):
     with pytest.raises(SweepError) as caught:
-        sweep(Losses(raises=True), POINTS, replace(how, folder=tmp_path), "k")
+        sweep(Losses(raises=tmp_path), POINTS, replace(how, folder=tmp_path), "k")
     assert str(caught.value) == "shard 3, whose first point is [-1.0, 1.0]: ZeroDivisionError: no loss here"
     assert any("in act" in note for note in caught.value.__notes__)
     assert 1 <= len(list(tmp_path.iterdir())) < SHARDS
+
+
+def fails_at_the_last(points):
+    if points[0, 0] == 5:
+        raise ZeroDivisionError("no loss here")
+    return {"value": points[:, 0]}
+
+
+def test_shards_finished_in_the_same_moment_as_a_failure_are_kept(tmp_path):
+    """Five shards end within the time that joblib takes to look once, the last of them in an error."""
+    points = np.arange(6.0)[:, None]
+    for turn in range(5):  # the first starts the processes
+        how = Sweep(folder=tmp_path / str(turn), shard_size=1, workers=2)
+        with pytest.raises(SweepError, match="shard 5, whose first point is"):
+            sweep(fails_at_the_last, points, how, "k")
+        assert len(list((tmp_path / str(turn)).iterdir())) >= 4  # one may be in act
+
+
+def large_and_freed(points):
+    """Page faults of six blocks of 16 MB, asked for and freed ten times over: the median of the ten."""
+    faults = []
+    for _ in range(10):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [torch.ones(4_000_000) for _ in range(6)]
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        del blocks
+    return {"faults": np.full(len(points), np.median(faults))}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+@pytest.mark.parametrize("where", ["processes", "cluster"])
+def test_a_worker_keeps_what_a_task_frees(where, cluster):
+    how = Sweep(cluster if where == "cluster" else "", shard_size=1, workers=2)
+    found = sweep(large_and_freed, np.zeros((2, 1)), how, "k")["faults"]
+    assert found.max() < 2_000, "six times 16 MB are 23,400 pages"
 
 
 def test_a_worker_killed_on_the_way_changes_nothing(cluster, expected, tmp_path):

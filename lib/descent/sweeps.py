@@ -21,6 +21,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from descent.allocator import keep_freed_memory
 from descent.clusters import connected, host_and_port
 from descent.records import Record, provenance
 from descent.seeding import cores, deterministic
@@ -185,22 +186,35 @@ def _on_this_machine(task: Task, shards: Mapping[int, Points], how: Sweep) -> Ge
         return
     with tempfile.TemporaryDirectory(prefix="descent-sweep-") as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="A worker stopped")  # joblib replaced one whose memory had grown
+        warnings.filterwarnings("ignore", message=".* You could benefit from adjusting")  # shards that a failure ended
         path = Path(folder, "task")
         path.write_bytes(cloudpickle.dumps(task))
         calls = (delayed(_run_stored)(path, number, part) for number, part in shards.items())
         pool = Parallel(workers, backend="loky", return_as="generator_unordered", batch_size=1, max_nbytes=None)
         with closing(pool(calls)) as finished:
-            yield from finished
+            for shard in finished:
+                if isinstance(shard, SweepError):
+                    raise shard
+                yield shard
 
 
-def _run_stored(path: Path, number: int, points: Points) -> Finished:
-    return _run(_stored(path), number, points)
+def _run_stored(path: Path, number: int, points: Points) -> Finished | SweepError:
+    """A failure is a result here: joblib would raise it at once, and drop the shards that were finished before it."""
+    try:
+        return _run_in_worker(_stored(path), number, points)
+    except SweepError as failure:
+        return failure
 
 
 @lru_cache(maxsize=1)
 def _stored(path: Path) -> Task:
-    task: Task = cloudpickle.loads(path.read_bytes())
+    task: Task = cloudpickle.loads(path.read_bytes())  # of this process's own folder, written a moment before
     return task
+
+
+def _run_in_worker(task: Task, number: int, points: Points) -> Finished:
+    keep_freed_memory()
+    return _run(task, number, points)
 
 
 def _on_cluster(task: Task, shards: Mapping[int, Points], how: Sweep) -> Generator[Finished]:
@@ -216,7 +230,9 @@ def _on_cluster(task: Task, shards: Mapping[int, Points], how: Sweep) -> Generat
 
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):  # a model goes once
             stored = client.submit(cloudpickle.loads, cloudpickle.dumps(task), pure=False)
-        numbers = {client.submit(_run, stored, number, part, pure=False): number for number, part in shards.items()}
+        numbers = {
+            client.submit(_run_in_worker, stored, number, part, pure=False): number for number, part in shards.items()
+        }
         for future in as_completed(list(numbers), loop=client.loop):
             number = numbers.pop(future)
             try:
