@@ -52,7 +52,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
         "load": read,
         "project_root": lambda: tmp_path,
         "IMAGES": IMAGES,
-        "SIDE": SIDE,
+        "SIDES": dict.fromkeys(range(4), SIDE),
         "CURVATURE_IMAGES": FEW,
         "CURVATURE_SIDE": COARSE,
     }.items():
@@ -277,8 +277,9 @@ def made(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     monkeypatch.setattr(
         landscape_records,
         "is_made",
-        lambda network, kind, places: record_path(places[1], network, kind, 0).exists(),
+        lambda network, kind, seed, places: record_path(places[1], network, kind, seed).exists(),
     )
+    monkeypatch.setattr(landscape_records, "SIDES", {0: 51, 1: 25})
     folders[1].mkdir(parents=True)
     return calls
 
@@ -286,23 +287,24 @@ def made(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
 def test_main_makes_what_is_not_there(folders: Folders, made: list[Call]) -> None:
     names = ["resnet110", "resnet110-noshort", "resnet56", "resnet56-noshort", "resnet20", "resnet20-noshort"]
     main(["--scheduler", "tcp://far:8786"])
-    wanted = [("surface", name) for name in names[:4]] + [("curvature", name) for name in names]
-    assert made == [(*each, 0, folders, "tcp://far:8786") for each in wanted]
+    wanted = [("surface", name, seed) for name in names[:4] for seed in (0, 1)]
+    wanted += [("curvature", name, 0) for name in names]
+    assert made == [(*each, folders, "tcp://far:8786") for each in wanted]
     made.clear()
     main([])
     assert made == []
-    (folders[1] / "resnet56-surface-0.npz").unlink()
+    (folders[1] / "resnet56-surface-1.npz").unlink()
     (folders[1] / "resnet20-curvature-0.npz").unlink()
     main([])
-    assert made == [("surface", "resnet56", 0, folders, ""), ("curvature", "resnet20", 0, folders, "")]
+    assert made == [("surface", "resnet56", 1, folders, ""), ("curvature", "resnet20", 0, folders, "")]
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--network", "resnet56"], [("surface", "resnet56"), ("curvature", "resnet56")]),
+        (["--network", "resnet56"], [("surface", "resnet56"), ("surface", "resnet56"), ("curvature", "resnet56")]),
         (["--network", "resnet20"], [("curvature", "resnet20")]),
-        (["--network", "resnet110", "--kind", "surface"], [("surface", "resnet110")]),
+        (["--network", "resnet110", "--kind", "surface"], [("surface", "resnet110")] * 2),
     ],
 )
 def test_main_makes_only_what_is_asked_for(

@@ -11,9 +11,9 @@ LAYERS = [
     "fetching outputs",
     "datasets models resnets surfaces ensembles checks lanczos stores spectra clusters allocator transformers",
     "training capture curvature eigen density paths critical kernel directions checkpoints folding",
-    "escape style execution landscape resnet_training",
-    "surface_shape surface_export surface_plots plots scenes scorecard chapters pool assembly",
-    "edition book book_claims repository sweeps",
+    "escape style execution landscape resnet_training grokking",
+    "grok_measures surface_shape surface_export surface_plots plots scenes scorecard chapters pool assembly",
+    "edition book book_claims repository sweeps grok_times",
     "landscape_records",
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}

@@ -114,13 +114,17 @@ def answer_waves(p: int, frequencies: Sequence[int]) -> Tensor:
 def answer_coefficients(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
     """Inner products of the logits `(p * p, p)` with `answer_waves`: `(len(frequencies),)`.
 
+    Without those waves: cos(x - y) = cos x cos y + sin x sin y, with x of a + b and y of c.
+
     Raises:
         ValueError: logits of another number of classes than p.
     """
     p = _side(logits)
     if logits.shape[1] != p:
         raise ValueError(f"logits of shape {tuple(logits.shape)}: expected (p * p, p); drop the logit of '='")
-    return torch.einsum("kac,ac->k", answer_waves(p, frequencies), logits.double())
+    of_answers = fourier_basis(p)[[row for k in frequencies for row in (2 * k - 1, 2 * k)]]
+    products = (sum_waves(p, frequencies) @ logits.double()) * of_answers
+    return products.sum(1).view(len(frequencies), 2).sum(1) / math.sqrt(2)
 
 
 def answer_share(logits: Tensor, frequencies: Sequence[int]) -> float:

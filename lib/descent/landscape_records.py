@@ -28,7 +28,8 @@ from descent.surface_shape import Curvature
 from descent.sweeps import Sweep, sweep
 
 CHAPTER = "resnet_landscape"
-IMAGES, SIDE = 64, 51  # of each surface: hours on two cores
+IMAGES = 64  # of each surface: hours on two cores
+SIDES = {0: 51, 1: 25}  # the planes: seed -> points a side
 CURVATURE_IMAGES, CURVATURE_SIDE = 16, 5
 Images = tuple[Tensor, Tensor]
 
@@ -90,7 +91,7 @@ def _square(side: int) -> NDArray[np.float64]:
 
 
 def make_surface(network: Network, seed: int, folders: tuple[Path, Path, Path], scheduler: str) -> None:
-    """One surface; shards go to the third folder, the record to the second, the weights are in the first."""
+    """One surface, its seed in SIDES; folders: of the weights, of the record that is made, of shards on the way."""
     images = first_images(IMAGES)
     checkpoint = load_checkpoint(folders[0], network)
     evaluator, key = plane(checkpoint, images, seed), record_key(checkpoint, IMAGES, seed)
@@ -99,7 +100,8 @@ def make_surface(network: Network, seed: int, folders: tuple[Path, Path, Path], 
     def run(task: Evaluator, points: NDArray[Any]) -> dict[str, NDArray[Any]]:
         return sweep(task, points, how, f"{task.key()} {task.precision}")
 
-    found = surface(evaluator, _square(SIDE), _square(SIDE), run)
+    axis = _square(SIDES[seed])
+    found = surface(evaluator, axis, axis, run)
     record = found.record(f"{network.name}-surface", {"key": key, "seed": seed, "scaling": "filter"}, provenance(seed))
     record.save(record_path(folders[1], network, "surface", seed))
 
@@ -132,11 +134,11 @@ MAKERS: dict[str, Callable[[Network, int, tuple[Path, Path, Path], str], None]] 
 }
 
 
-def is_made(network: Network, kind: str, folders: tuple[Path, Path, Path]) -> bool:
-    """Whether the record is there and belongs to the weights that are there; folders as for `make_surface`."""
+def is_made(network: Network, kind: str, seed: int, folders: tuple[Path, Path, Path]) -> bool:
+    """Whether the record is there and belongs to the weights that are there; arguments as for `make_surface`."""
     count = IMAGES if kind == "surface" else CURVATURE_IMAGES
-    key = record_key(load_checkpoint(folders[0], network), count, 0)
-    return find(folders[1], network, kind, 0, key) is not None
+    key = record_key(load_checkpoint(folders[0], network), count, seed)
+    return find(folders[1], network, kind, seed, key) is not None
 
 
 def main(arguments: list[str]) -> None:
@@ -157,8 +159,9 @@ def main(arguments: list[str]) -> None:
     if not wanted:
         parser.error(f"network={given.network!r} has no record of kind={given.kind!r}: the chapter computes it")
     for kind, network in wanted:
-        if not is_made(network, kind, folders):
-            MAKERS[kind](network, 0, folders, given.scheduler)
+        for seed in SIDES if kind == "surface" else (0,):
+            if not is_made(network, kind, seed, folders):
+                MAKERS[kind](network, seed, folders, given.scheduler)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""Milliseconds of a full-batch training step of the grokking network: ours, the textbook's pass, the published code.
+
+The network is that of Nanda et al. 2023 at p = 113 on 30 % of the pairs. All have the same weights, the loss in float64
+and AdamW; they differ in the pass alone, take turns, and figures are medians over the turns. The textbook's pass
+computes all three positions, attention fused. All have as many threads as this process has cores.
+
+The published code takes part when PEERS names a folder that holds its repository:
+    cd peers; git clone https://github.com/mechanistic-interpretability-grokking/progress-measures-paper
+and then: PEERS=peers make bench. Of it (commit 23d2c64 was used) the class Transformer runs as it stands; it imports
+wandb and plotting packages, which nothing that is called here uses: empty modules stand in for those that are absent.
+Its own optimiser steps parameter by parameter; it is given the same fused one as the others. Without PEERS only the
+textbook's pass is compared with.
+
+The limit is that of the multiplications of our own pass, counted by torch, forward and backward, at the measured rate
+of a square product.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.utils.flop_counter import FlopCounterMode
+
+from descent.operations import operation, split
+from descent.seeding import cores, deterministic
+from descent.transformers import OneLayerTransformer, Sizes, every_position
+from measure import Result, gemm, importable, interleaved
+
+P, FRACTION, TURNS, STEPS = 113, 0.3, 15, 5
+TASK = f"a full-batch training step, p = {P}, {int(FRACTION * P * P):,} pairs"
+Pass = Callable[[Tensor], Tensor]
+
+
+def published(peers: Path, weights: dict[str, Tensor]) -> tuple[nn.Module, Pass]:
+    """The published network with these weights, and its pass."""
+    with importable(peers, ("wandb",)):
+        code = importlib.import_module("progress-measures-paper.transformers")
+    network = code.Transformer(code.Config(), use_ln=False)
+    network.load_state_dict(
+        {name: weights.get(name.rsplit(".", 1)[1], tensor) for name, tensor in network.state_dict().items()}
+    )
+
+    def forward(pairs: Tensor) -> Tensor:
+        tokens = torch.cat([pairs, torch.full((len(pairs), 1), P)], dim=1)
+        logits: Tensor = network(tokens)[:, -1]
+        return logits
+
+    return network, forward
+
+
+def training(model: nn.Module, forward: Pass, pairs: Tensor, targets: Tensor) -> Callable[[int], None]:
+    """A few steps of training."""
+    optimizer = AdamW(model.parameters(), 1e-3, (0.9, 0.98), weight_decay=1.0, fused=True)
+
+    def steps(_: int) -> None:
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(forward(pairs).double(), targets).backward()
+            optimizer.step()
+
+    return steps
+
+
+def operations_of(model: OneLayerTransformer, pairs: Tensor, targets: Tensor) -> float:
+    """Floating-point operations of the products of one step, two a multiply-add."""
+    with FlopCounterMode(display=False) as counter:
+        nn.functional.cross_entropy(model(pairs), targets).backward()
+    model.zero_grad()
+    return float(counter.get_total_flops())
+
+
+def run() -> list[Result]:
+    """Milliseconds a step, times slower than ours, largest difference of the logits; ours also against its limit."""
+    task = operation("addition", P)
+    shown, _ = split(len(task), FRACTION, 0)
+    pairs, targets = task.pairs[shown], task.targets[shown]
+    with deterministic(cores()):
+        models = {name: OneLayerTransformer(Sizes(P), 0) for name in ("ours", "textbook")}
+        ours, textbook = models.values()
+        passes: dict[str, tuple[nn.Module, Pass]] = {
+            "ours": (ours, ours),
+            "textbook: every position, fused attention": (textbook, lambda x: every_position(textbook, x)),
+        }
+        if peers := os.environ.get("PEERS"):
+            passes["published code"] = published(Path(peers), ours.state_dict())
+        else:
+            print("PEERS is not set: the published code is left out", file=sys.stderr)
+        with torch.no_grad():
+            expected = ours(pairs)
+            apart = {name: float((forward(pairs) - expected).abs().max()) for name, (_, forward) in passes.items()}
+        limit = operations_of(ours, pairs, targets) / gemm("float32", 2048, 10)
+        works = {name: training(model, forward, pairs, targets) for name, (model, forward) in passes.items()}
+        taken = {name: seconds / STEPS for name, (seconds, _) in interleaved(works, TURNS).items()}
+    results = []
+    for name, seconds in taken.items():
+        figures = {"ms": 1e3 * seconds, "times ours": seconds / taken["ours"], "logits apart": apart[name]}
+        if name == "ours":
+            figures |= {"times its limit": seconds / limit, "minutes for 12,000 steps": 200 * seconds}
+        results.append(Result(TASK, name, figures))
+    return results

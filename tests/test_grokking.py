@@ -1,0 +1,204 @@
+"""Runs that generalise late: the recipe, resuming, and what is measured along them."""
+
+import math
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from descent.grok_measures import gradients, lasting, losses, progress_measures
+from descent.grok_times import GrokTimes
+from descent.grokking import Experiment, Run, cross_entropy_in_double, train
+from descent.seeding import deterministic
+from descent.transformers import every_position
+from descent.vectors import flatten
+
+SMALL = Experiment(p=13, fraction=0.5, width=16, heads=2, hidden=24, steps=60, every=20)
+
+
+@pytest.fixture(scope="module")
+def small() -> Run:
+    with deterministic(1):
+        return train(SMALL)
+
+
+def test_the_defaults_are_the_sources() -> None:
+    run = train(Experiment(steps=1))
+    assert run.stack.layout.size == 226_816
+    assert (len(run.train), len(run.test)) == (3830, 8939)
+    assert not np.any(run.final() - run.stack.rows[0])  # the first step of the warm-up has rate zero
+    assert len(torch.cat([run.train, run.test]).unique()) == 113**2
+
+
+def test_a_run_is_adamw_on_the_whole_training_set(small: Run) -> None:
+    """Written out once more with the textbook's pass and the source's schedule."""
+    with deterministic(1):
+        model = small.at(small.stack.rows[0])
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1.0, betas=(0.9, 0.98))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step / 10, 1))
+        pairs, targets = small.task.pairs[small.train], small.task.targets[small.train]
+        for step in range(SMALL.steps):
+            if step % SMALL.every == 0:
+                row = flatten(dict(model.named_parameters())).detach().numpy()
+                np.testing.assert_allclose(row, small.stack.rows[step // SMALL.every], atol=2e-5)
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(every_position(model, pairs).double(), targets)
+            assert loss.item() == pytest.approx(small.losses[step], rel=1e-4)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    assert small.stack.steps.tolist() == [0, 20, 40]
+    assert small.losses[-1] < 0.95 * small.losses[0]
+
+
+def test_the_softmax_is_in_double(small: Run) -> None:
+    logits = torch.tensor([[0.0, 20.0], [0.0, -20.0]], requires_grad=True)
+    found = cross_entropy_in_double(nn.Identity(), (logits, torch.tensor([1, 0])))
+    assert found.dtype == torch.float64
+    assert found.item() == pytest.approx(math.log1p(math.exp(-20)), rel=1e-9)
+
+
+def test_seeds_differ_in_weights_and_split_and_batches_are_used() -> None:
+    first, second = train(replace(SMALL, steps=1)), train(replace(SMALL, steps=1, seed=1))
+    assert not np.array_equal(first.stack.rows, second.stack.rows)
+    assert not torch.equal(first.train, second.train)
+    batched = train(replace(SMALL, steps=3, batch_size=10))
+    assert batched.losses[0] != pytest.approx(first.losses[0], abs=1e-6)
+
+
+KILLED = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import descent.training
+from descent.grokking import train
+from descent.seeding import deterministic
+from test_grokking import SMALL
+saved, save = [], descent.training._save
+def kill(*given):
+    save(*given)
+    saved.append(1)
+    if len(saved) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+descent.training._save = kill
+with deterministic(1):
+    train(replace(SMALL, every=2), Path({folder!r}))
+"""
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    code = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "run"))
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    with deterministic(1):
+        whole = train(replace(SMALL, every=2))
+        resumed = train(replace(SMALL, every=2), tmp_path / "run")
+    assert (tmp_path / "run" / "weights" / "rows.f32").stat().st_size == 4 * whole.stack.rows.size
+    np.testing.assert_array_equal(resumed.stack.rows, whole.stack.rows)
+    np.testing.assert_array_equal(resumed.losses, whole.losses)
+    np.testing.assert_array_equal(resumed.final(), whole.final())
+
+
+def test_another_experiments_folder_is_refused(tmp_path: Path) -> None:
+    train(replace(SMALL, steps=20), tmp_path)
+    with pytest.raises(RuntimeError, match=SMALL.digest()):
+        train(SMALL, tmp_path)
+
+
+def test_digests_tell_experiments_apart() -> None:
+    others = [{"task": "subtraction"}, {"p": 17}, {"fraction": 0.4}, {"seed": 1}, {"weight_decay": 0.5}, {"steps": 61}]
+    assert len({SMALL.digest(), *(replace(SMALL, **other).digest() for other in others)}) == 7
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"task": "addtion"}, "operation 'addtion': expected one of addition, "),
+        ({"task": "division", "p": 15}, "p=15: division needs a prime, such as 17"),
+        ({"fraction": 1.0}, "fraction=1.0: expected one that leaves"),
+        ({"heads": 3}, "width=16, heads=3: expected heads that divide the width"),
+        ({"batch_size": 100}, "batch_size=100: expected 1 to 84, the data's size"),
+        ({"steps": 0}, "steps=0"),
+    ],
+)
+def test_a_wrong_experiment_is_refused(wrong: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        train(replace(SMALL, **wrong))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("task", ["addition", "subtraction", "squares", "division", "s5"])
+def test_every_task_trains(task: str) -> None:
+    run = train(replace(SMALL, task=task, steps=30, every=29))
+    found = losses(run, run.stack.rows)
+    assert found["train_loss"][1] < found["train_loss"][0]
+    symbols = 120 if task == "s5" else 13
+    assert run.logits(run.final()).shape == (len(run.task), symbols)
+
+
+def test_losses_are_of_each_part_without_the_logit_of_equals(small: Run) -> None:
+    row = small.stack.rows[2]
+    found = losses(small, [row, small.stack.rows[0]])
+    with torch.no_grad():
+        logits = every_position(small.at(row), small.task.pairs)[:, :13].double()
+    for name, part in (("train", small.train), ("test", small.test)):
+        chances = logits[part].softmax(1)[torch.arange(len(part)), small.task.targets[part]]
+        assert found[f"{name}_loss"][0] == pytest.approx(-float(chances.log().mean()), rel=1e-5)
+        right = logits[part].argmax(1) == small.task.targets[part]
+        assert found[f"{name}_accuracy"][0] == pytest.approx(float(right.double().mean()))
+    assert losses(small, [])["train_loss"].shape == (0,)
+
+
+def test_progress_measures_have_a_column_for_each_set(small: Run) -> None:
+    found = progress_measures(small, {"two": [1, 4], "none": []})
+    assert found["squares"].tolist() == pytest.approx(
+        [float((row.astype(float) ** 2).sum()) for row in small.stack.rows]
+    )
+    assert found["coefficients two"].shape == (3, 2)
+    assert found["coefficients none"].shape == (3, 0)
+    assert (found["explained none"] == 0).all()
+    assert (found["explained two"] > 0).all()
+    # without a frequency, nothing is restricted to but the mean, and nothing is excluded
+    np.testing.assert_allclose(found["excluded_loss none"], losses(small, small.stack.rows)["train_loss"], rtol=1e-5)
+    one = progress_measures(small, {"two": [1, 4]}, small.stack.rows[1:2])
+    assert one["restricted_loss two"][0] == found["restricted_loss two"][1]
+
+
+def test_gradients_are_those_of_the_training_loss(small: Run) -> None:
+    rows = small.stack.rows[:2]
+    whole = gradients(small, rows)
+    model = small.at(rows[1])
+    pairs, targets = small.task.pairs[small.train], small.task.targets[small.train]
+    nn.functional.cross_entropy(every_position(model, pairs), targets).backward()
+    expected = flatten({name: part.grad for name, part in model.named_parameters()}).numpy()  # type: ignore[misc]
+    np.testing.assert_allclose(whole[1], expected, atol=1e-6)
+    some = gradients(small, np.stack([rows[0], rows[0]]), batch_size=10)
+    assert not np.array_equal(some[0], some[1])
+
+
+def test_lasting_is_the_step_after_the_last_return() -> None:
+    assert lasting(np.array([3.0, 0.5, 2.0, 0.5, 0.4]), 1) == 3
+    assert lasting(np.array([0.5, 0.4]), 1) == 0
+    assert lasting(np.array([0.5, 1.0]), 1) is None
+    assert lasting(np.array([0.5, np.nan]), 1) is None
+    assert lasting(np.array([]), 1) is None
+
+
+def test_grok_times_are_those_of_the_curves() -> None:
+    """A set-up that generalises within seconds; the same curve from a run that keeps its weights."""
+    experiment = Experiment(p=11, width=32, heads=2, hidden=64, steps=1500, every=20, learning_rate=3e-3)
+    with deterministic(1):
+        found = GrokTimes(experiment)(np.array([[0.7, 1.0, 3], [0.3, 0.0, 3]]))
+        run = train(replace(experiment, fraction=0.7, weight_decay=1.0, seed=3))
+    assert np.isinf(found["generalised"][1])
+    assert found["peak"][1] > found["peak"][0] > 0
+    curve = losses(run, run.stack.rows)
+    first = lasting(curve["test_loss"], 1.0)
+    assert first is not None
+    assert abs(found["generalised"][0] - 20 * first) <= 20
+    assert 0 < found["memorised"][0] <= found["generalised"][0] < 1500
