@@ -12,12 +12,21 @@ import pytest
 import torch
 from torch import nn
 
-from descent.grok_measures import gradients, lasting, losses, progress_measures
+from descent.grok_measures import (
+    embedding_frequencies,
+    gradients,
+    lasting,
+    logit_gram,
+    losses,
+    progress_measures,
+    without_components,
+)
 from descent.grok_times import GrokTimes
 from descent.grokking import Experiment, Run, cross_entropy_in_double, train
 from descent.seeding import deterministic
+from descent.spectra import gram, spectrum
 from descent.transformers import every_position
-from descent.vectors import flatten
+from descent.vectors import flatten, unflatten
 
 SMALL = Experiment(p=13, fraction=0.5, width=16, heads=2, hidden=24, steps=60, every=20)
 
@@ -191,7 +200,7 @@ def test_lasting_is_the_step_after_the_last_return() -> None:
 
 def test_grok_times_are_those_of_the_curves() -> None:
     """A set-up that generalises within seconds; the same curve from a run that keeps its weights."""
-    experiment = Experiment(p=11, width=32, heads=2, hidden=64, steps=1500, every=20, learning_rate=3e-3)
+    experiment = Experiment(p=31, width=32, hidden=128, steps=500, every=20, learning_rate=3e-3)
     with deterministic(1):
         found = GrokTimes(experiment)(np.array([[0.7, 1.0, 3], [0.3, 0.0, 3]]))
         run = train(replace(experiment, fraction=0.7, weight_decay=1.0, seed=3))
@@ -201,4 +210,33 @@ def test_grok_times_are_those_of_the_curves() -> None:
     first = lasting(curve["test_loss"], 1.0)
     assert first is not None
     assert abs(found["generalised"][0] - 20 * first) <= 20
-    assert 0 < found["memorised"][0] <= found["generalised"][0] < 1500
+    learned = lasting(run.losses, 0.01)
+    assert learned is not None
+    assert abs(found["memorised"][0] - learned) <= 20
+
+
+def test_without_components_takes_off_each_rows_own_part(small: Run) -> None:
+    rows = small.stack.rows
+    left, values, right = np.linalg.svd(rows.astype(float) - rows.mean(0), full_matrices=False)
+    found = without_components(small, spectrum(gram(rows), centre=True), 2)
+    less = rows[1] - left[1, 1] * values[1] * right[1]
+    expected = losses(small, [less])
+    for name in expected:
+        assert found[name].shape == (3, 2)
+        assert found[name][1, 1] == pytest.approx(expected[name][0], rel=1e-4)
+
+
+def test_the_logit_gram_is_of_all_examples_and_answers(small: Run) -> None:
+    rows = small.stack.rows[:2]
+    expected = np.stack([small.logits(row).flatten().numpy() for row in rows]).astype(float)
+    np.testing.assert_allclose(logit_gram(small, rows), expected @ expected.T, rtol=1e-5)
+
+
+def test_embedding_frequencies_are_of_the_embedding_alone(small: Run) -> None:
+    row = np.zeros((1, small.stack.layout.size), np.float32)
+    parts = unflatten(torch.from_numpy(row[0]), small.stack.layout)
+    parts["W_E"][3, :13] = 2 * torch.cos(2 * math.pi * 4 * torch.arange(13) / 13) + 1
+    parts["W_E"][3, 13] = 9.0
+    parts["W_in"].fill_(1.0)
+    found = embedding_frequencies(small, row)
+    np.testing.assert_allclose(found, [[0, 0, 0, 2 * math.sqrt(6.5), 0, 0]], atol=1e-5)

@@ -14,7 +14,7 @@ LAYERS = [
     "escape style execution landscape resnet_training grokking",
     "grok_measures surface_shape surface_export surface_plots plots scenes scorecard chapters pool assembly",
     "edition book book_claims repository sweeps grok_times",
-    "landscape_records",
+    "landscape_records grokking_records",
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
 SOURCES = {path.stem: path for path in sorted(LIBRARY.rglob("*.py")) if path.name != "__init__.py"}

@@ -19,6 +19,7 @@ from descent.fourier import (
     restricted_logits,
 )
 from descent.grokking import Run, cross_entropy_in_double
+from descent.spectra import Spectrum, gram
 from descent.training import MiniBatches
 from descent.vectors import flatten
 
@@ -107,6 +108,52 @@ def gradients(
         cross_entropy_in_double(model, batches(index)).backward()  # type: ignore[no-untyped-call]
         found[index] = flatten({name: part.grad for name, part in model.named_parameters() if part.grad is not None})
     return found
+
+
+def logit_gram(run: Run, rows: NDArray[np.floating], progress: str | None = None) -> Array:
+    """The Gram matrix `(m, m)` of the logits of all examples at each of `rows` `(m, P)`, flattened.
+
+    Of the principal components of the logits over training, it has all but the directions.
+    """
+    count, classes = len(run.task), run.task.symbols
+    logits = np.empty((len(rows), count * classes), np.float32)
+    for index, row in enumerate(tqdm(rows, desc=progress, disable=progress is None)):
+        logits[index] = run.logits(row).flatten().numpy()
+    return gram(logits)
+
+
+def without_components(run: Run, found: Spectrum, count: int, progress: str | None = None) -> dict[str, Array]:
+    """Losses of each kept set of weights less its own part along one singular component, u_tk s_k v_k.
+
+    Args:
+        run: the run.
+        found: of its kept weights, centred or not; what is subtracted has no mean in it where it is centred.
+        count: components.
+        progress: text before a progress bar; None shows none.
+
+    Returns:
+        As `losses`, but `(m, count)` each.
+    """
+    rows = run.stack.rows
+    vectors = found.right(rows, count)
+    parts = found.left[:, :count] * found.values[:count]
+    less = (
+        row - part * vector
+        for row, weights in zip(rows, parts, strict=True)
+        for part, vector in zip(weights, vectors.T, strict=True)
+    )
+    total = tqdm(less, desc=progress, disable=progress is None, total=parts.size)
+    return {name: values.reshape(len(rows), count) for name, values in losses(run, total).items()}
+
+
+def embedding_frequencies(run: Run, rows: NDArray[np.floating]) -> Array:
+    """Norm of each frequency in the W_E part of flat vectors `(m, P)`, such as weights, gradients, singular vectors.
+
+    `(m, (p - 1) / 2)`, in the vectors' units; the token for "=" and the constant are left out.
+    """
+    part = run.stack.layout.slices()["W_E"]
+    tables = torch.from_numpy(np.array(rows[:, part], np.float64)).view(len(rows), -1, run.task.symbols + 1)
+    return np.stack([frequency_norms(table[:, :-1].T).numpy() for table in tables])
 
 
 def lasting(values: Array, below: float) -> int | None:

@@ -1,0 +1,134 @@
+"""The records of the chapters on grokking: runs at the source's scale, resumable, and when such runs generalise.
+
+`python -m descent.grokking_records` makes those that are missing from `data/records`. A run's weights, hundreds of
+megabytes, stay in `_build/runs`; its records have what was measured on them, and the last weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from descent.fourier import key_frequencies
+from descent.grok_measures import (
+    embedding_frequencies,
+    gradients,
+    logit_gram,
+    losses,
+    progress_measures,
+    without_components,
+)
+from descent.grok_times import GrokTimes
+from descent.grokking import Experiment, Run, train
+from descent.project import project_root
+from descent.records import Record, provenance
+from descent.seeding import cores, deterministic, numpy_generator
+from descent.spectra import gram, spectrum
+from descent.sweeps import Sweep, sweep
+
+CURVES, BASINS = "grokking", "grokking_basins"  # the chapters
+STEPS = {0: 40_000, 1: 15_000, 2: 15_000, 3: 15_000, 4: 15_000}  # of the runs, by seed
+COMPONENTS, BATCH = 8, 256
+FRACTIONS, DECAYS, SEEDS = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6), (0.3, 0.5, 1.0, 2.0), (0, 1, 2)
+LIMIT, LOOKS = 15_000, 50  # steps of the runs over fractions and decays, and from one look at the test loss to the next
+Array = NDArray[np.float64]
+
+
+def keys_of(run: Run) -> list[int]:
+    """The key frequencies of the last weights of a run on addition: of more than one neuron in a hundred."""
+    with deterministic(1):
+        neurons = run.model.activations(run.task.pairs).neurons.detach()
+    return key_frequencies(neurons, fewest=1 + run.experiment.hidden // 100)
+
+
+def sets_of(keys: Sequence[int], others: Sequence[int], p: int, seed: int) -> dict[str, list[int]]:
+    """Frequencies to compare: the key ones; as many at random of the rest; of the rest, those key to another seed."""
+    rest = sorted(set(range(1, p // 2 + 1)) - set(keys))
+    random = numpy_generator(seed, "frequencies").choice(rest, min(len(keys), len(rest)), replace=False)
+    return {"key": list(keys), "random": sorted(random.tolist()), "other seed": sorted(set(others) - set(keys))}
+
+
+def circuits(run: Run, sets: Mapping[str, Sequence[int]], progress: str | None = None) -> dict[str, Array]:
+    """Curves of one run for the chapter `grokking`: see `losses` and `progress_measures`; `steps` `(m,)`; `final`."""
+    about = {"steps": run.stack.steps.astype(float), "final": run.final()}
+    return about | losses(run, run.stack.rows, progress) | progress_measures(run, sets, progress=progress)
+
+
+def basins(run: Run, count: int, progress: str | None = None) -> dict[str, Array]:
+    """What the chapter `grokking_basins` takes from the kept weights `(m, P)` of one run.
+
+    Returns:
+        Gram matrices `(m, m)`: `weights`, `logits`, `gradients` (full batch), `batch gradients`; `gradient frequencies`
+        `(m, (p - 1) / 2)`; and, of the weights as they are (`raw`) and less their mean (`centred`), `raw frequencies`
+        `(count, (p - 1) / 2)` of the singular vectors' W_E and `raw test_loss` and so on, see `without_components`.
+    """
+    rows = run.stack.rows
+    full = gradients(run, rows, progress=progress)
+    found = {"weights": gram(rows), "logits": logit_gram(run, rows, progress), "gradients": gram(full)}
+    found["gradient frequencies"] = embedding_frequencies(run, full)
+    found["batch gradients"] = gram(gradients(run, rows, min(BATCH, len(run.train)), progress))
+    for name, centre in (("raw", False), ("centred", True)):
+        whole = spectrum(found["weights"], centre)
+        found[f"{name} frequencies"] = embedding_frequencies(run, whole.right(rows, count).T)
+        removed = without_components(run, whole, count, progress)
+        found |= {f"{name} {curve}": values for curve, values in removed.items()}
+    return found
+
+
+def trained(seed: int, root: Path) -> Run:
+    """The run of a seed, from its folder in `_build/runs` where that is finished."""
+    experiment = Experiment(steps=STEPS[seed], seed=seed)
+    with deterministic(cores()):
+        return train(experiment, root / "_build" / "runs" / experiment.digest(), f"seed {seed}")
+
+
+def path_of(root: Path, chapter: str, name: str) -> Path:
+    """Where a record lies."""
+    return root / "data" / "records" / chapter / f"{name}.npz"
+
+
+def make_run(seed: int, root: Path) -> None:
+    """The two records of a seed; the control frequencies are those of the next seed."""
+    run, other = trained(seed, root), trained((seed + 1) % len(STEPS), root)
+    keys = keys_of(run)
+    sets = sets_of(keys, keys_of(other), run.experiment.p, seed)
+    settings = {"experiment": run.experiment.digest(), "steps": run.experiment.steps, "seed": seed, "sets": sets}
+    with deterministic(cores()):
+        for chapter, values in (
+            (CURVES, circuits(run, sets, f"seed {seed}")),
+            (BASINS, basins(run, COMPONENTS, f"seed {seed}")),
+        ):
+            Record(f"seed-{seed}", values, settings, provenance(seed)).save(path_of(root, chapter, f"seed-{seed}"))
+
+
+def make_times(root: Path, scheduler: str) -> None:
+    """When runs generalise, over fractions, decays and seeds."""
+    task = GrokTimes(Experiment(steps=LIMIT, every=LOOKS))
+    points = np.array(list(itertools.product(FRACTIONS, DECAYS, SEEDS)), float)
+    key = f"{task.experiment.digest()} until {task.done}"
+    values = sweep(task, points, Sweep(scheduler, root / "_build" / "sweeps" / "grok-times", 1, "times"), key)
+    settings = {"key": key, "limit": LIMIT}
+    Record("times", {"points": points, **values}, settings, provenance()).save(path_of(root, CURVES, "times"))
+
+
+def main(arguments: list[str]) -> None:
+    """Make the records that are not there yet; a killed run goes on where it was."""
+    parser = argparse.ArgumentParser(prog="python -m descent.grokking_records", description=main.__doc__)
+    parser.add_argument("--scheduler", default="", help='a Dask cluster\'s "tcp://host:port", for the times')
+    given = parser.parse_args(arguments)
+    root = project_root()
+    for seed in STEPS:
+        if not all(path_of(root, chapter, f"seed-{seed}").exists() for chapter in (CURVES, BASINS)):
+            make_run(seed, root)
+    if not path_of(root, CURVES, "times").exists():
+        make_times(root, given.scheduler)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
