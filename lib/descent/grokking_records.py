@@ -37,6 +37,7 @@ STEPS = {0: 40_000, 1: 15_000, 2: 15_000, 3: 15_000, 4: 15_000}  # of the runs, 
 COMPONENTS, BATCH = 8, 256
 FRACTIONS, DECAYS, SEEDS = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6), (0.3, 0.5, 1.0, 2.0), (0, 1, 2)
 LIMIT, LOOKS = 15_000, 50  # steps of the runs over fractions and decays, and from one look at the test loss to the next
+OTHERS = (("subtraction", 1.0), ("squares", 1.0), ("division", 1.0), ("s5", 1.0), ("addition", 0.0))  # weight decay
 Array = NDArray[np.float64]
 
 
@@ -64,15 +65,16 @@ def basins(run: Run, count: int, progress: str | None = None) -> dict[str, Array
     """What the chapter `grokking_basins` takes from the kept weights `(m, P)` of one run.
 
     Returns:
-        Gram matrices `(m, m)`: `weights`, `logits`, `gradients` (full batch), `batch gradients`; `gradient frequencies`
-        `(m, (p - 1) / 2)`; and, of the weights as they are (`raw`) and less their mean (`centred`), `raw frequencies`
-        `(count, (p - 1) / 2)` of the singular vectors' W_E and `raw test_loss` and so on, see `without_components`.
+        Gram matrices `(m, m)`: `weights`, `logits`, `gradients` (full batch), `batch gradients` (of 256 examples, or of
+        an eighth of them). `gradient frequencies` `(m, (p - 1) / 2)`. Of the weights as they are (`raw`) and less
+        their mean (`centred`): `raw frequencies` `(count, (p - 1) / 2)` of the singular vectors' W_E, and
+        `raw test_loss` and so on, see `without_components`.
     """
     rows = run.stack.rows
     full = gradients(run, rows, progress=progress)
     found = {"weights": gram(rows), "logits": logit_gram(run, rows, progress), "gradients": gram(full)}
     found["gradient frequencies"] = embedding_frequencies(run, full)
-    found["batch gradients"] = gram(gradients(run, rows, min(BATCH, len(run.train)), progress))
+    found["batch gradients"] = gram(gradients(run, rows, min(BATCH, len(run.train) // 8), progress))
     for name, centre in (("raw", False), ("centred", True)):
         whole = spectrum(found["weights"], centre)
         found[f"{name} frequencies"] = embedding_frequencies(run, whole.right(rows, count).T)
@@ -81,11 +83,11 @@ def basins(run: Run, count: int, progress: str | None = None) -> dict[str, Array
     return found
 
 
-def trained(seed: int, root: Path) -> Run:
-    """The run of a seed, from its folder in `_build/runs` where that is finished."""
-    experiment = Experiment(steps=STEPS[seed], seed=seed)
+def trained(experiment: Experiment, root: Path) -> Run:
+    """A run, from its folder in `_build/runs` where that is finished."""
+    name = f"{experiment.task}, seed {experiment.seed}"
     with deterministic(cores()):
-        return train(experiment, root / "_build" / "runs" / experiment.digest(), f"seed {seed}")
+        return train(experiment, root / "_build" / "runs" / experiment.digest(), name)
 
 
 def path_of(root: Path, chapter: str, name: str) -> Path:
@@ -95,7 +97,8 @@ def path_of(root: Path, chapter: str, name: str) -> Path:
 
 def make_run(seed: int, root: Path) -> None:
     """The two records of a seed; the control frequencies are those of the next seed."""
-    run, other = trained(seed, root), trained((seed + 1) % len(STEPS), root)
+    following = (seed + 1) % len(STEPS)
+    run, other = (trained(Experiment(steps=STEPS[each], seed=each), root) for each in (seed, following))
     keys = keys_of(run)
     sets = sets_of(keys, keys_of(other), run.experiment.p, seed)
     settings = {"experiment": run.experiment.digest(), "steps": run.experiment.steps, "seed": seed, "sets": sets}
@@ -105,6 +108,20 @@ def make_run(seed: int, root: Path) -> None:
             (BASINS, basins(run, COMPONENTS, f"seed {seed}")),
         ):
             Record(f"seed-{seed}", values, settings, provenance(seed)).save(path_of(root, chapter, f"seed-{seed}"))
+
+
+def make_others(root: Path) -> None:
+    """Losses along runs on the other operations, and on addition without weight decay: "task decay curve" `(m,)`."""
+    values: dict[str, Array] = {}
+    for task, decay in OTHERS:
+        experiment = Experiment(task=task, weight_decay=decay, steps=LIMIT)
+        run = trained(experiment, root)
+        with deterministic(cores()):
+            curves = losses(run, run.stack.rows, task)
+        values |= {f"{task} {decay} {name}": curve for name, curve in curves.items()}
+    Record("others", values, {"limit": LIMIT, "every": experiment.every}, provenance()).save(
+        path_of(root, CURVES, "others")
+    )
 
 
 def make_times(root: Path, scheduler: str) -> None:
@@ -126,6 +143,8 @@ def main(arguments: list[str]) -> None:
     for seed in STEPS:
         if not all(path_of(root, chapter, f"seed-{seed}").exists() for chapter in (CURVES, BASINS)):
             make_run(seed, root)
+    if not path_of(root, CURVES, "others").exists():
+        make_others(root)
     if not path_of(root, CURVES, "times").exists():
         make_times(root, given.scheduler)
 

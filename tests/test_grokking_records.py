@@ -1,0 +1,104 @@
+"""The records of runs: made of what the chapters call live, resumable, made once."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from descent import grokking_records
+from descent.grok_measures import losses, progress_measures
+from descent.grokking import Experiment, train
+from descent.grokking_records import basins, circuits, keys_of, main, path_of, sets_of, trained
+from descent.records import Record
+from descent.seeding import deterministic
+from descent.spectra import gram, spectrum
+
+SMALL = partial(Experiment, p=13, fraction=0.5, width=16, heads=2, hidden=24, every=10)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DESCENT_CORES", "1")
+    for name, value in {
+        "Experiment": SMALL,
+        "STEPS": {0: 40, 1: 30},
+        "COMPONENTS": 2,
+        "FRACTIONS": (0.5, 0.6),
+        "DECAYS": (1.0,),
+        "SEEDS": (0,),
+        "LIMIT": 40,
+        "LOOKS": 20,
+        "OTHERS": (("subtraction", 1.0), ("addition", 0.0)),
+        "project_root": lambda: tmp_path,
+    }.items():
+        monkeypatch.setattr(grokking_records, name, value)
+    return tmp_path
+
+
+def test_sets_are_disjoint_and_drawn_by_the_seed() -> None:
+    found = sets_of([3, 5], [5, 9, 1], 23, 0)
+    assert found["key"] == [3, 5]
+    assert found["other seed"] == [1, 9]
+    assert len(found["random"]) == 2
+    assert not {3, 5} & set(found["random"])
+    assert found == sets_of([3, 5], [5, 9, 1], 23, 0)
+    drawn = {tuple(sets_of([3, 5], [], 23, seed)["random"]) for seed in range(20)}
+    assert len(drawn) > 5
+    assert {number for pair in drawn for number in pair} <= set(range(1, 12)) - {3, 5}
+    assert sets_of([1, 2], [], 7, 0)["random"] == [3]
+
+
+def test_what_the_chapters_take_from_a_run() -> None:
+    with deterministic(1):
+        run = train(SMALL(steps=40))
+        found = circuits(run, {"key": [1, 3]})
+        deeper = basins(run, 2)
+    assert found["steps"].tolist() == [0, 10, 20, 30]
+    assert np.array_equal(found["final"], run.final())
+    for name, values in {**losses(run, run.stack.rows), **progress_measures(run, {"key": [1, 3]})}.items():
+        np.testing.assert_array_equal(found[name], values)
+    rows = run.stack.rows
+    np.testing.assert_allclose(deeper["weights"], gram(rows))
+    for name in ("weights", "logits", "gradients", "batch gradients"):
+        assert deeper[name].shape == (4, 4)
+    assert not np.allclose(deeper["gradients"], deeper["batch gradients"])
+    assert deeper["gradient frequencies"].shape == (4, 6)
+    assert deeper["raw frequencies"].shape == (2, 6)
+    assert deeper["centred test_loss"].shape == (4, 2)
+    assert not np.allclose(deeper["raw frequencies"], deeper["centred frequencies"])
+    vector = spectrum(gram(rows)).right(rows, 1)[:, 0]
+    table = vector[run.stack.layout.slices()["W_E"]].reshape(16, 14)[:, :13]
+    whole = np.square(table - table.mean(1, keepdims=True)).sum()
+    assert np.square(deeper["raw frequencies"][0]).sum() == pytest.approx(whole, rel=1e-6)
+
+
+def test_main_makes_records_once_and_goes_on_from_the_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main([])
+    run, next_run = (trained(SMALL(steps=steps, seed=seed), project) for seed, steps in enumerate((40, 30)))
+    record = Record.load(path_of(project, "grokking", "seed-0"))
+    assert record.settings["experiment"] == SMALL(steps=40, seed=0).digest()
+    sets = sets_of(keys_of(run), keys_of(next_run), 13, 0)
+    assert record.settings["sets"] == sets
+    np.testing.assert_array_equal(record.values["test_loss"], losses(run, run.stack.rows)["test_loss"])
+    assert Record.load(path_of(project, "grokking_basins", "seed-1")).values["weights"].shape == (3, 3)
+    times = Record.load(path_of(project, "grokking", "times"))
+    assert times.values["points"].tolist() == [[0.5, 1.0, 0.0], [0.6, 1.0, 0.0]]
+    assert times.values["generalised"].shape == (2,)
+    made = {path: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
+    assert len(made) == 6
+    others = Record.load(path_of(project, "grokking", "others"))
+    assert others.values["subtraction 1.0 test_loss"].shape == (4,)
+    assert others.values["addition 0.0 train_loss"][0] == record.values["train_loss"][0]
+    assert others.values["addition 0.0 train_loss"][3] != record.values["train_loss"][3]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("nothing is to be trained")
+
+    monkeypatch.setattr("descent.training.nn.Module.zero_grad", refuse, raising=False)
+    monkeypatch.setattr(grokking_records, "sweep", refuse)
+    main([])  # all there
+    lost = path_of(project, "grokking", "seed-1")
+    lost.unlink()
+    main([])  # from the kept weights
+    assert lost.read_bytes() == made[lost]
