@@ -40,7 +40,7 @@ Pass = Callable[[Tensor], Tensor]
 
 def published(peers: Path, weights: dict[str, Tensor]) -> tuple[nn.Module, Pass]:
     """The published network with these weights, and its pass."""
-    with importable(peers, ("wandb",)):
+    with importable(peers, ("wandb", "pandas")):
         code = importlib.import_module("progress-measures-paper.transformers")
     network = code.Transformer(code.Config(), use_ln=False)
     network.load_state_dict(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from descent.execution import cleaned
 from descent.outputs import computed, with_checked_outputs, with_words_of
 
 
@@ -91,3 +92,13 @@ def test_other_code_is_refused(change: str) -> None:
 
 def test_lines_and_text_are_the_same_source() -> None:
     assert computed({"cells": [code("a", "x\ny")]}) == computed({"cells": [{**code("a", ""), "source": ["x\n", "y"]}]})
+
+
+def test_a_warning_that_depends_on_the_moment_is_not_published() -> None:
+    replaced = "<env>/x.py:7: UserWarning: A worker stopped while some jobs were given.\n  warnings.warn(\n"
+    other = "<env>/y.py:7: UserWarning: A number is large.\n  warnings.warn(\n"
+    stderr = [{"name": "stderr", "output_type": "stream", "text": text} for text in
+              (replaced, [*replaced.splitlines(True), *other.splitlines(True)], other)]  # fmt: skip
+    printed = {"name": "stdout", "output_type": "stream", "text": replaced}
+    notebook = {"metadata": {}, "cells": [code("c", "work()", outputs=[*stderr, printed])]}
+    assert [output["text"] for output in cleaned(notebook, {})["cells"][0]["outputs"]] == [other, other, replaced]

@@ -21,6 +21,7 @@ from descent.project import NEUTRAL_PARAMETERS
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _SCRATCH_CELL = re.compile(r"\S*ipykernel_\d+/\d+\.py")
+_OF_THE_MOMENT = re.compile(r"^.*UserWarning: A worker stopped while some jobs .*\n +warnings\.warn\(\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,7 @@ def cleaned(notebook: dict[str, Any], hidden: Mapping[str, str]) -> dict[str, An
 
     papermill's metadata, timings and widget state go; the injected cell loses the parameters that only say where to
     write or to compute, and goes when it has no other; the folders named in `hidden` are replaced in text outputs.
+    joblib's warning that it replaced a worker process goes too: whether it comes depends on the moment.
     """
     notebook["metadata"] = {k: v for k, v in notebook["metadata"].items() if k in ("kernelspec", "language_info")}
     kept = []
@@ -203,7 +205,8 @@ def cleaned(notebook: dict[str, Any], hidden: Mapping[str, str]) -> dict[str, An
             if not any("=" in line for line in cell["source"]):
                 continue
         if "outputs" in cell:
-            cell["outputs"] = [_neutral(output, hidden) for output in cell["outputs"]]
+            neutral = [_neutral(output, hidden) for output in cell["outputs"]]
+            cell["outputs"] = [output for output in neutral if output.get("text") != ""]
         kept.append(cell)
     notebook["cells"] = kept
     return notebook
@@ -213,6 +216,10 @@ def _neutral(output: dict[str, Any], hidden: Mapping[str, str]) -> dict[str, Any
     """An output with the folders replaced in its text; images and plotly's data stay as they are."""
     data = {k: _replaced(v, hidden) if k.startswith("text/") else v for k, v in output.get("data", {}).items()}
     text: dict[str, Any] = {k: _replaced(output[k], hidden) for k in ("text", "traceback", "evalue") if k in output}
+    if output.get("name") == "stderr":
+        said = "".join(text["text"])
+        if (rest := _OF_THE_MOMENT.sub("", said)) != said:
+            text["text"] = rest
     return {**output, **text, **({"data": data} if "data" in output else {})}
 
 
