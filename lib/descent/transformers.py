@@ -96,31 +96,24 @@ class OneLayerTransformer(nn.Module):
         Only the last position is computed, for nothing reads the others, and keys and values once for each token and
         place instead of once for each example: the same numbers, at a fraction of the operations.
         """
-        heads, head = self.sizes.heads, self.sizes.width // self.sizes.heads
+        heads, w, n = self.sizes.heads, self.sizes.width, len(pairs)
         end = self.W_E[:, -1] + self.W_pos[2]
-        tables = [self.W_E[:, :-1].T + self.W_pos[place] for place in (0, 1)]
-        query = (self.W_Q @ end) / math.sqrt(head)  # (h, d)
-        reader = torch.einsum("hd,hdw->hw", query, self.W_K)  # scores are linear in what is attended to
-        chosen = [(tables[place] @ reader.T)[pairs[:, place]] for place in (0, 1)]
-        scores = torch.stack([*chosen, (reader @ end).expand(len(pairs), heads)], dim=-1)
-        attention = scores.softmax(-1)
-        outward = torch.einsum("whd,hdv->hwv", self.W_O.view(-1, heads, head), self.W_V)  # (h, w, w): values, then W_O
-        residual = end + self._moved(pairs, attention, tables, end, outward)
+        tokens = self.W_E[:, :-1].T
+        sources = torch.cat([tokens + self.W_pos[0], tokens + self.W_pos[1], end[None]])  # (2 symbols + 1, w)
+        places = nn.functional.pad(pairs + pairs.new_tensor([0, len(tokens)]), (0, 1), value=2 * len(tokens))
+        query = (self.W_Q @ end) / math.sqrt(w // heads)  # (h, d)
+        scores = sources @ torch.einsum("hd,hdw->wh", query, self.W_K)  # linear in what is attended to
+        attention = nn.functional.embedding(places, scores).softmax(1)  # (n, 3, h)
+        outward = torch.einsum("whd,hdv->vhw", self.W_O.view(w, heads, -1), self.W_V)  # values, then W_O
+        written = (sources @ outward.reshape(w, heads * w)).view(-1, w)  # a row for each source and head
+        rows = heads * places[:, :, None] + torch.arange(heads, device=places.device)
+        weights = attention.reshape(n, -1)
+        moved = nn.functional.embedding_bag(rows.view(n, -1), written, mode="sum", per_sample_weights=weights)
+        residual = end + moved
         neurons = torch.relu(torch.addmm(self.b_in, residual, self.W_in.T))
         # nothing between the neurons and the logits bends: their maps are one matrix
         logits = torch.addmm((residual + self.b_out) @ self.W_U, neurons, self.W_out.T @ self.W_U)
-        return Activations(attention, neurons, logits)
-
-    @staticmethod
-    def _moved(pairs: Tensor, attention: Tensor, tables: list[Tensor], end: Tensor, outward: Tensor) -> Tensor:
-        """What attention writes into the last position, `(n, w)`."""
-        total = torch.zeros((), dtype=end.dtype, device=end.device)
-        for head, matrix in enumerate(outward):
-            for place in (0, 1):
-                written = (tables[place] @ matrix.T)[pairs[:, place]]
-                total = total + attention[:, head, place, None] * written
-            total = total + attention[:, head, 2, None] * (matrix @ end)
-        return total
+        return Activations(attention.transpose(1, 2), neurons, logits)
 
     def neuron_logit_map(self) -> Tensor:
         """`W_L` = (W_U^T W_out)^T: `(hidden, symbols)`, what each neuron adds to the logit of each element."""
