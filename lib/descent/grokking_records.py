@@ -114,8 +114,7 @@ def make_induction(root: Path) -> None:
     task = Induction()
     with deterministic(cores()):
         run = train_induction(task, progress="induction")
-    settings = {**asdict(task), "source": "nanda2023progress"}
-    Record("induction", vars(run), settings, provenance(task.seed)).save(path_of(root, BASINS, "induction"))
+    Record("induction", vars(run), asdict(task), provenance(task.seed)).save(path_of(root, BASINS, "induction"))
 
 
 def make_times(root: Path, scheduler: str) -> None:

@@ -80,7 +80,7 @@ class InductionRun:
 def sequences(of: Induction, count: int, generator: torch.Generator) -> Batch:
     """Random tokens `(count, length)` int64 with their blocks, and which can be predicted, `(count, length - 1)` bool.
 
-    Entry t of the latter is for token t + 1: true in each occurrence of the block but the first, but for its first token.
+    Entry t of the latter is for token t + 1: true in every later occurrence of the block, but for its first.
     """
     tokens = torch.randint(of.vocabulary, (count, of.length), generator=generator)
     block = torch.randint(of.vocabulary, (count, of.block), generator=generator)
