@@ -40,6 +40,14 @@ def test_corners_are_where_the_path_turns_whatever_its_pace():
     assert len(corners(path, times, 1)[0]) == 1
 
 
+def test_trembling_is_smoothed_away():
+    path = along(BENT, 60) + 0.05 * np.random.default_rng(0).standard_normal((181, 2))
+    times = np.arange(len(path))
+    np.testing.assert_allclose(corners(path, times, 2, 0.1, 15)[0], [60, 120], atol=8)
+    still = np.concatenate([along(BENT, 60), np.tile(BENT[-1:], (60, 1))])  # a stop at the end is no corner
+    np.testing.assert_allclose(corners(still, np.arange(241), 2)[0], [60, 120], atol=4)
+
+
 def test_a_turn_is_the_same_in_another_frame_and_at_another_scale():
     path = along(BENT, 40)
     turned = 7 * path @ np.linalg.qr(np.random.default_rng(1).standard_normal((2, 2)))[0] + 5

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
+from scipy.signal import find_peaks
 
 from descent.spectra import spectrum
 
@@ -36,7 +38,7 @@ def principal_path(products: Array, count: int) -> tuple[Array, Array]:
     return whole.left[:, :count] * whole.values[:count], energy / energy.sum()
 
 
-def turning(path: Array, times: NDArray[np.floating], window: float = 0.05) -> tuple[Array, Array]:
+def turning(path: Array, times: NDArray[np.floating], window: float = 0.1, smooth: int = 1) -> tuple[Array, Array]:
     """How much a path turns, by its own length, so that a slow stretch and a fast one count alike.
 
     At each of `SAMPLES` places at equal distances along the path: the angle between the chord from half a window behind
@@ -46,6 +48,7 @@ def turning(path: Array, times: NDArray[np.floating], window: float = 0.05) -> t
         path: `(m, k)`, points in order.
         times: `(m,)`, such as steps, ascending.
         window: length of both chords together, as a share of the path's length.
+        smooth: points of the moving average that is taken first; a path that trembles on the spot has length without.
 
     Returns:
         Times `(n,)` of the places, the window's halves at both ends left out, and angles `(n,)` in radians, 0 to pi.
@@ -57,6 +60,7 @@ def turning(path: Array, times: NDArray[np.floating], window: float = 0.05) -> t
         raise ValueError(f"path of shape {path.shape}, {len(times)} times: expected three points or more, a time each")
     if not 0 < window < 1:
         raise ValueError(f"window={window}: expected more than 0 and less than 1")
+    path = uniform_filter1d(path, smooth, axis=0, mode="nearest")
     passed = np.concatenate([[0.0], np.linalg.norm(np.diff(path, axis=0), axis=1).cumsum()])
     if not passed[-1] > 0:
         raise ValueError(f"{len(path)} equal points: expected a path that moves")
@@ -69,14 +73,17 @@ def turning(path: Array, times: NDArray[np.floating], window: float = 0.05) -> t
     return np.interp(places, passed, times)[reach:-reach], np.arccos(cosine.clip(-1, 1))
 
 
-def corners(path: Array, times: NDArray[np.floating], count: int, window: float = 0.05) -> tuple[Array, Array]:
-    """The sharpest turns of a path, no two within a window of each other.
+def corners(
+    path: Array, times: NDArray[np.floating], count: int, window: float = 0.1, smooth: int = 1
+) -> tuple[Array, Array]:
+    """The sharpest turns of a path, peaks of the angle that `turning` finds, no two within a window of each other.
 
     Args:
         path: `(m, k)`, points in order.
         times: `(m,)`, ascending.
         count: turns to find; there may be fewer.
         window: see `turning`.
+        smooth: see `turning`.
 
     Returns:
         Times and angles (radians) of the turns, `(count,)` at most, in the order of time.
@@ -84,13 +91,7 @@ def corners(path: Array, times: NDArray[np.floating], count: int, window: float 
     Raises:
         ValueError: as `turning`.
     """
-    when, angle = turning(path, times, window)
-    apart, left, found = max(1, round(window * SAMPLES)), angle.copy(), []
-    for _ in range(count):
-        place = int(left.argmax())
-        if not left[place] > 0:
-            break
-        found.append(place)
-        left[max(0, place - apart) : place + apart + 1] = 0
-    found.sort()
+    when, angle = turning(path, times, window, smooth)
+    peaks = find_peaks(angle, distance=max(1, round(window * SAMPLES)))[0]
+    found = np.sort(peaks[angle[peaks].argsort()[::-1][:count]])
     return when[found], angle[found]
