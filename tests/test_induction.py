@@ -1,13 +1,15 @@
 """Repeated blocks: what is predictable, the network against the textbook's attention, a short training."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
+from descent import grokking_records
 from descent.induction import AttentionOnly, Induction, predictable_loss, sequences, token_losses, train_induction
+from descent.records import Record
 from descent.seeding import torch_generator
 
 TINY = Induction(11, 13, 3, 3, width=8, heads=2, batch_size=4, steps=5, every=2)
@@ -94,3 +96,12 @@ def test_a_run_looks_at_the_same_sequences_and_repeats_itself():
 def test_sizes_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **changes)
+
+
+def test_the_record_of_the_companion_names_its_set_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(grokking_records, "Induction", lambda: TINY)
+    grokking_records.make_induction(tmp_path)
+    record = Record.load(grokking_records.path_of(tmp_path, "grokking_basins", "induction"))
+    assert dict(record.settings) == asdict(TINY)
+    assert set(record.values) == {"losses", "looks", "token_losses", "predictable"}
+    assert record.values["token_losses"].shape == (3, 100 * 12)
