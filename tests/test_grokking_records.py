@@ -10,6 +10,7 @@ from descent import grokking_records
 from descent.grok_measures import losses, progress_measures
 from descent.grokking import Experiment, train
 from descent.grokking_records import basins, circuits, keys_of, main, path_of, sets_of, trained
+from descent.induction import Induction
 from descent.records import Record
 from descent.seeding import deterministic
 from descent.spectra import gram, spectrum
@@ -27,6 +28,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "FRACTIONS": (0.5, 0.6),
         "DECAYS": (1.0,),
         "SEEDS": (0,),
+        "Induction": partial(Induction, vocabulary=8, length=12, block=3, width=8, batch_size=4, steps=4, every=2),
         "LIMIT": 40,
         "LOOKS": 20,
         "OTHERS": (("subtraction", 1.0), ("addition", 0.0)),
@@ -86,7 +88,9 @@ def test_main_makes_records_once_and_goes_on_from_the_runs(project: Path, monkey
     assert times.values["points"].tolist() == [[0.5, 1.0, 0.0], [0.6, 1.0, 0.0]]
     assert times.values["generalised"].shape == (2,)
     made = {path: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
-    assert len(made) == 6
+    assert len(made) == 7
+    copying = Record.load(path_of(project, "grokking_basins", "induction"))
+    assert copying.values["token_losses"].shape == (3, 100 * 11)
     others = Record.load(path_of(project, "grokking", "others"))
     assert others.values["subtraction 1.0 test_loss"].shape == (4,)
     assert others.values["addition 0.0 train_loss"][0] == record.values["train_loss"][0]

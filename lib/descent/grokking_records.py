@@ -10,6 +10,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from descent.grok_measures import (
 )
 from descent.grok_times import GrokTimes
 from descent.grokking import Experiment, Run, train
+from descent.induction import Induction, train_induction
 from descent.project import project_root
 from descent.records import Record, provenance
 from descent.seeding import cores, deterministic, numpy_generator
@@ -124,6 +126,14 @@ def make_others(root: Path) -> None:
     )
 
 
+def make_induction(root: Path) -> None:
+    """The companion of `grokking_basins`: losses of single tokens along the training of an attention-only network."""
+    task = Induction()
+    with deterministic(cores()):
+        run = train_induction(task, progress="induction")
+    Record("induction", vars(run), asdict(task), provenance(task.seed)).save(path_of(root, BASINS, "induction"))
+
+
 def make_times(root: Path, scheduler: str) -> None:
     """When runs generalise, over fractions, decays and seeds."""
     task = GrokTimes(Experiment(steps=LIMIT, every=LOOKS))
@@ -145,6 +155,8 @@ def main(arguments: list[str]) -> None:
             make_run(seed, root)
     if not path_of(root, CURVES, "others").exists():
         make_others(root)
+    if not path_of(root, BASINS, "induction").exists():
+        make_induction(root)
     if not path_of(root, CURVES, "times").exists():
         make_times(root, given.scheduler)
 
