@@ -5,6 +5,7 @@ Claim tables are compared as plain text; figures, their data and warnings are lo
 
 import pytest
 
+collect_ignore = ["drafts"]  # chapters that _toc.yml does not name yet
 NOT_COMPARED = ("text/html", "text/markdown", "application/vnd.plotly.v1+json", "image/svg+xml", "stderr")
 
 
