@@ -183,3 +183,16 @@ def test_gini_of_known_values() -> None:
     for bad in (torch.tensor([-1.0, 2.0]), torch.zeros(0)):
         with pytest.raises(ValueError, match="none below zero"):
             gini(bad)
+
+
+def test_answer_coefficients_are_products_with_unit_waves_written_out() -> None:
+    logits = torch.randn(P * P, P, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.arange(P)
+    turns = (x[:, None, None] + x[None, :, None] - x).reshape(P * P, P).double()
+    for k, found in zip([1, 4, 6], answer_coefficients(logits, [1, 4, 6]), strict=True):
+        wave = torch.cos(2 * math.pi * k * turns / P)
+        assert found.item() == pytest.approx(float((logits * wave).sum() / wave.norm()), rel=1e-10)
+    assert answer_coefficients(logits, []).shape == (0,)
+    for wrong in (0, 7, 100):
+        with pytest.raises(ValueError, match=f"frequency {wrong}: expected 1 to 6 for p=13"):
+            answer_coefficients(logits, [1, wrong])

@@ -98,37 +98,25 @@ def excluded_logits(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
     return logits.double() - projected(logits, frequencies)
 
 
-def answer_waves(p: int, frequencies: Sequence[int]) -> Tensor:
-    """The waves cos(2 pi k (a + b - c) / p) over all pairs and answers, `(len(frequencies), p * p, p)`, of unit length.
-
-    Raises:
-        ValueError: a frequency out of range, or p is even.
-    """
-    x = torch.arange(p)
-    turns = (x[:, None, None] + x[None, :, None] - x).view(p * p, p)
-    waves = [(2 * math.pi * (k * turns % p).double() / p).cos() for k in _check_frequencies(frequencies, p)]
-    found = torch.stack(waves) if waves else torch.zeros(0, p * p, p, dtype=torch.float64)
-    return found * math.sqrt(2 / p**3)
-
-
 def answer_coefficients(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
-    """Inner products of the logits `(p * p, p)` with `answer_waves`: `(len(frequencies),)`.
+    """Inner products of the logits `(p * p, p)` with the waves of a + b - c: `(len(frequencies),)`.
 
-    Without those waves: cos(x - y) = cos x cos y + sin x sin y, with x of a + b and y of c.
+    A wave is cos(2 pi k (a + b - c) / p) over all pairs and answers c, of unit length (Nanda et al. 2023, section 4).
+    None is written out: cos(x - y) = cos x cos y + sin x sin y, with x of a + b and y of c.
 
     Raises:
-        ValueError: logits of another number of classes than p.
+        ValueError: logits of another number of classes than p, a frequency out of range, or p is even.
     """
     p = _side(logits)
     if logits.shape[1] != p:
         raise ValueError(f"logits of shape {tuple(logits.shape)}: expected (p * p, p); drop the logit of '='")
-    of_answers = fourier_basis(p)[[row for k in frequencies for row in (2 * k - 1, 2 * k)]]
+    of_answers = fourier_basis(p)[[row for k in _check_frequencies(frequencies, p) for row in (2 * k - 1, 2 * k)]]
     products = (sum_waves(p, frequencies) @ logits.double()) * of_answers
     return products.sum(1).view(len(frequencies), 2).sum(1) / math.sqrt(2)
 
 
 def answer_share(logits: Tensor, frequencies: Sequence[int]) -> float:
-    """Share of the variance of the logits, each pair's mean over answers taken off, along `answer_waves`: 0 to 1.
+    """Share of the variance of the logits, each pair's mean over answers taken off, along the waves of a + b - c.
 
     A pair's mean over the answers changes no probability. Logits that do not vary give 0.
     """
