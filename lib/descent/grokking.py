@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from descent.allocator import keep_freed_memory
 from descent.capture import GradientRecorder, Recipe, Stack
 from descent.operations import Task, operation, split
 from descent.training import Batch, MiniBatches, Plan, fit, newest_checkpoint
@@ -147,6 +148,7 @@ def train(experiment: Experiment, folder: Path | None = None, progress: str | No
         ValueError: an unknown task, a modulus that it cannot have, a fraction or size out of range.
         DamagedCheckpointError: the folder is another experiment's, or damaged.
     """
+    keep_freed_memory()  # else every step asks the system for 10 MB anew: a sixth of its time
     start = prepared(experiment)
     plan = Plan(
         experiment.steps,

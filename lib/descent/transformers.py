@@ -110,7 +110,7 @@ class OneLayerTransformer(nn.Module):
         weights = attention.reshape(n, -1)
         moved = nn.functional.embedding_bag(rows.view(n, -1), written, mode="sum", per_sample_weights=weights)
         residual = end + moved
-        neurons = torch.relu(torch.addmm(self.b_in, residual, self.W_in.T))
+        neurons = torch.addmm(self.b_in, residual, self.W_in.T).relu_()  # in place: a pass over memory less
         # nothing between the neurons and the logits bends: their maps are one matrix
         logits = torch.addmm((residual + self.b_out) @ self.W_U, neurons, self.W_out.T @ self.W_U)
         return Activations(attention.transpose(1, 2), neurons, logits)
