@@ -88,7 +88,7 @@ def test_main_makes_records_once_and_goes_on_from_the_runs(project: Path, monkey
     assert times.values["points"].tolist() == [[0.5, 1.0, 0.0], [0.6, 1.0, 0.0]]
     assert times.values["generalised"].shape == (2,)
     made = {path: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
-    assert len(made) == 7
+    assert len(made) == 8
     copying = Record.load(path_of(project, "grokking_basins", "induction"))
     assert copying.values["token_losses"].shape == (3, 100 * 11)
     others = Record.load(path_of(project, "grokking", "others"))
@@ -106,3 +106,16 @@ def test_main_makes_records_once_and_goes_on_from_the_runs(project: Path, monkey
     lost.unlink()
     main([])  # from the kept weights
     assert lost.read_bytes() == made[lost]
+    undecayed = Record.load(path_of(project, "grokking_basins", "undecayed"))
+    assert undecayed.values["weights"].shape == undecayed.values["logits"].shape == (4, 4)
+
+
+def test_a_record_of_another_set_up_is_made_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main([])
+    old = {path.name: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
+    monkeypatch.setattr(grokking_records, "STEPS", {0: 40, 1: 50})
+    monkeypatch.setattr(grokking_records, "DECAYS", (0.5,))
+    main([])
+    new = {path.name: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
+    assert {name for name in old if old[name] != new[name]} == {"seed-0.npz", "seed-1.npz", "times.npz"}
+    assert Record.load(path_of(project, "grokking", "seed-1")).values["steps"].tolist() == [0, 10, 20, 30, 40]

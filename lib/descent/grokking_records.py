@@ -1,13 +1,15 @@
 """The records of the chapters on grokking: runs at the source's scale, resumable, and when such runs generalise.
 
-`python -m descent.grokking_records` makes those that are missing from `data/records`. A run's weights, hundreds of
-megabytes, stay in `_build/runs`; its records have what was measured on them, and the last weights.
+`python -m descent.grokking_records` makes those that are missing from `data/records` or are of another set-up. A run's
+weights, hundreds of megabytes, stay in `_build/runs`; its records have what was measured on them, and the last weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -63,6 +65,11 @@ def circuits(run: Run, sets: Mapping[str, Sequence[int]], progress: str | None =
     return about | losses(run, run.stack.rows, progress) | progress_measures(run, sets, progress=progress)
 
 
+def grams(run: Run, progress: str | None = None) -> dict[str, Array]:
+    """Of the kept weights of a run, `(m, m)` each: Gram matrices of the `weights` and of the `logits` of all pairs."""
+    return {"weights": gram(run.stack.rows), "logits": logit_gram(run, run.stack.rows, progress)}
+
+
 def basins(run: Run, count: int, progress: str | None = None) -> dict[str, Array]:
     """What the chapter `grokking_basins` takes from the kept weights `(m, P)` of one run.
 
@@ -74,7 +81,7 @@ def basins(run: Run, count: int, progress: str | None = None) -> dict[str, Array
     """
     rows = run.stack.rows
     full = gradients(run, rows, progress=progress)
-    found = {"weights": gram(rows), "logits": logit_gram(run, rows, progress), "gradients": gram(full)}
+    found = {**grams(run, progress), "gradients": gram(full)}
     found["gradient frequencies"] = embedding_frequencies(run, full)
     found["batch gradients"] = gram(gradients(run, rows, min(BATCH, len(run.train) // 8), progress))
     for name, centre in (("raw", False), ("centred", True)):
@@ -97,51 +104,82 @@ def path_of(root: Path, chapter: str, name: str) -> Path:
     return root / "data" / "records" / chapter / f"{name}.npz"
 
 
+def made(path: Path, **expected: object) -> bool:
+    """Whether a record is there and its settings have these values."""
+    if not path.exists():
+        return False
+    settings = Record.load(path).settings
+    return all(settings.get(name) == value for name, value in expected.items())
+
+
 def make_run(seed: int, root: Path) -> None:
     """The two records of a seed; the control frequencies are those of the next seed."""
     following = (seed + 1) % len(STEPS)
-    run, other = (trained(Experiment(steps=STEPS[each], seed=each), root) for each in (seed, following))
+    first, second = (Experiment(steps=STEPS[each], seed=each) for each in (seed, following))
+    paths = {chapter: path_of(root, chapter, f"seed-{seed}") for chapter in (CURVES, BASINS)}
+    about = {"experiment": first.digest(), "control": second.digest()}
+    if all(made(path, **about) for path in paths.values()):
+        return
+    run, other = trained(first, root), trained(second, root)
     keys = keys_of(run)
     sets = sets_of(keys, keys_of(other), run.experiment.p, seed)
-    settings = {"experiment": run.experiment.digest(), "steps": run.experiment.steps, "seed": seed, "sets": sets}
+    settings = {**about, "steps": run.experiment.steps, "seed": seed, "sets": sets}
     with deterministic(cores()):
         for chapter, values in (
             (CURVES, circuits(run, sets, f"seed {seed}")),
             (BASINS, basins(run, COMPONENTS, f"seed {seed}")),
         ):
-            Record(f"seed-{seed}", values, settings, provenance(seed)).save(path_of(root, chapter, f"seed-{seed}"))
+            Record(f"seed-{seed}", values, settings, provenance(seed)).save(paths[chapter])
 
 
 def make_others(root: Path) -> None:
     """Losses along runs on the other operations, and on addition without weight decay: "task decay curve" `(m,)`."""
+    experiments = [Experiment(task=task, weight_decay=decay, steps=LIMIT) for task, decay in OTHERS]
+    settings, path = {"experiments": [each.digest() for each in experiments]}, path_of(root, CURVES, "others")
+    if made(path, **settings):
+        return
     values: dict[str, Array] = {}
-    for task, decay in OTHERS:
-        experiment = Experiment(task=task, weight_decay=decay, steps=LIMIT)
+    for experiment in experiments:
+        name = f"{experiment.task} {experiment.weight_decay}"
         run = trained(experiment, root)
         with deterministic(cores()):
-            curves = losses(run, run.stack.rows, task)
-        values |= {f"{task} {decay} {name}": curve for name, curve in curves.items()}
-    Record("others", values, {"limit": LIMIT, "every": experiment.every}, provenance()).save(
-        path_of(root, CURVES, "others")
-    )
+            values |= {f"{name} {curve}": part for curve, part in losses(run, run.stack.rows, name).items()}
+    Record("others", values, {**settings, "limit": LIMIT, "every": experiments[0].every}, provenance()).save(path)
+
+
+def make_undecayed(root: Path) -> None:
+    """The control of `grokking_basins`: `grams` of a run on addition without weight decay, and its `steps` `(m,)`."""
+    experiment = Experiment(weight_decay=0.0, steps=LIMIT)
+    settings, path = {"experiment": experiment.digest()}, path_of(root, BASINS, "undecayed")
+    if made(path, **settings):
+        return
+    run = trained(experiment, root)
+    with deterministic(cores()):
+        values = {"steps": run.stack.steps.astype(float), **grams(run, "no weight decay")}
+    Record("undecayed", values, settings, provenance()).save(path)
 
 
 def make_induction(root: Path) -> None:
     """The companion of `grokking_basins`: losses of single tokens along the training of an attention-only network."""
-    task = Induction()
+    task, path = Induction(), path_of(root, BASINS, "induction")
+    if made(path, **asdict(task)):
+        return
     with deterministic(cores()):
         run = train_induction(task, progress="induction")
-    Record("induction", vars(run), asdict(task), provenance(task.seed)).save(path_of(root, BASINS, "induction"))
+    Record("induction", vars(run), asdict(task), provenance(task.seed)).save(path)
 
 
 def make_times(root: Path, scheduler: str) -> None:
     """When runs generalise, over fractions, decays and seeds."""
-    task = GrokTimes(Experiment(steps=LATEST, every=LOOKS))
+    task, path = GrokTimes(Experiment(steps=LATEST, every=LOOKS)), path_of(root, CURVES, "times")
     points = np.array(list(itertools.product(FRACTIONS, DECAYS, SEEDS)), float)
     key = f"{task.experiment.digest()} until {task.done}"
-    values = sweep(task, points, Sweep(scheduler, root / "_build" / "sweeps" / "grok-times", 1, "times"), key)
-    settings = {"key": key, "limit": LATEST}
-    Record("times", {"points": points, **values}, settings, provenance()).save(path_of(root, CURVES, "times"))
+    settings = {"key": key, "limit": LATEST, "fractions": list(FRACTIONS), "decays": list(DECAYS), "seeds": list(SEEDS)}
+    if made(path, **settings):
+        return
+    name = f"grok-times-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]}"
+    values = sweep(task, points, Sweep(scheduler, root / "_build" / "sweeps" / name, 1, "times"), key)
+    Record("times", {"points": points, **values}, settings, provenance()).save(path)
 
 
 def main(arguments: list[str]) -> None:
@@ -151,14 +189,11 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     root = project_root()
     for seed in STEPS:
-        if not all(path_of(root, chapter, f"seed-{seed}").exists() for chapter in (CURVES, BASINS)):
-            make_run(seed, root)
-    if not path_of(root, CURVES, "others").exists():
-        make_others(root)
-    if not path_of(root, BASINS, "induction").exists():
-        make_induction(root)
-    if not path_of(root, CURVES, "times").exists():
-        make_times(root, given.scheduler)
+        make_run(seed, root)
+    make_others(root)
+    make_undecayed(root)
+    make_induction(root)
+    make_times(root, given.scheduler)
 
 
 if __name__ == "__main__":
