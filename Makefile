@@ -41,10 +41,11 @@ checkpoints: $(READY) ## train the networks that are missing from data/checkpoin
 # which module makes the records of a chapter
 MAKER_resnet_landscape = landscape_records
 MAKER_grokking = grokking_records
+MAKER_grokking_basins = grokking_records
 
 records: $(READY) ## make the records missing from data/records: hours, resumable; CHAPTER=name SCHEDULER=tcp://host:port
 	@test -z "$(CHAPTER)" -o -n "$(MAKER_$(CHAPTER))" || { \
-	  echo "CHAPTER=$(CHAPTER): expected resnet_landscape or grokking, which have records" >&2; exit 2; }
+	  echo "CHAPTER=$(CHAPTER): expected resnet_landscape, grokking or grokking_basins, which have records" >&2; exit 2; }
 	for maker in $(or $(MAKER_$(CHAPTER)),$(MAKER_resnet_landscape) $(MAKER_grokking)); do \
 	  $(PYTHON) -m descent.$$maker $(SCHEDULER:%=--scheduler %) || exit 1; done
 

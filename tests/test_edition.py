@@ -215,6 +215,16 @@ def test_the_runner_hands_the_key_everything_that_it_must_cover(tmp_path, monkey
     assert not {root / "data/records/second", LIBRARY / "surfaces.py", LIBRARY / "edition.py"} & set(covered)
 
 
+def test_records_of_another_chapter_count_where_the_code_names_them(tmp_path, monkeypatch):
+    root = write_project(tmp_path / "p", first='path_of("second")')
+    for folder in ("first", "second", "sec"):
+        (root / "data" / "records" / folder).mkdir(parents=True)
+    covered = []
+    monkeypatch.setattr("descent.edition.content_key", lambda notebook, values, depends: covered.extend(depends))
+    plan(root, [], "quick", {}, None)
+    assert {path.name for path in covered if path.parent.name == "records"} == {"first", "second"}
+
+
 def test_where_it_is_computed_and_written_keeps_the_preset_and_its_edition(tmp_path):
     root = write_project(tmp_path / "p", first="1")
     write_preset(root, "paper", "first", "preset: paper\nepochs: 4\n")

@@ -63,8 +63,10 @@ def _job(root: Path, chapter: str, preset: str, given: Mapping[str, str], output
     own = defaults(notebook)
     results = edition_folder(root, "published") if output == root / "book" else output
     places = {name: str(Path(values[name]).resolve()) for name in RUNNER_PARAMETERS if values.get(name)}
-    behind = files_behind([cell["source"] for cell in cells(notebook) if cell["cell_type"] == "code"], LIBRARY)
-    depends = [*behind, root / "requirements.txt", root / "data" / "records" / chapter]
+    sources = [cell["source"] for cell in cells(notebook) if cell["cell_type"] == "code"]
+    behind, records = files_behind(sources, LIBRARY), root / "data" / "records"
+    named = {path for path in records.glob("*") if any(f'"{path.name}"' in source for source in sources)}
+    depends = [*behind, root / "requirements.txt", *sorted(named | {records / chapter})]
     if LIBRARY / "checkpoints.py" in behind:
         depends.append(root / "data" / "checkpoints")
     return Job(
