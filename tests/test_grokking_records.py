@@ -8,6 +8,7 @@ import pytest
 
 from descent import grokking_records
 from descent.grok_measures import losses, progress_measures
+from descent.grok_times import GrokTimes
 from descent.grokking import Experiment, train
 from descent.grokking_records import basins, circuits, keys_of, main, path_of, sets_of, trained
 from descent.induction import Induction
@@ -30,6 +31,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "SEEDS": (0,),
         "Induction": partial(Induction, vocabulary=8, length=12, block=3, width=8, batch_size=4, steps=4, every=2),
         "LIMIT": 40,
+        "LATEST": 40,
         "LOOKS": 20,
         "OTHERS": (("subtraction", 1.0), ("addition", 0.0)),
         "project_root": lambda: tmp_path,
@@ -119,3 +121,23 @@ def test_a_record_of_another_set_up_is_made_again(project: Path, monkeypatch: py
     new = {path.name: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
     assert {name for name in old if old[name] != new[name]} == {"seed-0.npz", "seed-1.npz", "times.npz"}
     assert Record.load(path_of(project, "grokking", "seed-1")).values["steps"].tolist() == [0, 10, 20, 30, 40]
+
+
+def test_no_smaller_decay_is_begun_where_the_larger_took_more_than_half_of_the_limit(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grokking_records, "DECAYS", (4.0, 2.0, 1.0, 0.5))
+    monkeypatch.setattr(grokking_records, "SEEDS", (0, 1, 2))
+    begun = []
+
+    def at_once(task: object, points: np.ndarray, how: object, key: str) -> dict[str, np.ndarray]:
+        begun.append(points.tolist())
+        steps = 8.0 / points[:, 1] / (points[:, 0] - 0.4) ** 0.5
+        return {"generalised": np.where(points[:, 2] == 1, np.inf, steps)}  # one seed never
+
+    monkeypatch.setattr(grokking_records, "sweep", at_once)
+    found = grokking_records.times(GrokTimes(SMALL(steps=40)), "", project)
+    tried = {(fraction, decay) for fraction, decay, _ in found["points"].tolist()}
+    assert tried == {(0.5, 4.0), (0.5, 2.0), (0.5, 1.0), (0.6, 4.0), (0.6, 2.0), (0.6, 1.0), (0.6, 0.5)}
+    assert [len(points) for points in begun] == [6, 6, 6, 3]
+    assert len(found["generalised"]) == len(found["points"]) == 21

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -39,8 +38,8 @@ from descent.sweeps import Sweep, sweep
 CURVES, BASINS = "grokking", "grokking_basins"  # the chapters
 STEPS = {0: 40_000, 1: 15_000, 2: 15_000, 3: 15_000, 4: 15_000}  # of the runs, by seed
 COMPONENTS, BATCH = 8, 256
-FRACTIONS, DECAYS, SEEDS = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6), (0.5, 1.0, 2.0, 4.0), (0, 1, 2)
-LIMIT, LATEST, LOOKS = 15_000, 12_000, 50  # steps: of the other runs; over fractions and decays at most; between looks
+FRACTIONS, DECAYS, SEEDS = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6), (4.0, 2.0, 1.0, 0.5), (0, 1, 2)
+LIMIT, LATEST, LOOKS = 15_000, 8_000, 50  # steps: of the other runs; over fractions and decays at most; between looks
 OTHERS = (("subtraction", 1.0), ("squares", 1.0), ("division", 1.0), ("s5", 1.0), ("addition", 0.0))  # weight decay
 Array = NDArray[np.float64]
 
@@ -169,17 +168,35 @@ def make_induction(root: Path) -> None:
     Record("induction", vars(run), asdict(task), provenance(task.seed)).save(path)
 
 
+def times(task: GrokTimes, scheduler: str, folder: Path) -> dict[str, Array]:
+    """When runs generalise, over fractions, decays and seeds; `points` `(n, 3)` and what the task finds, `(n,)` each.
+
+    Half of the weight decay takes about twice the steps. So a fraction's decays are tried from the largest down, and no
+    smaller one is begun where the median seed took more than half of the limit.
+    """
+    found: list[dict[str, Array]] = []
+    fractions, key = list(FRACTIONS), f"{task.experiment.digest()} until {task.done}"
+    for decay in DECAYS:
+        points = np.array(list(itertools.product(fractions, [decay], SEEDS)), float)
+        name = hashlib.sha256(f"{key} {points.tolist()}".encode()).hexdigest()[:12]
+        values = sweep(task, points, Sweep(scheduler, folder / name, 1, f"weight decay {decay:g}"), key)
+        found.append({"points": points, **values})
+        median = np.median(values["generalised"].reshape(len(fractions), -1), axis=1)
+        fractions = [part for part, steps in zip(fractions, median, strict=True) if 2 * steps <= task.experiment.steps]
+        if not fractions:
+            break
+    return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+
+
 def make_times(root: Path, scheduler: str) -> None:
-    """When runs generalise, over fractions, decays and seeds."""
+    """The record of `times`."""
     task, path = GrokTimes(Experiment(steps=LATEST, every=LOOKS)), path_of(root, CURVES, "times")
-    points = np.array(list(itertools.product(FRACTIONS, DECAYS, SEEDS)), float)
-    key = f"{task.experiment.digest()} until {task.done}"
-    settings = {"key": key, "limit": LATEST, "fractions": list(FRACTIONS), "decays": list(DECAYS), "seeds": list(SEEDS)}
+    settings = {"experiment": task.experiment.digest(), "done": task.done, "limit": LATEST}
+    settings |= {"fractions": list(FRACTIONS), "decays": list(DECAYS), "seeds": list(SEEDS)}
     if made(path, **settings):
         return
-    name = f"grok-times-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]}"
-    values = sweep(task, points, Sweep(scheduler, root / "_build" / "sweeps" / name, 1, "times"), key)
-    Record("times", {"points": points, **values}, settings, provenance()).save(path)
+    values = times(task, scheduler, root / "_build" / "sweeps" / "grok-times")
+    Record("times", values, settings, provenance()).save(path)
 
 
 def main(arguments: list[str]) -> None:
