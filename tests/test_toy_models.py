@@ -24,7 +24,7 @@ def drawn(models: Toys, batch: int) -> tuple[Inputs, Tensor, Tensor]:
     inputs.draw()
     density, _, noise = models.tensors()
     parts = inputs.block(slice(0, len(models)), density, noise)
-    return inputs, *(part.transpose(0, 1).clone() for part in parts)
+    return inputs, *(part.permute(2, 0, 1).clone() for part in parts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,7 +54,7 @@ def test_training_is_that_of_the_textbook() -> None:
     density, importance, noise = models.tensors()
     for _ in range(SHORT.steps):
         inputs.draw()
-        x = inputs.block(slice(0, 4), density, noise)[0].transpose(0, 1)
+        x = inputs.block(slice(0, 4), density, noise)[0].permute(2, 0, 1)
         optimizer.zero_grad()
         (importance * (x - reconstructed(W, b, x)).square()).mean((0, 2)).sum().backward()
         optimizer.step()

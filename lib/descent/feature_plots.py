@@ -1,4 +1,4 @@
-"""From maps of features to figures: bars of norms, matrices, points in the plane and in space. Never computes or saves."""
+"""From maps of features to figures: bars, matrices, points in the plane and in space. Never computes, never saves."""
 
 from __future__ import annotations
 
@@ -108,9 +108,7 @@ class Solid:
 
     def __post_init__(self) -> None:
         if self.points.ndim != 2 or self.points.shape[1] != 3 or len(self.colour) != len(self.points):
-            raise ValueError(
-                f"points of shape {self.points.shape}, {len(self.colour)} colours: expected (n, 3), and a colour for each"
-            )
+            raise ValueError(f"points of shape {self.points.shape}, {len(self.colour)} colours: expected (n, 3) and n")
 
 
 def solids(panels: Mapping[str, Solid], colour_label: str) -> tuple[go.Figure, Figure]:
