@@ -3,8 +3,8 @@
 n = 200 features in m = 20 dimensions, 20 models, a batch of 1,024, densities from 1 to 1/20, as the notebook of Elhage
 et al. 2022 (Toy Models of Superposition) has them. Its formulation is written from its formulas: two uniform numbers an
 input, inputs of its own for every model, `einsum` over a (batch, model, feature) layout, automatic differentiation,
-torch's AdamW. The loop has the same for a single model. Ours comes twice: with one seed for all models, which then share their
-uniform numbers, and with a seed for each. All take turns, with as many threads as this process has cores; figures are
+torch's AdamW. The loop has the same for a single model. Ours comes twice: with one seed for all models, which share the
+numbers, and with a seed for each. All take turns, with as many threads as this process has cores; figures are
 medians over the turns. Before that the loss and gradients of one batch are compared.
 
 The limit is that of the five products of a step, 10 B m n operations a model, at the measured rate of a square product.
@@ -77,7 +77,7 @@ def apart() -> tuple[float, float]:
 
 
 def run() -> list[Result]:
-    """Milliseconds a step of all models, models times steps a second, times slower than ours; ours against its limit."""
+    """Milliseconds a step of all models, models times steps a second, times ours; ours also against its limit."""
     keep_freed_memory()
     with deterministic(cores()):
         loss, gradient = apart()

@@ -14,7 +14,7 @@ from descent.feature_geometry import (
     composition,
     cosines,
     edges,
-    figure,
+    frame,
     name_of,
     regular_polygon,
     simplex,
@@ -49,10 +49,10 @@ EXACT = {
 generator = torch.Generator().manual_seed(0)
 
 
-def turned(frame: Tensor, m: int) -> Tensor:
-    """The frame in m dimensions, rotated at random."""
+def turned(columns: Tensor, m: int) -> Tensor:
+    """The columns in m dimensions, rotated at random."""
     q, _ = torch.linalg.qr(torch.randn(m, m, dtype=torch.float64, generator=generator))
-    return q[:, : len(frame)] @ frame
+    return q[:, : len(columns)] @ columns
 
 
 def beside(*frames: Tensor) -> Tensor:
@@ -62,13 +62,13 @@ def beside(*frames: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_have_their_dimensionality_exactly(name: str) -> None:
-    frame = figure(name)
-    expected = torch.full((frame.shape[1],), EXACT[name], dtype=torch.float64)
-    assert torch.allclose(feature_norms(frame), torch.ones_like(expected), atol=1e-12)
-    for W in (frame, turned(frame, 6), 0.01 * frame, 1000 * turned(frame, 4)):
+    columns = frame(name)
+    expected = torch.full((columns.shape[1],), EXACT[name], dtype=torch.float64)
+    assert torch.allclose(feature_norms(columns), torch.ones_like(expected), atol=1e-12)
+    for W in (columns, turned(columns, 6), 0.01 * columns, 1000 * turned(columns, 4)):
         torch.testing.assert_close(dimensionality(W), expected, atol=1e-6, rtol=0)
-    assert float(dimensionality(frame).sum()) == pytest.approx(len(frame) if name != "single" else 1)
-    torch.testing.assert_close(interference(frame), 1 / expected - 1, atol=1e-6, rtol=0)
+    assert float(dimensionality(columns).sum()) == pytest.approx(len(columns) if name != "single" else 1)
+    torch.testing.assert_close(interference(columns), 1 / expected - 1, atol=1e-6, rtol=0)
 
 
 def test_orthogonal_features_have_a_dimension_each() -> None:
@@ -98,7 +98,7 @@ def test_dimensionality_is_capacity_and_does_not_see_the_scale() -> None:
 
 
 def test_dimensions_per_feature_of_unit_columns_is_a_count() -> None:
-    assert float(dimensions_per_feature(figure("pentagon"))) == pytest.approx(2 / 5)
+    assert float(dimensions_per_feature(frame("pentagon"))) == pytest.approx(2 / 5)
     assert dimensions_per_feature(torch.eye(4).expand(3, 4, 4)).tolist() == [1, 1, 1]
     with pytest.raises(ValueError, match=r"W of shape \(4,\): expected \(..., m, n\)"):
         feature_norms(torch.zeros(4))
@@ -127,12 +127,12 @@ def test_values_near_a_line_are_found() -> None:
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 def test_figures_are_named_rotated_and_under_noise(name: str, noise: float) -> None:
-    frame = figure(name)
-    W = turned(frame, 5)
+    columns = frame(name)
+    W = turned(columns, 5)
     W = W + noise * torch.randn(W.shape, dtype=torch.float64, generator=generator)
     W = W[:, torch.randperm(W.shape[1], generator=generator)] * torch.linspace(0.8, 1.2, W.shape[1])
     assert name_of(W) == name
-    assert span(frame) == len(frame)
+    assert span(columns) == len(columns)
     assert cluster_names(W) == [name]
 
 
@@ -143,7 +143,7 @@ def test_what_is_no_figure_is_other() -> None:
 
 
 def test_clusters_are_told_apart() -> None:
-    W = beside(figure("triangle"), figure("digon"), figure("single"), torch.zeros(1, 1), figure("pentagon"))
+    W = beside(frame("triangle"), frame("digon"), frame("single"), torch.zeros(1, 1), frame("pentagon"))
     for seen in (W, turned(W, len(W))):
         found = clusters(seen)
         assert [(c.name, c.rank, len(c.features)) for c in found] == [
@@ -154,12 +154,12 @@ def test_clusters_are_told_apart() -> None:
     assert composition(turned(beside(simplex(1), simplex(1)), 2)) == "2 digon", "a square"
     assert composition(regular_polygon(6)) == "1 other 6 in 2"
     assert composition(torch.zeros(2, 3)) == "nothing"
-    assert clusters(0.4 * figure("digon")) == []
+    assert clusters(0.4 * frame("digon")) == []
 
 
 def test_bad_geometry_is_refused() -> None:
     with pytest.raises(ValueError, match="figure 'cube': expected one of single, digon"):
-        figure("cube")
+        frame("cube")
     with pytest.raises(ValueError, match=r"W of shape \(1, 2, 3\): expected \(m, n\), one map"):
         clusters(torch.zeros(1, 2, 3))
     with pytest.raises(ValueError, match="threshold=0: expected one between 0 and 1"):
@@ -171,10 +171,10 @@ def test_edges_of_polytopes() -> None:
     assert len(edges(square_antiprism())) == 16
     cube = torch.tensor([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=torch.float64).T
     assert len(edges(cube)) == 12, "no diagonals of the squares"
-    pentagon = turned(figure("pentagon"), 3)
+    pentagon = turned(frame("pentagon"), 3)
     assert len(edges(pentagon)) == 5
     assert np.allclose([float(cosines(pentagon[:, list(pair)])) for pair in edges(pentagon)], math.cos(0.4 * math.pi))
-    assert edges(turned(figure("digon"), 3)) == [(0, 1)]
+    assert edges(turned(frame("digon"), 3)) == [(0, 1)]
 
 
 def sampled(w: list[float], b: list[float], density: float, importance: float, noise: float = 0.0) -> float:
@@ -225,10 +225,13 @@ def test_without_noise_a_learnt_feature_has_bias_zero_and_length_one() -> None:
 
 
 def test_the_bias_follows_small_noise() -> None:
-    beta = noise_ratio(0.01)
+    fixed, free = noise_ratio(0.01, "fixed"), noise_ratio(0.01)
     for kind, widened in (("single", 1.0), ("pair", math.sqrt(2))):
         for noise in (0.01, 0.03):
-            assert -best_bias(kind, 0.01, noise).bias / noise == pytest.approx(beta * widened, rel=0.1)
+            assert -best_bias(kind, 0.01, noise).bias / noise == pytest.approx(fixed * widened, rel=0.1)
+        point = best_point(kind, 0.01, 0.01)
+        assert -point.bias / 0.01 == pytest.approx(free * widened, rel=0.1)
+        assert point.scale - 1 == pytest.approx(1.5 * free * widened * 0.01, rel=0.2)
     assert best_bias("pair", 0.1).bias == pytest.approx(0.01 / 6 / 0.9, rel=0.1), "d^2 / 6 (1 - d), above zero"
     assert noise_ratio(0.01) > noise_ratio(0.1) > noise_ratio(0.9) > 0
     assert best_point("single", 1.0, 0.2).scale < 1, "dense: it shrinks, as ridge regression does"
@@ -242,6 +245,8 @@ def test_bad_theory_is_refused() -> None:
         learnt_loss("pair", 1, 0, 0.1, -1)
     with pytest.raises(ValueError, match="kind 'triple': expected one of single, pair"):
         learnt_loss("triple", 1, 0, 0.1)
+    with pytest.raises(ValueError, match="length 'half': expected one of free, fixed"):
+        noise_ratio(0.1, "half")
     with pytest.raises(ValueError, match="importance=0: expected a positive number"):
         candidates(0.1, 0)
 

@@ -53,7 +53,7 @@ FIGURES: dict[str, Callable[[], Tensor]] = {
 }
 
 
-def figure(name: str) -> Tensor:
+def frame(name: str) -> Tensor:
     """A figure by its name, `(dimensions, corners)` float64.
 
     Raises:
@@ -101,7 +101,7 @@ def name_of(W: Tensor, within: float = 0.15) -> str:
     """
     found = cosines(W.double())
     for name in FIGURES:
-        known = figure(name)
+        known = frame(name)
         if known.shape[1] != W.shape[1]:
             continue
         apart = (found - cosines(known)).abs()

@@ -99,7 +99,7 @@ class Solid:
     Attributes:
         points: `(n, 3)`.
         edges: pairs of points.
-        colour: `(n,)` in 0 to 1, what the colour of a point says.
+        colour: `(n,)`, what the colour of a point says.
     """
 
     points: Array
@@ -111,24 +111,27 @@ class Solid:
             raise ValueError(f"points of shape {self.points.shape}, {len(self.colour)} colours: expected (n, 3) and n")
 
 
-def solids(panels: Mapping[str, Solid], colour_label: str) -> tuple[go.Figure, Figure]:
+def solids(
+    panels: Mapping[str, Solid], colour_label: str, ends: tuple[float, float] = (0.0, 1.0)
+) -> tuple[go.Figure, Figure]:
     """Polytopes side by side, a ray from the origin to each corner: an interactive figure, and its still picture.
 
     Args:
         panels: title -> solid.
         colour_label: of the colour bar of the corners.
+        ends: of the colours.
     """
     scenes = [[{"type": "scene"}] * len(panels)]
     interactive = make_subplots(1, len(panels), specs=scenes, subplot_titles=list(panels), horizontal_spacing=0.01)
     for column, solid in enumerate(panels.values(), 1):
-        for trace in _traces(solid, colour_label if column == 1 else ""):
+        for trace in _traces(solid, colour_label if column == 1 else "", ends):
             interactive.add_trace(trace, 1, column)
     unseen = {"visible": False, "range": [-1.25, 1.25]}
     camera = {"eye": {"x": 1.2, "y": 1.0, "z": 0.7}}
     interactive.update_scenes(xaxis=unseen, yaxis=unseen, zaxis=unseen, aspectmode="cube", camera=camera)
     interactive.update_layout(height=380, margin={"l": 0, "r": 0, "t": 40, "b": 0}, showlegend=False)
     interactive.update_annotations(font_size=13)
-    return interactive, _still(panels, colour_label)
+    return interactive, _still(panels, colour_label, ends)
 
 
 def _lines(pairs: Sequence[tuple[Array, Array]]) -> Array:
@@ -137,10 +140,10 @@ def _lines(pairs: Sequence[tuple[Array, Array]]) -> Array:
     return np.array([point for start, end in pairs for point in (start, end, gap)], np.float32).reshape(-1, 3)
 
 
-def _traces(solid: Solid, colour_label: str) -> list[go.Scatter3d]:
+def _traces(solid: Solid, colour_label: str, ends: tuple[float, float]) -> list[go.Scatter3d]:
     edges = _lines([(solid.points[a], solid.points[b]) for a, b in solid.edges]).T
     rays = _lines([(np.zeros(3), point) for point in solid.points]).T
-    marker: dict[str, Any] = {"size": 7, "color": solid.colour.astype(np.float32), "cmin": 0, "cmax": 1}
+    marker: dict[str, Any] = {"size": 7, "color": solid.colour.astype(np.float32), "cmin": ends[0], "cmax": ends[1]}
     marker |= {"colorscale": SHARED.capitalize(), "showscale": bool(colour_label)}
     if colour_label:
         marker["colorbar"] = {"title": colour_label, "thickness": 12, "len": 0.8}
@@ -154,7 +157,7 @@ def _traces(solid: Solid, colour_label: str) -> list[go.Scatter3d]:
     ]
 
 
-def _still(panels: Mapping[str, Solid], colour_label: str) -> Figure:
+def _still(panels: Mapping[str, Solid], colour_label: str, ends: tuple[float, float]) -> Figure:
     figure = plt.figure(figsize=(10, 3.1))
     axes = []
     for column, (title, solid) in enumerate(panels.items(), 1):
@@ -164,7 +167,8 @@ def _still(panels: Mapping[str, Solid], colour_label: str) -> Figure:
             axis.plot(*np.stack([np.zeros(3), point]).T, color="#bbbbbb", lw=0.9)
         for a, b in solid.edges:
             axis.plot(*solid.points[[a, b]].T, color=ORANGE, lw=1.8)
-        drawn = axis.scatter(*solid.points.T, c=solid.colour, cmap=SHARED, vmin=0, vmax=1, s=36, depthshade=False)
+        corners = {"cmap": SHARED, "vmin": ends[0], "vmax": ends[1], "s": 44, "depthshade": False}
+        drawn = axis.scatter(*solid.points.T, c=solid.colour, **corners)
         axis.set_title(title, fontsize=11)
         axis.set(xlim=(-1, 1), ylim=(-1, 1), zlim=(-1, 1))
         axis.view_init(elev=22, azim=38)

@@ -7,7 +7,7 @@ The gradient of L = mean I (ReLU(z) - x)^2, z = W^T h + b, h = W x, is with g = 
 the sums over the batch of B rows: five matrix products, as many as automatic differentiation makes. What is saved is
 around them: models go through in blocks that the cache holds, large arrays are written in place, importances and
 1 / (B n) multiply the small result, and an input costs one uniform number u: x = max(0, (u - 1 + d) / d) is 0 with
-probability 1 - d. Inputs are `(models, features, batch)`: with the batch along the rows the products of small models are
+probability 1 - d. Inputs are `(models, features, batch)`: with the batch along a row products of small models are
 many times faster than with the features along them, and those of large ones no slower.
 """
 

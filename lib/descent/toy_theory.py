@@ -142,21 +142,29 @@ def boundary(density: ArrayLike) -> Array:
     return np.array(found)
 
 
-def noise_ratio(density: float) -> float:
-    """Beta in b = -beta s, the best bias of a learnt feature whose pre-activation has little noise, of deviation s.
+def noise_ratio(density: float, length: str = "free") -> float:
+    """Beta in b = -beta s, the best bias of a learnt feature before whose ReLU there is little noise, of deviation s.
 
-    Where a feature is absent the ReLU must clip the noise, where it is present the bias is an error of -beta s: beta
-    solves (1 - d) (phi(beta) - beta (1 - Phi(beta))) = d beta. It does not depend on the noise. Where the feature has a
-    dimension of its own at length one, s is the noise of its input; in a pair the other's is added, s is sqrt(2) times
-    that, and beta the same as long as both are rarely present together, which alone asks for a bias of d^2 / 6 (1 - d).
+    Where a feature is absent the ReLU must clip the noise; where it is present the bias is an error of -beta s. At
+    length one, beta solves (1 - d) (phi(beta) - beta (1 - Phi(beta))) = d beta. If the squared length may move too, to
+    1 + 1.5 beta s, it makes up for the bias on the average over x, what remains costs a quarter, and d / 4 takes the
+    place of d on the right. Neither depends on the noise. Where a feature has a dimension of its own, s is the noise of
+    its input; in a pair the other's is added, and s is sqrt(2) times that, if both are rarely present together.
+
+    Args:
+        density: d.
+        length: "free" or "fixed".
 
     Raises:
-        ValueError: a density out of range.
+        ValueError: a density out of range, or an unknown choice.
     """
     _check(density)
+    if length not in ("free", "fixed"):
+        raise ValueError(f"length {length!r}: expected one of free, fixed")
+    cost = density / 4 if length == "free" else density
 
     def slope(beta: float) -> float:
         clipped = float(_density(np.array(beta)) - beta * ndtr(-beta))
-        return (1 - density) * clipped - density * beta
+        return (1 - density) * clipped - cost * beta
 
     return float(brentq(slope, 0.0, 40.0))
