@@ -7,12 +7,13 @@ import pytest
 
 LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
-    "vectors seeding records idx cifar project precision dependencies operations fourier",
-    "fetching outputs",
+    "vectors seeding records idx cifar project precision dependencies operations fourier superposition toy_theory",
+    "fetching outputs feature_geometry toy_steps",
     "datasets models resnets surfaces ensembles checks lanczos stores spectra clusters allocator transformers",
     "training capture curvature eigen density paths critical kernel directions checkpoints folding path_shape",
-    "escape style execution landscape resnet_training grokking induction",
-    "grok_measures surface_shape surface_export surface_plots plots scenes scorecard chapters pool assembly",
+    "escape style execution landscape resnet_training grokking induction toy_models",
+    "grok_measures surface_shape surface_export surface_plots plots scenes scorecard chapters pool assembly "
+    "feature_plots",
     "edition book book_claims repository sweeps grok_times",
     "landscape_records grokking_records",
 ]

@@ -1,0 +1,170 @@
+"""The expected loss of the smallest toy models, by quadrature: one feature alone, and two on one dimension.
+
+An input is 0 with probability 1 - d, d the density, else uniform on 0 to 1; noise on it is Gaussian, and the target has
+none. The output is ReLU(W^T W (x + noise) + b). Losses are per feature, importance 1. The candidates and the phase
+diagram are those of Elhage et al. 2022 (Toy Models of Superposition, "Superposition as a phase change").
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq, minimize, minimize_scalar
+from scipy.special import ndtr
+
+Array = NDArray[np.float64]
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(96)
+NODES, WEIGHTS = (NODES + 1) / 2, WEIGHTS / 2  # from -1 to 1 onto 0 to 1
+KINDS = ("single", "pair")
+
+
+def _density(x: Array) -> Array:
+    found: Array = np.exp(-np.square(x) / 2) / np.sqrt(2 * np.pi)
+    return found
+
+
+def _error(mean: Array, spread: float, target: Array | float) -> Array:
+    """Expected (ReLU(mean + spread xi) - target)^2 over a standard Gaussian xi."""
+    if spread == 0:
+        return np.square(np.maximum(mean, 0) - target)
+    z = mean / spread
+    first = mean * ndtr(z) + spread * _density(z)
+    second = (mean**2 + spread**2) * ndtr(z) + mean * spread * _density(z)
+    found: Array = second - 2 * target * first + np.square(target)
+    return found
+
+
+def _check(density: float, noise: float = 0.0, kind: str = "pair") -> None:
+    if not 0 < density <= 1:
+        raise ValueError(f"density={density}: expected one above 0 and at most 1")
+    if noise < 0:
+        raise ValueError(f"noise={noise}: expected a standard deviation of at least 0")
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
+
+
+def _over_x(mean: Array, spread: float, target: Array | float) -> float:
+    return float(WEIGHTS @ _error(mean, spread, target))
+
+
+def learnt_loss(kind: str, scale: float, bias: float, density: float, noise: float = 0.0) -> float:
+    """Expected squared error of a feature that is learnt.
+
+    Args:
+        kind: "single", with a dimension of its own, or "pair", two features antipodal on one.
+        scale: squared length of the column, the same for both of a pair.
+        bias: of its output.
+        density: d, of both features.
+        noise: standard deviation on each input.
+
+    Raises:
+        ValueError: an unknown kind, a density or noise out of range.
+    """
+    _check(density, noise, kind)
+    absent, spread = 1 - density, scale * noise
+    nothing = float(_error(np.array(bias), spread * (1 if kind == "single" else np.sqrt(2)), 0.0))
+    if kind == "single":
+        return absent * nothing + density * _over_x(scale * NODES + bias, spread, NODES)
+    spread *= np.sqrt(2)
+    own = _over_x(scale * NODES + bias, spread, NODES)
+    other = _over_x(-scale * NODES + bias, spread, 0.0)
+    both = 0.0
+    for y, weight in zip(NODES, WEIGHTS, strict=True):
+        x = np.concatenate([y * NODES, y + (1 - y) * NODES])  # the kink lies near x = y
+        parts = np.concatenate([y * WEIGHTS, (1 - y) * WEIGHTS])
+        both += weight * float(parts @ _error(scale * (x - y) + bias, spread, x))
+    return absent**2 * nothing + density * absent * (own + other) + density**2 * both
+
+
+def ignored_loss(density: float) -> float:
+    """That of a feature that is not learnt: its variance, the bias at its mean. Noise does not enter."""
+    _check(density)
+    return density / 3 - density**2 / 4
+
+
+class Best(NamedTuple):
+    """A minimum: squared length, bias, loss."""
+
+    scale: float
+    bias: float
+    loss: float
+
+
+@cache
+def best_bias(kind: str, density: float, noise: float = 0.0) -> Best:
+    """The best bias at length one; raises as `learnt_loss`."""
+    _check(density, noise, kind)
+    found = minimize_scalar(
+        lambda bias: learnt_loss(kind, 1.0, bias, density, noise),
+        bounds=(-1, 1), method="bounded", options={"xatol": 1e-7},
+    )  # fmt: skip
+    return Best(1.0, float(found.x), float(found.fun))
+
+
+@cache
+def best_point(kind: str, density: float, noise: float = 0.0) -> Best:
+    """The best length and bias together; raises as `learnt_loss`."""
+    start = best_bias(kind, density, noise)
+    found = minimize(
+        lambda point: learnt_loss(kind, point[0], point[1], density, noise),
+        [start.scale, start.bias], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-12},
+    )  # fmt: skip
+    return Best(float(found.x[0]), float(found.x[1]), float(found.fun))
+
+
+def candidates(density: float, importance: float) -> dict[str, float]:
+    """Loss of n = 2, m = 1, summed over features 1 (importance 1) and 2, for each way to use the one dimension.
+
+    Returns:
+        "first", W = (1, 0); "second", W = (0, 1); "both", W = (1, -1), each with its best bias.
+
+    Raises:
+        ValueError: a density out of range, an importance that is not positive.
+    """
+    if importance <= 0:
+        raise ValueError(f"importance={importance}: expected a positive number")
+    lost, shared = ignored_loss(density), best_bias("pair", density).loss
+    return {"first": importance * lost, "second": lost, "both": (1 + importance) * shared}
+
+
+def boundary(density: ArrayLike) -> Array:
+    """The relative importance below 1 from which on two features share a dimension, `(k,) -> (k,)`; NaN: never.
+
+    By symmetry they do up to the inverse of it. With the bias at 0, which is nearly best, it is 2 d / (4 - 5 d).
+    """
+    found = []
+    for d in np.atleast_1d(np.asarray(density, float)):
+        shared, lost = best_bias("pair", float(d)).loss, ignored_loss(float(d))
+        found.append(shared / (lost - shared) if 2 * shared <= lost else np.nan)
+    return np.array(found)
+
+
+def noise_ratio(density: float, length: str = "free") -> float:
+    """Beta in b = -beta s, the best bias of a learnt feature before whose ReLU there is little noise, of deviation s.
+
+    Where a feature is absent the ReLU must clip the noise; where it is present the bias is an error of -beta s. At
+    length one, beta solves (1 - d) (phi(beta) - beta (1 - Phi(beta))) = d beta. If the squared length may move too, to
+    1 + 1.5 beta s, it makes up for the bias on the average over x, what remains costs a quarter, and d / 4 takes the
+    place of d on the right. Neither depends on the noise. Where a feature has a dimension of its own, s is the noise of
+    its input; in a pair the other's is added, and s is sqrt(2) times that, if both are rarely present together.
+
+    Args:
+        density: d.
+        length: "free" or "fixed".
+
+    Raises:
+        ValueError: a density out of range, or an unknown choice.
+    """
+    _check(density)
+    if length not in ("free", "fixed"):
+        raise ValueError(f"length {length!r}: expected one of free, fixed")
+    cost = density / 4 if length == "free" else density
+
+    def slope(beta: float) -> float:
+        clipped = float(_density(np.array(beta)) - beta * ndtr(-beta))
+        return (1 - density) * clipped - cost * beta
+
+    return float(brentq(slope, 0.0, 40.0))
