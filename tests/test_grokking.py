@@ -21,7 +21,7 @@ from descent.grok_measures import (
     progress_measures,
     without_components,
 )
-from descent.grok_times import GrokTimes
+from descent.grok_times import GrokTimes, course
 from descent.grokking import Experiment, Run, cross_entropy_in_double, train
 from descent.seeding import deterministic
 from descent.spectra import gram, spectrum
@@ -200,10 +200,15 @@ def test_lasting_is_the_step_after_the_last_return() -> None:
 
 def test_grok_times_are_those_of_the_curves() -> None:
     """A set-up that generalises within seconds; the same curve from a run that keeps its weights."""
-    experiment = Experiment(p=31, width=32, hidden=128, steps=500, every=20, learning_rate=3e-3)
+    experiment = Experiment(p=31, fraction=0.7, width=32, hidden=128, steps=500, every=20, learning_rate=3e-3, seed=3)
+    never = replace(experiment, fraction=0.3, weight_decay=0.0)
+    task = GrokTimes((experiment, never))
     with deterministic(1):
-        found = GrokTimes(experiment)(np.array([[0.7, 1.0, 3], [0.3, 0.0, 3]]))
-        run = train(replace(experiment, fraction=0.7, weight_decay=1.0, seed=3))
+        found = task(np.array([[0.0], [1.0]]))
+        run = train(experiment)
+    assert task.key() != GrokTimes((never, experiment)).key()
+    assert found["accuracy"][0] > 0.95
+    assert found["accuracy"][1] < 0.5
     assert np.isinf(found["generalised"][1])
     assert found["peak"][1] > found["peak"][0] > 0
     curve = losses(run, run.stack.rows)
@@ -213,6 +218,18 @@ def test_grok_times_are_those_of_the_curves() -> None:
     learned = lasting(run.losses, 0.01)
     assert learned is not None
     assert abs(found["memorised"][0] - learned) <= 20
+
+
+def test_a_course_reads_the_curves() -> None:
+    shown, unseen = np.array([1, 0.02, 0.005, 0.005]), np.array([3, 9, 2, 0.5])
+    found = course(np.array([10.0, 20, 30, 40]), shown, unseen, np.array([0, 0.1, 0.2, 0.9]))
+    assert found == {"generalised": 40, "memorised": 30, "peak": 9, "accuracy": 0.9}
+    assert course(np.array([10.0]), *np.array([[0.1], [1.0], [0.3]]))["generalised"] == np.inf
+
+
+def test_grok_times_refuse_a_run_without_a_look() -> None:
+    with pytest.raises(ValueError, match="every=50, steps=20"):
+        GrokTimes((Experiment(steps=20, every=50),))
 
 
 def test_without_components_takes_off_each_rows_own_part(small: Run) -> None:

@@ -33,7 +33,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "LIMIT": 40,
         "LATEST": 40,
         "LOOKS": 20,
-        "OTHERS": (("subtraction", 1.0), ("addition", 0.0)),
+        "OTHERS": ("subtraction", "squares"),
         "project_root": lambda: tmp_path,
     }.items():
         monkeypatch.setattr(grokking_records, name, value)
@@ -94,9 +94,13 @@ def test_main_makes_records_once_and_goes_on_from_the_runs(project: Path, monkey
     copying = Record.load(path_of(project, "grokking_basins", "induction"))
     assert copying.values["token_losses"].shape == (3, 100 * 11)
     others = Record.load(path_of(project, "grokking", "others"))
-    assert others.values["subtraction 1.0 test_loss"].shape == (4,)
-    assert others.values["addition 0.0 train_loss"][0] == record.values["train_loss"][0]
-    assert others.values["addition 0.0 train_loss"][3] != record.values["train_loss"][3]
+    assert others.settings["tasks"] == ["subtraction", "squares"]
+    alone = GrokTimes((SMALL(task="squares", steps=40, every=20),))
+    with deterministic(1):
+        expected = alone(np.array([[0.0]]))
+    assert {name: values[1:].tolist() for name, values in others.values.items()} == {
+        name: values.tolist() for name, values in expected.items()
+    }
 
     def refuse(*_: object, **__: object) -> None:
         raise ZeroDivisionError("nothing is to be trained")
@@ -110,6 +114,8 @@ def test_main_makes_records_once_and_goes_on_from_the_runs(project: Path, monkey
     assert lost.read_bytes() == made[lost]
     undecayed = Record.load(path_of(project, "grokking_basins", "undecayed"))
     assert undecayed.values["weights"].shape == undecayed.values["logits"].shape == (4, 4)
+    assert undecayed.values["train_loss"][0] == record.values["train_loss"][0]
+    assert undecayed.values["train_loss"][3] != record.values["train_loss"][3]
 
 
 def test_a_record_of_another_set_up_is_made_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,14 +136,15 @@ def test_no_smaller_decay_is_begun_where_the_larger_took_more_than_half_of_the_l
     monkeypatch.setattr(grokking_records, "SEEDS", (0, 1, 2))
     begun = []
 
-    def at_once(task: object, points: np.ndarray, how: object, key: str) -> dict[str, np.ndarray]:
-        begun.append(points.tolist())
-        steps = 8.0 / points[:, 1] / (points[:, 0] - 0.4) ** 0.5
-        return {"generalised": np.where(points[:, 2] == 1, np.inf, steps)}  # one seed never
+    def at_once(experiments: list[Experiment], *_: object) -> dict[str, np.ndarray]:
+        begun.append([(each.fraction, each.weight_decay, each.seed) for each in experiments])
+        steps = [8.0 / decay / (fraction - 0.4) ** 0.5 for fraction, decay, _ in begun[-1]]
+        never = [seed == 1 for *_, seed in begun[-1]]  # one of the seeds
+        return {"generalised": np.where(never, np.inf, steps)}
 
-    monkeypatch.setattr(grokking_records, "sweep", at_once)
-    found = grokking_records.times(GrokTimes(SMALL(steps=40)), "", project)
-    tried = {(fraction, decay) for fraction, decay, _ in found["points"].tolist()}
-    assert tried == {(0.5, 4.0), (0.5, 2.0), (0.5, 1.0), (0.6, 4.0), (0.6, 2.0), (0.6, 1.0), (0.6, 0.5)}
+    monkeypatch.setattr(grokking_records, "timed", at_once)
+    found = grokking_records.times(project, "")
     assert [len(points) for points in begun] == [6, 6, 6, 3]
-    assert len(found["generalised"]) == len(found["points"]) == 21
+    assert {fraction for fraction, *_ in begun[-1]} == {0.6}
+    assert found["points"].tolist() == [list(point) for points in begun for point in points]
+    assert len(found["generalised"]) == 21

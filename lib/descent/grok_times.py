@@ -1,68 +1,94 @@
-"""When runs on tables of an operation generalise, over data fractions and weight decays (Nanda et al. 2023, 5.3)."""
+"""When runs on tables of an operation generalise, over any of their settings (Nanda et al. 2023, section 5.3)."""
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from descent.allocator import keep_freed_memory
 from descent.grok_measures import lasting
 from descent.grokking import Experiment, cross_entropy_in_double, prepared
 from descent.training import Plan, fit
+from descent.transformers import OneLayerTransformer
 
 Array = NDArray[np.float64]
+COLUMNS = ("generalised", "memorised", "peak", "accuracy")
 
 
 class _GeneralisedError(Exception):
     """The run has generalised."""
 
 
+def course(steps: Array, train_loss: Array, test_loss: Array, test_accuracy: Array) -> dict[str, float]:
+    """What the curves `(m,)` of a run at `steps` `(m,)` come to, in steps, nats and shares.
+
+    `generalised`: steps until the test loss stays below 1, infinite where it does not; `memorised`: until the training
+    loss stays below 0.01; `peak`: the largest test loss; `accuracy`: the last share of right answers on test examples.
+    """
+    times = [lasting(test_loss, 1.0), lasting(train_loss, 0.01)]
+    ends = [np.inf if index is None else float(steps[index]) for index in times]
+    return dict(zip(COLUMNS, (*ends, float(test_loss.max()), float(test_accuracy[-1])), strict=True))
+
+
 @dataclass(frozen=True)
 class GrokTimes:
-    """A task of `descent.sweeps.sweep`, whose points are (fraction of the data, weight decay, seed).
+    """A task of `descent.sweeps.sweep`, whose points are indices of experiments.
 
-    A run ends when its test loss is below `done`, or after `experiment.steps`.
+    A run ends when its test loss is below `done`, or after its `steps`.
 
     Attributes:
-        experiment: all that a point leaves open; its `every` is the number of steps between looks at the losses.
+        experiments: their `every` is the number of steps between looks at the losses.
         done: nats, mean per example; below 1.
     """
 
-    experiment: Experiment
+    experiments: tuple[Experiment, ...]
     done: float = 0.01
 
-    def __call__(self, points: Array) -> dict[str, Array]:
-        """For each point `(n, 3)`, `(n,)` each: what `fit` finds on the way, in steps and nats.
+    def __post_init__(self) -> None:
+        for each in self.experiments:
+            if each.every > each.steps:
+                raise ValueError(f"every={each.every}, steps={each.steps}: expected a look before the run ends")
 
-        `generalised`: steps until the test loss stays below 1, infinite where it does not; `memorised`: until the
-        training loss stays below 0.01; `peak`: the largest test loss.
+    def key(self) -> str:
+        """Twelve hexadecimal digits that name it."""
+        digests = " ".join(experiment.digest() for experiment in self.experiments)
+        return hashlib.sha256(f"{digests} until {self.done}".encode()).hexdigest()[:12]
+
+    def __call__(self, points: Array) -> dict[str, Array]:
+        """For each point `(n, 1)`, `(n,)` each: see `course`.
 
         Raises:
             ValueError: a fraction that leaves a part empty, or another setting out of range.
         """
-        rows = [self._one(float(fraction), float(decay), int(seed)) for fraction, decay, seed in points]
-        return dict(zip(("generalised", "memorised", "peak"), np.array(rows).T, strict=True))
+        rows = [self._one(self.experiments[int(index)]) for (index,) in points]
+        return {name: np.array([row[name] for row in rows]) for name in COLUMNS}
 
-    def _one(self, fraction: float, decay: float, seed: int) -> tuple[float, float, float]:
-        experiment = replace(self.experiment, fraction=fraction, weight_decay=decay, seed=seed)
-        start, curve = prepared(experiment), []
+    def _one(self, experiment: Experiment) -> dict[str, float]:
+        keep_freed_memory()
+        start, looks = prepared(experiment), []
         pairs, targets = start.task.pairs[start.test], start.task.targets[start.test]
 
         def look(step: int, loss: float) -> None:
             if (step + 1) % experiment.every == 0:
-                with torch.no_grad():
-                    test = float(cross_entropy_in_double(start.model, (pairs, targets)))
-                curve.append((test, loss))
-                if test < self.done:
+                looks.append((step + 1, loss, *_measured(start.model, pairs, targets)))
+                if looks[-1][2] < self.done:
                     raise _GeneralisedError
 
-        plan = Plan(experiment.steps, start.scheduler, (look,))
         with suppress(_GeneralisedError):
+            plan = Plan(experiment.steps, start.scheduler, (look,))
             fit(start.model, cross_entropy_in_double, start.batches, start.optimizer, plan)
-        test, shown = np.array(curve).reshape(-1, 2).T
-        times = [lasting(test, 1.0), lasting(shown, 0.01)]
-        first, second = (np.inf if index is None else (index + 1) * experiment.every for index in times)
-        return first, second, float(test.max(initial=0.0))
+        return course(*np.array(looks, float).T)
+
+
+def _measured(model: OneLayerTransformer, pairs: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Loss and share of right answers."""
+    with torch.no_grad():
+        logits = model(pairs)
+    right = (logits.argmax(1) == targets).double().mean()
+    return float(nn.functional.cross_entropy(logits.double(), targets)), float(right)

@@ -7,7 +7,6 @@ weights, hundreds of megabytes, stay in `_build/runs`; its records have what was
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,8 +38,8 @@ CURVES, BASINS = "grokking", "grokking_basins"  # the chapters
 STEPS = {0: 40_000, 1: 15_000, 2: 15_000, 3: 15_000, 4: 15_000}  # of the runs, by seed
 COMPONENTS, BATCH = 8, 256
 FRACTIONS, DECAYS, SEEDS = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6), (4.0, 2.0, 1.0, 0.5), (0, 1, 2)
-LIMIT, LATEST, LOOKS = 15_000, 8_000, 50  # steps: of the other runs; over fractions and decays at most; between looks
-OTHERS = (("subtraction", 1.0), ("squares", 1.0), ("division", 1.0), ("s5", 1.0), ("addition", 0.0))  # weight decay
+LIMIT, LATEST, LOOKS = 15_000, 5_000, 50  # steps: of other runs at most; over fractions and decays; between looks
+OTHERS = ("subtraction", "squares", "division", "s5")
 Array = NDArray[np.float64]
 
 
@@ -131,30 +130,31 @@ def make_run(seed: int, root: Path) -> None:
             Record(f"seed-{seed}", values, settings, provenance(seed)).save(paths[chapter])
 
 
-def make_others(root: Path) -> None:
-    """Losses along runs on the other operations, and on addition without weight decay: "task decay curve" `(m,)`."""
-    experiments = [Experiment(task=task, weight_decay=decay, steps=LIMIT) for task, decay in OTHERS]
-    settings, path = {"experiments": [each.digest() for each in experiments]}, path_of(root, CURVES, "others")
-    if made(path, **settings):
-        return
-    values: dict[str, Array] = {}
-    for experiment in experiments:
-        name = f"{experiment.task} {experiment.weight_decay}"
-        run = trained(experiment, root)
-        with deterministic(cores()):
-            values |= {f"{name} {curve}": part for curve, part in losses(run, run.stack.rows, name).items()}
-    Record("others", values, {**settings, "limit": LIMIT, "every": experiments[0].every}, provenance()).save(path)
+def timed(experiments: Sequence[Experiment], root: Path, scheduler: str, name: str) -> dict[str, Array]:
+    """`GrokTimes` of these, `(n,)` each; a killed sweep goes on."""
+    task, folder = GrokTimes(tuple(experiments)), root / "_build" / "sweeps" / "grokking"
+    points = np.arange(len(experiments), dtype=float)[:, None]
+    return sweep(task, points, Sweep(scheduler, folder / task.key(), 1, name), task.key())
+
+
+def make_others(root: Path, scheduler: str) -> None:
+    """When runs on the other operations generalise, in the order of OTHERS: see `descent.grok_times.course`."""
+    experiments = [Experiment(task=task, steps=LIMIT, every=LOOKS) for task in OTHERS]
+    path = path_of(root, CURVES, "others")
+    settings = {"experiments": [each.digest() for each in experiments], "tasks": list(OTHERS), "limit": LIMIT}
+    if not made(path, **settings):
+        Record("others", timed(experiments, root, scheduler, "operations"), settings, provenance()).save(path)
 
 
 def make_undecayed(root: Path) -> None:
-    """The control of `grokking_basins`: `grams` of a run on addition without weight decay, and its `steps` `(m,)`."""
+    """The control: `steps` `(m,)`, `losses` and `grams` of a run on addition without weight decay."""
     experiment = Experiment(weight_decay=0.0, steps=LIMIT)
     settings, path = {"experiment": experiment.digest()}, path_of(root, BASINS, "undecayed")
     if made(path, **settings):
         return
     run = trained(experiment, root)
     with deterministic(cores()):
-        values = {"steps": run.stack.steps.astype(float), **grams(run, "no weight decay")}
+        values = {"steps": run.stack.steps.astype(float), **losses(run, run.stack.rows), **grams(run, "no decay")}
     Record("undecayed", values, settings, provenance()).save(path)
 
 
@@ -168,21 +168,24 @@ def make_induction(root: Path) -> None:
     Record("induction", vars(run), asdict(task), provenance(task.seed)).save(path)
 
 
-def times(task: GrokTimes, scheduler: str, folder: Path) -> dict[str, Array]:
-    """When runs generalise, over fractions, decays and seeds; `points` `(n, 3)` and what the task finds, `(n,)` each.
+def times(root: Path, scheduler: str) -> dict[str, Array]:
+    """When runs generalise: `points` (fraction, weight decay, seed) `(n, 3)`, and what the task finds, `(n,)` each.
 
     Half of the weight decay takes about twice the steps. So a fraction's decays are tried from the largest down, and no
     smaller one is begun where the median seed took more than half of the limit.
     """
     found: list[dict[str, Array]] = []
-    fractions, key = list(FRACTIONS), f"{task.experiment.digest()} until {task.done}"
+    fractions = list(FRACTIONS)
     for decay in DECAYS:
-        points = np.array(list(itertools.product(fractions, [decay], SEEDS)), float)
-        name = hashlib.sha256(f"{key} {points.tolist()}".encode()).hexdigest()[:12]
-        values = sweep(task, points, Sweep(scheduler, folder / name, 1, f"weight decay {decay:g}"), key)
-        found.append({"points": points, **values})
+        points = list(itertools.product(fractions, [decay], SEEDS))
+        experiments = [
+            Experiment(fraction=part, weight_decay=decay, seed=seed, steps=LATEST, every=LOOKS)
+            for part, _, seed in points
+        ]
+        values = timed(experiments, root, scheduler, f"weight decay {decay:g}")
+        found.append({"points": np.array(points, float), **values})
         median = np.median(values["generalised"].reshape(len(fractions), -1), axis=1)
-        fractions = [part for part, steps in zip(fractions, median, strict=True) if 2 * steps <= task.experiment.steps]
+        fractions = [part for part, steps in zip(fractions, median, strict=True) if 2 * steps <= LATEST]
         if not fractions:
             break
     return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
@@ -190,24 +193,22 @@ def times(task: GrokTimes, scheduler: str, folder: Path) -> dict[str, Array]:
 
 def make_times(root: Path, scheduler: str) -> None:
     """The record of `times`."""
-    task, path = GrokTimes(Experiment(steps=LATEST, every=LOOKS)), path_of(root, CURVES, "times")
-    settings = {"experiment": task.experiment.digest(), "done": task.done, "limit": LATEST}
+    experiment, path = Experiment(steps=LATEST, every=LOOKS), path_of(root, CURVES, "times")
+    settings = {"experiment": experiment.digest(), "limit": LATEST}
     settings |= {"fractions": list(FRACTIONS), "decays": list(DECAYS), "seeds": list(SEEDS)}
-    if made(path, **settings):
-        return
-    values = times(task, scheduler, root / "_build" / "sweeps" / "grok-times")
-    Record("times", values, settings, provenance()).save(path)
+    if not made(path, **settings):
+        Record("times", times(root, scheduler), settings, provenance()).save(path)
 
 
 def main(arguments: list[str]) -> None:
     """Make the records that are not there yet; a killed run goes on where it was."""
     parser = argparse.ArgumentParser(prog="python -m descent.grokking_records", description=main.__doc__)
-    parser.add_argument("--scheduler", default="", help='a Dask cluster\'s "tcp://host:port", for the times')
+    parser.add_argument("--scheduler", default="", help='a Dask cluster\'s "tcp://host:port", for the shorter runs')
     given = parser.parse_args(arguments)
     root = project_root()
     for seed in STEPS:
         make_run(seed, root)
-    make_others(root)
+    make_others(root, given.scheduler)
     make_undecayed(root)
     make_induction(root)
     make_times(root, given.scheduler)
