@@ -21,7 +21,9 @@ from descent.training import Batch, Plan, fit
 
 @dataclass(frozen=True)
 class Induction:
-    """What decides a run. The source's batch, sizes and optimiser; its layout of the blocks is not known.
+    """What decides a run. The source's batch, sizes and learning rate; its layout of the blocks is not known.
+
+    Its weight decay is 1. With this layout the network then copies hardly anything within the steps; with 0.1 it does.
 
     Attributes:
         vocabulary: tokens.
@@ -47,7 +49,7 @@ class Induction:
     layers: int = 2
     batch_size: int = 128
     learning_rate: float = 1e-3
-    weight_decay: float = 1.0
+    weight_decay: float = 0.1
     steps: int = 6000
     every: int = 50
     seed: int = 0
