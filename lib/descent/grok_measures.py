@@ -26,11 +26,13 @@ from descent.vectors import flatten
 Array = NDArray[np.float64]
 
 
-def _loss(logits: Tensor, targets: Tensor) -> float:
+def mean_loss(logits: Tensor, targets: Tensor) -> float:
+    """Cross-entropy with the softmax in float64, in nats, mean per example; `(n, classes)`, `(n,)`."""
     return float(nn.functional.cross_entropy(logits.double(), targets))
 
 
-def _accuracy(logits: Tensor, targets: Tensor) -> float:
+def accuracy(logits: Tensor, targets: Tensor) -> float:
+    """Share of examples whose largest logit is the target's; shapes as above."""
     return float((logits.argmax(1) == targets).double().mean())
 
 
@@ -44,7 +46,7 @@ def losses(run: Run, rows: Iterable[NDArray[np.floating]], progress: str | None 
     for row in tqdm(rows, desc=progress, disable=progress is None):
         logits, targets = run.logits(row), run.task.targets
         parts = [(logits[part], targets[part]) for part in (run.train, run.test)]
-        found.append([_loss(*part) for part in parts] + [_accuracy(*part) for part in parts])
+        found.append([mean_loss(*part) for part in parts] + [accuracy(*part) for part in parts])
     names = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
     return dict(zip(names, np.array(found).reshape(-1, 4).T, strict=True))
 
@@ -81,9 +83,9 @@ def progress_measures(
             note("gini_map", gini(frequency_norms(model.neuron_logit_map().T)))
         for name, frequencies in sets.items():
             restricted, excluded = restricted_logits(logits, frequencies), excluded_logits(logits, frequencies)
-            note(f"restricted_loss {name}", _loss(restricted, targets))
-            note(f"restricted_accuracy {name}", _accuracy(restricted, targets))
-            note(f"excluded_loss {name}", _loss(excluded[run.train], targets[run.train]))
+            note(f"restricted_loss {name}", mean_loss(restricted, targets))
+            note(f"restricted_accuracy {name}", accuracy(restricted, targets))
+            note(f"excluded_loss {name}", mean_loss(excluded[run.train], targets[run.train]))
             note(f"explained {name}", answer_share(logits, frequencies))
             note(f"coefficients {name}", answer_coefficients(logits, frequencies).tolist())
     return {name: np.array(values) for name, values in found.items()}

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from descent.allocator import keep_freed_memory
-from descent.grok_measures import lasting
+from descent.grok_measures import accuracy, lasting, mean_loss
 from descent.grokking import Experiment, cross_entropy_in_double, prepared
 from descent.training import Plan, fit
-from descent.transformers import OneLayerTransformer
 
 Array = NDArray[np.float64]
 COLUMNS = ("generalised", "memorised", "peak", "accuracy")
@@ -76,7 +74,9 @@ class GrokTimes:
 
         def look(step: int, loss: float) -> None:
             if (step + 1) % experiment.every == 0:
-                looks.append((step + 1, loss, *_measured(start.model, pairs, targets)))
+                with torch.no_grad():
+                    logits = start.model(pairs)
+                looks.append((step + 1, loss, mean_loss(logits, targets), accuracy(logits, targets)))
                 if looks[-1][2] < self.done:
                     raise _GeneralisedError
 
@@ -84,11 +84,3 @@ class GrokTimes:
             plan = Plan(experiment.steps, start.scheduler, (look,))
             fit(start.model, cross_entropy_in_double, start.batches, start.optimizer, plan)
         return course(*np.array(looks, float).T)
-
-
-def _measured(model: OneLayerTransformer, pairs: Tensor, targets: Tensor) -> tuple[float, float]:
-    """Loss and share of right answers."""
-    with torch.no_grad():
-        logits = model(pairs)
-    right = (logits.argmax(1) == targets).double().mean()
-    return float(nn.functional.cross_entropy(logits.double(), targets)), float(right)

@@ -27,7 +27,7 @@ from descent.grok_measures import (
 )
 from descent.grok_times import GrokTimes
 from descent.grokking import Experiment, Run, train
-from descent.induction import Induction, train_induction
+from descent.induction import Induction, InductionRun, train_induction
 from descent.project import project_root
 from descent.records import Record, provenance
 from descent.seeding import cores, deterministic, numpy_generator
@@ -158,14 +158,20 @@ def make_undecayed(root: Path) -> None:
     Record("undecayed", values, settings, provenance()).save(path)
 
 
+def copying(run: InductionRun) -> dict[str, Array]:
+    """Of the losses of predictable tokens at `looks` `(m,)`: their mean `repeated` `(m,)`, their `gram` `(m, m)`."""
+    known = np.ascontiguousarray(run.token_losses[:, run.predictable])
+    return {"looks": run.looks.astype(float), "repeated": known.mean(1, dtype=float), "gram": gram(known)}
+
+
 def make_induction(root: Path) -> None:
-    """The companion of `grokking_basins`: losses of single tokens along the training of an attention-only network."""
+    """The record of `copying`, the companion of `grokking_basins`."""
     task, path = Induction(), path_of(root, BASINS, "induction")
     if made(path, **asdict(task)):
         return
     with deterministic(cores()):
         run = train_induction(task, progress="induction")
-    Record("induction", vars(run), asdict(task), provenance(task.seed)).save(path)
+    Record("induction", copying(run), asdict(task), provenance(task.seed)).save(path)
 
 
 def times(root: Path, scheduler: str) -> dict[str, Array]:
