@@ -15,6 +15,7 @@ import nbformat
 from nbformat import v4
 
 from descent.book import PLOTLY
+from descent.parameters import documented
 from descent.project import chapters
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,9 @@ PNG = base64.b64decode(
 )
 PNG64 = base64.b64encode(PNG).decode()
 PROVENANCE = {"python": "3.11.0", "torch": "2.9", "commit": "abc123", "machine": "x86_64", "threads": 2}
+PARAMETERS = {
+    "gradient_svd": [{"name": "rate", "meaning": "of SGD", "accepted": "number", "values": {"quick": "`0.1`"}}]
+}
 Change = Callable[[Path, nbformat.NotebookNode], None]
 
 
@@ -117,6 +121,7 @@ def small_book(folder: Path, change: Change) -> Path:
         shutil.copy(path, source)
     (source / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters:\n  - file: gradient_svd\n")
     (source / "intro.md").write_text("# Start\n\n{cite:p}`lecun1998`\n\n```{bibliography}\n```\n")
+    (source / "parameters.json").write_text(json.dumps(PARAMETERS))
     (source / "scorecard.json").write_text(json.dumps(scorecard(claim("gradient_svd.count"))))
     chapter = notebook()
     change(source, chapter)
@@ -128,6 +133,8 @@ def real_book(folder: Path) -> Path:
     """The source of the real pages, with a stand-in chapter and a scorecard that holds every claim that they quote."""
     source = folder / "source"
     shutil.copytree(ROOT / "book", source, ignore=shutil.ignore_patterns("*.ipynb", "scorecard.json"))
+    known = {name: [row._asdict() for row in documented(ROOT, name)] for name in chapters(ROOT)}
+    (source / "parameters.json").write_text(json.dumps(known))
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, source)
     (source / "images").mkdir(exist_ok=True)
@@ -152,6 +159,12 @@ def write_page(text: str) -> Change:
 
 def add_cell(*outputs: nbformat.NotebookNode) -> Change:
     return lambda source, chapter: chapter.cells.append(cell(*outputs))
+
+
+def undocumented(source: Path, chapter: nbformat.NotebookNode) -> None:
+    (row,) = PARAMETERS["gradient_svd"]
+    (source / "parameters.json").write_text(json.dumps({"gradient_svd": [row | {"meaning": ""}]}))
+    write_page("```{parameters}\n```")(source, chapter)
 
 
 def not_executed(source: Path, chapter: nbformat.NotebookNode) -> None:

@@ -10,7 +10,7 @@ from descent.assembly import INTRO, BuildError, assemble, build, picture
 from small_project import edition, read, write_project
 
 CONFIG = 'title: A book\nexecute: {execute_notebooks: "off"}\nbibtex_bibfiles: [references.bib]\n'
-SCORECARD = {"preset": "quick", "chapters": {}}
+DATA = {"scorecard": {"preset": "quick", "chapters": {}}, "parameters": {}}
 
 
 @pytest.fixture
@@ -30,22 +30,23 @@ def test_the_source_holds_everything_and_nothing_of_the_edition_before(project):
     stale = project / "_build/source/stale.md"
     stale.parent.mkdir(parents=True)
     stale.write_text("old")
-    source = assemble(project, project / "_build/editions/quick", ["first"], SCORECARD)
+    source = assemble(project, project / "_build/editions/quick", ["first"], DATA)
     assert sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()) == [
         "_config.yml",
         "_toc.yml",
         "first.ipynb",
         "images/intro.png",
         "intro.md",
+        "parameters.json",
         "references.bib",
         "scorecard.json",
     ]
-    assert read(source / "scorecard.json") == SCORECARD
+    assert {name: read(source / f"{name}.json") for name in DATA} == DATA
 
 
 def test_a_chapter_that_has_not_been_run_is_named_with_the_command_that_makes_it(project):
     with pytest.raises(BuildError, match=r"^book/first\.ipynb is missing; make it with: make edition CHAPTER=first$"):
-        assemble(project, project / "book", ["first"], SCORECARD)
+        assemble(project, project / "book", ["first"], DATA)
     (project / "_build/editions/quick/first.ipynb").unlink()
     status, said, _ = edition(project, "build", "--edition", "quick")
     assert status == 1
@@ -81,7 +82,7 @@ def test_a_build_that_ends_well_but_lacks_a_page_is_not_taken(project, monkeypat
 
     monkeypatch.setattr(subprocess, "run", pretends)
     with pytest.raises(BuildError, match="1 of 2 pages have no HTML: first"):
-        build(project, project / "_build/editions/quick", ["first"], SCORECARD)
+        build(project, project / "_build/editions/quick", ["first"], DATA)
     assert not (project / "_build/html").exists()
 
 

@@ -21,6 +21,7 @@ from book_samples import (
     plotly,
     real_book,
     small_book,
+    undocumented,
     write_page,
 )
 from descent import book_claims
@@ -39,6 +40,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "dropped figure": (write_page("![A picture](images/lost.png)"), "images/lost.png"),
     "figure without text": (add_cell(plotly("")), "an interactive figure has no description"),
     "picture without text": (add_cell(output(image__png=PNG64, text__plain="<Figure size 1x1>")), "has no alt text"),
+    "undocumented parameter": (undocumented, "gradient_svd: parameter 'rate' is not in the chapter's table"),
     "cell not executed": (not_executed, "code cell 1 was not executed"),
     "warning in a cell": (add_cell(WARNED), "stderr was found in the cell outputs"),
 }
@@ -101,7 +103,7 @@ def test_every_page_is_there(pages: dict[str, str]) -> None:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     named = {toc["root"], *(entry["file"] for part in toc["parts"] for entry in part["chapters"])}
     assert set(pages) == named | {"index", "genindex", "search"}
-    assert len(named) == 10
+    assert len(named) == 11
 
 
 def test_nothing_is_loaded_from_another_host(builds: dict[str, Build], pages: dict[str, str]) -> None:

@@ -21,8 +21,10 @@ class BuildError(Exception):
     """The book could not be bound; the HTML of before is as it was."""
 
 
-def assemble(root: Path, executed: Path, chapters: Sequence[str], scorecard: Mapping[str, Any]) -> Path:
-    """Lay out `_build/source`: settings, prose, references, images, the executed chapters and their scorecard.
+def assemble(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[str, Any]) -> Path:
+    """Lay out `_build/source`: settings, prose, references, images, the executed chapters, and `data`.
+
+    Of `data`, `scorecard` and `parameters`, each becomes a JSON file; the pages take their numbers from these.
 
     Raises:
         BuildError: a chapter has no executed notebook in `executed`.
@@ -42,7 +44,8 @@ def assemble(root: Path, executed: Path, chapters: Sequence[str], scorecard: Map
     if INTRO[0] in chapters:
         (source / "images").mkdir(exist_ok=True)
         (source / "images" / "intro.png").write_bytes(picture(executed))
-    (source / "scorecard.json").write_text(json.dumps(scorecard, ensure_ascii=False), encoding="utf-8")
+    for name, content in data.items():
+        (source / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     return source
 
 
@@ -59,7 +62,7 @@ def picture(executed: Path) -> bytes:
     raise BuildError(f"{chapter}.ipynb has no figure {name!r} for the introduction")
 
 
-def build(root: Path, executed: Path, chapters: Sequence[str], scorecard: Mapping[str, Any]) -> Path:
+def build(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[str, Any]) -> Path:
     """Make `_build/html`, with every warning an error; the old one is replaced only by a whole one.
 
     Returns:
@@ -68,7 +71,7 @@ def build(root: Path, executed: Path, chapters: Sequence[str], scorecard: Mappin
     Raises:
         BuildError: a chapter is missing, Jupyter Book has failed or warned, or a page of `_toc.yml` has no HTML.
     """
-    source, site = assemble(root, executed, chapters, scorecard), root / "_build" / "site"
+    source, site = assemble(root, executed, chapters, data), root / "_build" / "site"
     shutil.rmtree(site, ignore_errors=True)
     options = ["--path-output", str(site), "-W", "-n", "--keep-going", "-q"]
     program = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]

@@ -90,8 +90,8 @@ class ClaimRole(SphinxRole):
         return [nodes.inline(text=text, classes=["claim"] if len(text) < 30 else [])], []
 
 
-class _Table(SphinxDirective):
-    """Shared by the two directives: cells, and tables whose cells know their column's heading."""
+class Table(SphinxDirective):
+    """Shared by the book's directives: cells, and tables whose cells know their column's heading."""
 
     def text(self, value: object, detail: str = "") -> Cell:
         """A paragraph, with a smaller one below it where there is a detail."""
@@ -117,7 +117,7 @@ class _Table(SphinxDirective):
         return nodes.table("", caption, group, classes=["wide", "colwidths-given", self.name])
 
 
-class ScorecardDirective(_Table):
+class ScorecardDirective(Table):
     """{scorecard}: the claims of every chapter, a table each, and their totals; `:totals:` gives these alone."""
 
     option_spec: ClassVar = {"totals": directives.flag}
@@ -149,7 +149,7 @@ class ScorecardDirective(_Table):
         return row
 
 
-class RuntimesDirective(_Table):
+class RuntimesDirective(Table):
     """{runtimes}: what each chapter of this edition took, on which machine and with which versions."""
 
     widths: ClassVar = {"Chapter": 28, "Preset": 10, "Run time": 14, "Machine": 22, "Versions": 26}

@@ -20,6 +20,7 @@ from descent.chapters import RefusedError, cells, content_key, defaults, nearest
 from descent.dependencies import files_behind
 from descent.execution import Job
 from descent.outputs import bring_words, with_checked_outputs
+from descent.parameters import documented
 from descent.pool import cores, run_jobs
 from descent.project import (
     NEUTRAL_PARAMETERS,
@@ -200,7 +201,8 @@ def build_command(edition: str, root: str | None) -> None:
         preset = "paper" if edition == "published" else edition
         folder = edition_folder(found, preset)
         scorecard = collect(folder, preset, chapters(found))
-        page = build(found, folder, chapters(found), scorecard)
+        known = {name: [row._asdict() for row in documented(found, name)] for name in chapters(found)}
+        page = build(found, folder, chapters(found), {"scorecard": scorecard, "parameters": known})
     except (BuildError, ProjectError) as error:
         click.echo(f"not built: {error}", err=True)
         sys.exit(1)
