@@ -27,6 +27,7 @@ PROVENANCE = {"python": "3.11.0", "torch": "2.9", "commit": "abc123", "machine":
 PARAMETERS = {
     "gradient_svd": [{"name": "rate", "meaning": "of SGD", "accepted": "number", "values": {"quick": "`0.1`"}}]
 }
+SAVES = 'save_figure(figure, settings.figures_dir, "one-dot")\nshow()'
 Change = Callable[[Path, nbformat.NotebookNode], None]
 
 
@@ -70,17 +71,18 @@ def plotly(text: str = "A path that winds upwards") -> nbformat.NotebookNode:
     )
 
 
-def cell(*outputs: nbformat.NotebookNode, **metadata: Any) -> nbformat.NotebookNode:
-    return v4.new_code_cell("show()", outputs=list(outputs), execution_count=1, metadata=metadata)
+def cell(*outputs: nbformat.NotebookNode, code: str = "show()", **metadata: Any) -> nbformat.NotebookNode:
+    return v4.new_code_cell(code, outputs=list(outputs), execution_count=1, metadata=metadata)
 
 
-def notebook() -> nbformat.NotebookNode:
-    """An executed chapter with a picture, two interactive figures, a claim table and mathematics."""
+def notebook(*claims: str) -> nbformat.NotebookNode:
+    """An executed chapter with a picture, two interactive figures, a table of these claims and mathematics."""
     picture = {"figure": {"caption": "A drawn caption.", "name": "fig-drawn"}, "image": {"alt": "One dot"}}
-    table = output(text__markdown="| claim | verdict |\n| --- | --- |\n| a | reproduced |", text__plain="a")
+    rows = "\n".join(f"| `{name}` | reproduced |" for name in claims)
+    table = output(text__markdown=f"| claim | verdict |\n| --- | --- |\n{rows}", text__plain="a")
     cells = [
         v4.new_markdown_cell("# A chapter\n\nThe count of $\\sigma_i$."),
-        cell(output(image__png=PNG64, text__plain="<Figure size 1x1>"), mystnb=picture),
+        cell(output(image__png=PNG64, text__plain="<Figure size 1x1>"), code=SAVES, mystnb=picture),
         cell(output(image__png=PNG64, text__plain="A falling curve")),
         cell(plotly(), mystnb={"figure": {"caption": "A live caption.", "name": "fig-live"}}),
         cell(plotly('Quotes "here" & <there>')),
@@ -120,10 +122,12 @@ def small_book(folder: Path, change: Change) -> Path:
     for path in (ROOT / "_config.yml", ROOT / "book/references.bib"):
         shutil.copy(path, source)
     (source / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters:\n  - file: gradient_svd\n")
-    (source / "intro.md").write_text("# Start\n\n{cite:p}`lecun1998`\n\n```{bibliography}\n```\n")
+    (source / "intro.md").write_text(
+        "# Start\n\n{cite:p}`lecun1998`\n\n```{scorecard}\n```\n\n```{bibliography}\n```\n"
+    )
     (source / "parameters.json").write_text(json.dumps(PARAMETERS))
     (source / "scorecard.json").write_text(json.dumps(scorecard(claim("gradient_svd.count"))))
-    chapter = notebook()
+    chapter = notebook("count")
     change(source, chapter)
     nbformat.write(chapter, source / "gradient_svd.ipynb")
     return source
@@ -146,7 +150,8 @@ def real_book(folder: Path) -> Path:
     (source / "scorecard.json").write_text(json.dumps(scorecard(*claims)))
     for name in chapters(ROOT):
         plain = v4.new_notebook(cells=[v4.new_markdown_cell("# Another chapter")])
-        nbformat.write(notebook() if name == "gradient_svd" else plain, source / f"{name}.ipynb")
+        names = [each["id"].partition(".")[2] for each in claims]
+        nbformat.write(notebook(*names) if name == "gradient_svd" else plain, source / f"{name}.ipynb")
     return source
 
 
@@ -165,6 +170,11 @@ def undocumented(source: Path, chapter: nbformat.NotebookNode) -> None:
     (row,) = PARAMETERS["gradient_svd"]
     (source / "parameters.json").write_text(json.dumps({"gradient_svd": [row | {"meaning": ""}]}))
     write_page("```{parameters}\n```")(source, chapter)
+
+
+def judged_nowhere(source: Path, chapter: nbformat.NotebookNode) -> None:
+    claims = [claim("gradient_svd.count"), claim("gradient_svd.lost")]
+    (source / "scorecard.json").write_text(json.dumps(scorecard(*claims)))
 
 
 def not_executed(source: Path, chapter: nbformat.NotebookNode) -> None:

@@ -16,6 +16,7 @@ from book_samples import (
     add_cell,
     build,
     build_all,
+    judged_nowhere,
     not_executed,
     output,
     plotly,
@@ -25,6 +26,7 @@ from book_samples import (
     write_page,
 )
 from descent import book_claims
+from descent.parameters import documented
 
 RAISED = v4.new_output("error", ename="ValueError", evalue="lost", traceback=["Traceback", "ValueError: lost"])
 WARNED = v4.new_output("stream", name="stderr", text="UserWarning: overflow\n")
@@ -40,6 +42,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "dropped figure": (write_page("![A picture](images/lost.png)"), "images/lost.png"),
     "figure without text": (add_cell(plotly("")), "an interactive figure has no description"),
     "picture without text": (add_cell(output(image__png=PNG64, text__plain="<Figure size 1x1>")), "has no alt text"),
+    "claim without a cell": (judged_nowhere, "no cell of gradient_svd judges lost"),
     "undocumented parameter": (undocumented, "gradient_svd: parameter 'rate' is not in the chapter's table"),
     "cell not executed": (not_executed, "code cell 1 was not executed"),
     "warning in a cell": (add_cell(WARNED), "stderr was found in the cell outputs"),
@@ -103,7 +106,7 @@ def test_every_page_is_there(pages: dict[str, str]) -> None:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     named = {toc["root"], *(entry["file"] for part in toc["parts"] for entry in part["chapters"])}
     assert set(pages) == named | {"index", "genindex", "search"}
-    assert len(named) == 11
+    assert len(named) >= 11
 
 
 def test_nothing_is_loaded_from_another_host(builds: dict[str, Build], pages: dict[str, str]) -> None:
@@ -192,6 +195,47 @@ def test_scorecard_page(pages: dict[str, str]) -> None:
     assert 'class="verdict not-reproduced"' in text
     assert re.search(r'href="references\.html#[\w-]+"', text)
     assert re.search(r"\d+ claims: 1 reproduced, \d+ not reproduced, 0 not judged at this preset\.", text)
+
+
+def test_scorecard_and_chapter_link_to_each_other(pages: dict[str, str]) -> None:
+    down, up = 'href="gradient_svd.html#claim-toy"', 'href="scorecard.html#score-gradient-svd-toy"'
+    assert down in pages["scorecard"]
+    assert up in pages["gradient_svd"]
+    assert 'id="score-gradient-svd-toy"' in pages["scorecard"]
+    assert 'id="claim-toy"' in pages["gradient_svd"]
+
+
+def test_every_internal_link_leads_somewhere(pages: dict[str, str]) -> None:
+    anchors = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in pages.items()}
+    lost = []
+    for name, text in pages.items():
+        for target in [tag.get("href") or "" for tag in Tags(text).of("a")]:
+            page, _, anchor = target.partition("#")
+            if "://" in target or (page and not page.endswith(".html")):
+                continue
+            known = anchors.get(page.removesuffix(".html") or name)
+            if known is None or (anchor and anchor not in known):
+                lost.append((name, target))
+    assert lost == []
+
+
+def test_a_figure_says_which_file_draws_it(pages: dict[str, str]) -> None:
+    file = "notebooks/gradient_svd.ipynb"
+    drawn = re.findall(
+        rf'Drawn by <a [^>]*href="https://[^"]+/blob/main/{file}">{file}</a>(.*?)</p>', pages["gradient_svd"]
+    )
+    assert len(drawn) == 2
+    assert "figures_dir" in drawn[0]
+    assert "one-dot.png" in drawn[0]
+    assert drawn[1] == ""
+
+
+def test_parameters_page(pages: dict[str, str]) -> None:
+    text = re.sub(r"<[^>]+>", "", pages["parameters"])
+    assert "of plain SGD; momentum 0.9 uses a tenth of it" in text
+    assert "number, above 0 and at most 10" in text
+    for row in documented(ROOT, "gradient_svd"):
+        assert row.name in text
 
 
 def test_quoted_numbers(pages: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
@@ -70,6 +71,28 @@ def totals(chapters: dict[str, Any]) -> str:
     count = Counter(claim["verdict"] for claim in claims)
     noun = "claim" if len(claims) == 1 else "claims"
     return f"{len(claims)} {noun}: " + ", ".join(f"{count[verdict]} {verdict}" for verdict in _VERDICTS)
+
+
+def cell_label(identity: str) -> str:
+    """The label of the cell that judges a claim."""
+    return f"cell of {identity}".lower()
+
+
+def row_label(identity: str) -> str:
+    """The label of a claim's row of the scorecard."""
+    return f"row of {identity}".lower()
+
+
+def note_target(env: BuildEnvironment, label: str, page: str, anchor: str) -> None:
+    """Let `link_to` find an anchor of a page by a label."""
+    domain: Any = env.get_domain("std")
+    domain.note_hyperlink_target(label, page, anchor, label)
+
+
+def link_to(label: str, page: str, *content: nodes.Node) -> addnodes.pending_xref:
+    """A link from a page to a label, which may be another page's: found when all are read, else a warning."""
+    about = {"refdomain": "std", "reftype": "ref", "reftarget": label, "refexplicit": True, "refwarn": True}
+    return addnodes.pending_xref("", *content, **about, refdoc=page)
 
 
 class ClaimRole(SphinxRole):
@@ -140,12 +163,15 @@ class ScorecardDirective(Table):
     def claim(self, claim: dict[str, Any]) -> nodes.row:
         """One claim's row; the verdict's cell carries the verdict as a class."""
         seeds = f"{claim['seeds']} seeds" if claim["seeds"] > 1 else "one value"
-        sentence = self.markdown(f"{claim['sentence']} {{cite:p}}`{claim['cite']}`", "", f"`{claim['id']}`")
-        sentence[-1]["classes"].append("detail")
+        sentence = self.markdown(f"{claim['sentence']} {{cite:p}}`{claim['cite']}`")
+        name = link_to(cell_label(claim["id"]), self.env.docname, nodes.literal(text=claim["id"]))
+        sentence.append(nodes.paragraph("", "", name, classes=["detail"]))
         accepted = self.text(FIELDS["accepted"](claim), claim["interval_from"])
         measured = self.text(FIELDS["measured"](claim), seeds)
         row = self.row([sentence, self.text(claim["source"]), accepted, measured, self.text(claim["verdict"])])
         row.children[-1]["classes"] += ["verdict", nodes.make_id(claim["verdict"])]
+        row["ids"].append(anchor := nodes.make_id(f"score-{claim['id']}"))
+        note_target(self.env, row_label(claim["id"]), self.env.docname, anchor)
         return row
 
 
