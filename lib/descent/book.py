@@ -144,6 +144,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.add_node(PlotlyFigure, html=(_visit_plotly, _depart_plotly))
     app.add_css_file("book.css")
+    app.add_js_file("sortable.js")
     app.connect("builder-inited", copy_assets)
     app.connect("doctree-read", complete_figures, priority=600)
     app.connect("doctree-read", check_outputs, priority=700)

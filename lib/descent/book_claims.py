@@ -137,7 +137,7 @@ class Table(SphinxDirective):
         group += nodes.thead("", self.row([self.text(name) for name in widths]))
         group += nodes.tbody("", *rows)
         caption = nodes.title("", "", *title[0].children)
-        return nodes.table("", caption, group, classes=["wide", "colwidths-given", self.name])
+        return nodes.table("", caption, group, classes=["wide", "sortable", "colwidths-given", self.name])
 
 
 class ScorecardDirective(Table):

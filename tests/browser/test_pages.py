@@ -5,6 +5,7 @@ with DESCENT_REQUIRE_BROWSER=1, as in continuous integration, that is a failure.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -148,4 +149,101 @@ def test_missing_figures_are_seen(browser: object, tmp_path: Path, body: str, mo
     monkeypatch.setattr(visit, "until", lambda condition: Visit.until(visit, condition, timeout=300))
     with pytest.raises(AssertionError):
         check(visit)
+    visit.page.close()
+
+
+def opened(browser: object, name: str) -> Visit:
+    if not (HTML / name).is_file():
+        lack(f"there is no {name} in {HTML}")
+    return Visit(browser, HTML / name)
+
+
+def test_a_heading_sorts_its_table_and_a_third_press_restores_it(browser: object) -> None:
+    visit = opened(browser, "scorecard.html")
+    button = visit.page.locator("table.scorecard th button", has_text="Verdict").first
+    verdicts = "t => [...t.tBodies[0].rows].map(row => row.cells[4].innerText.trim())"
+
+    def column() -> list[str]:
+        found: list[str] = visit.page.locator("table.scorecard").first.evaluate(verdicts)
+        return found
+
+    before = column()
+    button.focus()
+    visit.page.keyboard.press("Enter")
+    assert column() == sorted(before)
+    visit.page.keyboard.press("Enter")
+    assert column() == sorted(before, reverse=True)
+    visit.page.keyboard.press("Enter")
+    assert column() == before
+    assert visit.faults == []
+    visit.page.close()
+
+
+def test_numbers_sort_as_numbers(browser: object, tmp_path: Path) -> None:
+    numbers = ["1,000", "0.5", "0.15", "-2", "90 ± 3"]
+    rows = "".join(f"<tr><td>{number}</td></tr>" for number in numbers)
+    script = (ROOT / "lib/descent/assets/sortable.js").read_text()
+    page = tmp_path / "page.html"
+    head = "<!doctype html><meta charset=utf-8><title>a page</title>"
+    table = f"<table class=sortable><thead><tr><th>n</th></tr></thead><tbody>{rows}</tbody></table>"
+    page.write_text(f"{head}<script>{script}</script>{table}", encoding="utf-8")
+    visit = Visit(browser, page)
+    visit.page.get_by_role("button", name="n").click()
+    assert visit.page.locator("td").all_inner_texts() == ["-2", "0.15", "0.5", "90 ± 3", "1,000"]
+    visit.page.close()
+
+
+def test_a_claim_leads_to_its_cell_and_back(browser: object) -> None:
+    visit = opened(browser, "scorecard.html")
+    row = visit.page.locator("table.scorecard tbody tr").first
+    identity = row.get_attribute("id")
+    row.locator("p.detail a").first.click()
+    visit.page.wait_for_load_state()
+    assert "#claim-" in visit.page.url
+    assert visit.page.locator(f'[id="{visit.page.url.partition("#")[2]}"]').count() == 1
+    visit.page.locator(f'a[href="scorecard.html#{identity}"]').first.click()
+    visit.page.wait_for_load_state()
+    assert visit.page.url.endswith(f"scorecard.html#{identity}")
+    visit.page.close()
+
+
+def test_the_search_finds_words_of_a_chapter(browser: object) -> None:
+    visit = opened(browser, "search.html")
+    visit.page.goto(f"{(HTML / 'search.html').as_uri()}?q=saddle+points")
+    assert visit.until("document.querySelectorAll('#search-results li').length > 0")
+    assert any(
+        "saddles.html" in link.get_attribute("href") for link in visit.page.locator("#search-results li a").all()
+    )
+    # from a file no page may fetch another, so that results come without excerpts, with errors; over HTTP they have them
+    assert [fault for fault in visit.faults if fault.startswith("left:")] == []
+    visit.page.close()
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_text_stands_out_in_either_mode(browser: object, mode: str) -> None:
+    """The contrast of body text, WCAG 2.1: at least 4.5 to 1."""
+    visit = opened(browser, "intro.html")
+    visit.page.evaluate(f"document.documentElement.dataset.theme = '{mode}'")
+    colour, ground = visit.page.evaluate(
+        "[getComputedStyle(document.querySelector('article p')).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    light, dark = sorted((luminance(colour), luminance(ground)), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
+    assert (luminance(ground) < 0.2) == (mode == "dark")
+    visit.page.close()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of `rgb(r, g, b)`."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_the_keyboard_reaches_the_text_first_and_every_link(browser: object) -> None:
+    visit = opened(browser, "intro.html")
+    visit.page.keyboard.press("Tab")
+    assert "main-content" in (visit.page.evaluate("document.activeElement.getAttribute('href')") or "")
+    hidden = visit.page.locator('article a[tabindex="-1"], article button[tabindex="-1"]')
+    assert hidden.count() == 0
     visit.page.close()
