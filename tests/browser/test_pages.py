@@ -214,7 +214,7 @@ def test_the_search_finds_words_of_a_chapter(browser: object) -> None:
     assert any(
         "saddles.html" in link.get_attribute("href") for link in visit.page.locator("#search-results li a").all()
     )
-    # from a file no page may fetch another, so that results come without excerpts, with errors; over HTTP they have them
+    # from a file no page may fetch another, so results come without excerpts; over HTTP they have them
     assert [fault for fault in visit.faults if fault.startswith("left:")] == []
     visit.page.close()
 
