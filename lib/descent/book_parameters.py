@@ -35,7 +35,7 @@ class ParametersDirective(Table):
             if not row["meaning"]:
                 message = f"{name}: parameter {row['name']!r} is not in the chapter's table of parameters"
                 _LOG.warning(message, location=self.get_location(), type="descent", subtype="parameters")
-        widths = self.widths | {f"at {preset}": self.value_width for preset in rows[0]["values"]}
+        widths = self.widths | {f"At {preset}": self.value_width for preset in rows[0]["values"]}
         table = self.table(self.markdown(f"{{doc}}`{name}`"), widths, [self.parameter(row) for row in rows])
         table["ids"].append(f"parameters-{nodes.make_id(name)}")
         return table
