@@ -1,6 +1,6 @@
 """A new chapter from the template: `python -m descent.new_chapter NAME`, or `make chapter NAME=name`.
 
-The template is a chapter that runs, with every part that `tests/test_notebooks.py` asks for, to be replaced part by part.
+The template runs, and has every part that `tests/test_notebooks.py` asks for; it is to be replaced part by part.
 """
 
 from __future__ import annotations
