@@ -130,8 +130,7 @@ def test_outputs_are_kept_for_checked_cells_only(path):
 LONG = {
     "saddles": 46,  # three parts, eighteen claims and ten figures: small cells rather than few
     "resnet_landscape": 38,  # six questions, each with its measurement, figure and table
-    "grokking": 38,  # one network taken apart, then its progress, its times and other tables
-    "grokking_basins": 30,  # six readings of one run's kept weights, each with its figure
+    "grokking": 32,  # one network taken apart, then its progress, its times and other tables
     "superposition": 40,  # eight questions, each small: training, figure and table
 }
 
