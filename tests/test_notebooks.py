@@ -131,7 +131,7 @@ LONG = {
     "saddles": 46,  # three parts, eighteen claims and ten figures: small cells rather than few
     "resnet_landscape": 38,  # six questions, each with its measurement, figure and table
     "grokking": 32,  # one network taken apart, then its progress, its times and other tables
-    "superposition": 40,  # eight questions, each small: training, figure and table
+    "superposition": 39,  # eight questions, each small: training, figure and table
 }
 
 
