@@ -130,7 +130,8 @@ def test_outputs_are_kept_for_checked_cells_only(path):
 LONG = {
     "saddles": 46,  # three parts, eighteen claims and ten figures: small cells rather than few
     "resnet_landscape": 38,  # six questions, each with its measurement, figure and table
-    "superposition": 40,  # eight questions, each small: training, figure and table
+    "grokking": 32,  # one network taken apart, then its progress, its times and other tables
+    "superposition": 39,  # eight questions, each small: training, figure and table
 }
 
 

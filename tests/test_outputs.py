@@ -102,3 +102,14 @@ def test_a_warning_that_depends_on_the_moment_is_not_published() -> None:
     printed = {"name": "stdout", "output_type": "stream", "text": replaced}
     notebook = {"metadata": {}, "cells": [code("c", "work()", outputs=[*stderr, printed])]}
     assert [output["text"] for output in cleaned(notebook, {})["cells"][0]["outputs"]] == [other, other, replaced]
+
+
+def test_progress_bars_are_not_published_and_what_is_said_beside_them_is() -> None:
+    bars = ["\rrun 5:   0%|          | 0/15000 [00:00<?, ?step/s]", "\n", "\r 12%|█▏  | 3/25 [00:01<00:10, 2.1it/s]\n"]
+    said = "\rwork: 100%|███| 1.2k/1.2k [00:01<00:00]\nUserWarning: 5% | of all [sic]\n"
+    texts = [*bars, bars[0].splitlines(keepends=True), said]
+    stderr = [{"name": "stderr", "output_type": "stream", "text": text} for text in texts]
+    printed = {"name": "stdout", "output_type": "stream", "text": bars[0]}
+    notebook = {"metadata": {}, "cells": [code("c", "work()", outputs=[*stderr, printed])]}
+    left = [output["text"] for output in cleaned(notebook, {})["cells"][0]["outputs"]]
+    assert left == ["UserWarning: 5% | of all [sic]\n", bars[0]]

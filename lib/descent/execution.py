@@ -21,6 +21,8 @@ from descent.project import NEUTRAL_PARAMETERS
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _SCRATCH_CELL = re.compile(r"\S*ipykernel_\d+/\d+\.py")
+# a bar of tqdm that was asked for by name: TQDM_DISABLE is a default only
+_BAR = re.compile(r"\r?[^\r\n|]*\d+%\|[^|\r\n]*\| [^\[\r\n]+\[[^\]\r\n]*\]\n?")
 _OF_THE_MOMENT = re.compile(r"^.*UserWarning: A worker stopped while some jobs .*\n +warnings\.warn\(\n", re.MULTILINE)
 
 
@@ -192,7 +194,7 @@ def cleaned(notebook: dict[str, Any], hidden: Mapping[str, str]) -> dict[str, An
 
     papermill's metadata, timings and widget state go; the injected cell loses the parameters that only say where to
     write or to compute, and goes when it has no other; the folders named in `hidden` are replaced in text outputs.
-    joblib's warning that it replaced a worker process goes too: whether it comes depends on the moment.
+    Progress bars go too, and joblib's warning that it replaced a worker process, which depends on the moment.
     """
     notebook["metadata"] = {k: v for k, v in notebook["metadata"].items() if k in ("kernelspec", "language_info")}
     kept = []
@@ -218,8 +220,9 @@ def _neutral(output: dict[str, Any], hidden: Mapping[str, str]) -> dict[str, Any
     text: dict[str, Any] = {k: _replaced(output[k], hidden) for k in ("text", "traceback", "evalue") if k in output}
     if output.get("name") == "stderr":
         said = "".join(text["text"])
-        if (rest := _OF_THE_MOMENT.sub("", said)) != said:
-            text["text"] = rest
+        rest = _BAR.sub("", _OF_THE_MOMENT.sub("", said))
+        if rest != said or not rest.strip():  # a bar ends with a line break by itself
+            text["text"] = rest if rest.strip() else ""
     return {**output, **text, **({"data": data} if "data" in output else {})}
 
 
