@@ -32,7 +32,7 @@ html: $(READY) ## build the published edition as committed, executing nothing
 edition: $(READY) ## run chapters at preset paper into book/: CHAPTER=name PRESET=name PARAMS="-p seed 3" FORCE=1
 	$(RUN) run --preset $(or $(PRESET),paper) $(CHAPTER:%=--chapter %) $(PARAMS) $(SCHEDULER:%=-p scheduler %) $(if $(FORCE),--force)
 
-chapter: $(READY) ## a new chapter from the template, which runs and passes every test: NAME=my_chapter
+chapter: $(READY) ## a new chapter from the template, which runs and passes every structure test: NAME=my_chapter
 	$(PYTHON) -m descent.new_chapter "$(NAME)"
 
 words: $(READY) ## bring the text of the published chapters up to their sources; a chapter whose code changed waits for `edition`
