@@ -106,7 +106,7 @@ def test_every_page_is_there(pages: dict[str, str]) -> None:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     named = {toc["root"], *(entry["file"] for part in toc["parts"] for entry in part["chapters"])}
     assert set(pages) == named | {"index", "genindex", "search"}
-    assert len(named) == 13
+    assert len(named) == 14
 
 
 def test_nothing_is_loaded_from_another_host(builds: dict[str, Build], pages: dict[str, str]) -> None:

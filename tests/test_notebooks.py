@@ -131,11 +131,9 @@ LONG = {
     "saddles": 46,  # three parts, eighteen claims and ten figures: small cells rather than few
     "resnet_landscape": 38,  # six questions, each with its measurement, figure and table
     "grokking": 32,  # one network taken apart, then its progress, its times and other tables
+    "grokking_basins": 49,  # eight questions on what a path, a surface, a spectrum can show
     "superposition": 39,  # eight questions, each small: training, figure and table
 }
-
-
-DENSE = {"grokking_basins": 15}  # until its next paper run: its cells measure, judge and print at once, to be split
 
 
 @EVERY
@@ -145,7 +143,7 @@ def test_a_chapter_is_short_enough_to_read(path):
     ]  # a hidden list of names
     assert max(lengths) <= 25
     assert 12 <= len(lengths) <= LONG.get(path.stem, 26)  # gradient_svd judges fourteen claims
-    assert statistics.median(lengths) <= DENSE.get(path.stem, 12)
+    assert statistics.median(lengths) <= 12
     words = sum(len(cell["source"].split()) for cell in cells(path, "markdown"))
     assert words > sum(lengths)
 
