@@ -172,6 +172,22 @@ def undocumented(source: Path, chapter: nbformat.NotebookNode) -> None:
     write_page("```{parameters}\n```")(source, chapter)
 
 
+def promised(**held: list[str]) -> Change:
+    """Promises R1 and R2 on a page; `held` maps each of some tests to the promises that it holds."""
+
+    def change(source: Path, chapter: nbformat.NotebookNode) -> None:
+        (source / "promises.yml").write_text("R1: Two runs give `equal` bytes.\nR2: So do three.\n")
+        tests = {
+            f"tests/test_runs.py::{name}": {"promises": names, "passed": 3, "failed": 1, "skipped": 0}
+            | {"measured": {"runs": [2, 30]}}
+            for name, names in held.items()
+        }
+        (source / "promises.json").write_text(json.dumps(tests))
+        write_page("```{promises}\n```")(source, chapter)
+
+    return change
+
+
 def judged_nowhere(source: Path, chapter: nbformat.NotebookNode) -> None:
     claims = [claim("gradient_svd.count"), claim("gradient_svd.lost")]
     (source / "scorecard.json").write_text(json.dumps(scorecard(*claims)))

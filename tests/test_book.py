@@ -20,6 +20,7 @@ from book_samples import (
     not_executed,
     output,
     plotly,
+    promised,
     real_book,
     small_book,
     undocumented,
@@ -44,6 +45,8 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "picture without text": (add_cell(output(image__png=PNG64, text__plain="<Figure size 1x1>")), "has no alt text"),
     "claim without a cell": (judged_nowhere, "no cell of gradient_svd judges lost"),
     "undocumented parameter": (undocumented, "gradient_svd: parameter 'rate' is not in the chapter's table"),
+    "promise without a test": (promised(test_twice=["R1"]), "R2: no test holds it"),
+    "test of no promise": (promised(test_twice=["R1", "R2", "R3"]), "R3: no such promise"),
     "cell not executed": (not_executed, "code cell 1 was not executed"),
     "warning in a cell": (add_cell(WARNED), "stderr was found in the cell outputs"),
 }
@@ -53,7 +56,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
 def builds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Build]:
     """All builds of this module: the real book by the command itself, a clean small one, and one per fault."""
     folder = tmp_path_factory.mktemp("books")
-    sources = {"clean": small_book(folder / "clean", lambda source, chapter: None)}
+    sources = {"clean": small_book(folder / "clean", promised(test_twice=["R1", "R2"], test_thrice=["R2"]))}
     for name, (change, _) in FAULTS.items():
         sources[name] = small_book(folder / name.replace(" ", "_"), change)
     return {"real": build(real_book(folder / "real")), **build_all(sources)}
@@ -95,6 +98,7 @@ def test_clean_build_exits_zero(builds: dict[str, Build]) -> None:
     assert builds["real"].code == 0, builds["real"].log
 
 
+@pytest.mark.promise("R7")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_fault_stops_the_build(builds: dict[str, Build], fault: str) -> None:
     assert builds[fault].code != 0
@@ -246,6 +250,14 @@ def test_quoted_numbers(pages: dict[str, str]) -> None:
 def test_run_times(pages: dict[str, str]) -> None:
     for expected in ("12 min 34 s", "x86_64, AVX2", "2 threads", "Python 3.11.0, torch 2.9", "commit abc123"):
         assert expected in pages["reproducibility"]
+
+
+def test_promises_with_what_was_measured_of_them(builds: dict[str, Build]) -> None:
+    page = (builds["clean"].html / "intro.html").read_text()
+    first, second = (re.sub(r"<[^>]+>|\s+", " ", row) for row in re.findall(r'<tr id="promise-r\d".*?</tr>', page, re.S))
+    assert re.search(r"Two runs give +equal +bytes.*runs: 2 to 30.*test_runs.py +: 3 passed.*: 1 failed", first)
+    assert re.search(r"So do three.*test_runs.py +: 6 passed.*: 2 failed", second)
+    assert "skipped" not in first + second
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ LAYERS = [
     "grok_measures surface_shape surface_export surface_plots plots scenes scorecard chapters pool assembly "
     "feature_plots",
     "book book_claims parameters new_chapter repository sweeps grok_times",
-    "edition book_parameters book_links landscape_records grokking_records",
+    "edition book_parameters book_links book_promises landscape_records grokking_records",
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
 SOURCES = {path.stem: path for path in sorted(LIBRARY.rglob("*.py")) if path.name != "__init__.py"}

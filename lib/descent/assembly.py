@@ -22,7 +22,7 @@ class BuildError(Exception):
 
 
 def assemble(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[str, Any]) -> Path:
-    """Lay out `_build/source`: settings, prose, references, images, the executed chapters, and `data`.
+    """Lay out `_build/source`: settings, prose, references, promises, images, the executed chapters, and `data`.
 
     Of `data`, `scorecard` and `parameters`, each becomes a JSON file; the pages take their numbers from these.
 
@@ -36,7 +36,7 @@ def assemble(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[
     if missing:
         command = f"make edition CHAPTER={missing[0]}" if executed == root / "book" else "make book"
         raise BuildError(f"{executed.relative_to(root)}/{missing[0]}.ipynb is missing; make it with: {command}")
-    prose = [*root.glob("book/*.md"), *root.glob("book/*.bib")]
+    prose = [*root.glob("book/*.md"), *root.glob("book/*.bib"), *root.glob("book/promises.*")]
     for file in (root / "_config.yml", root / "_toc.yml", *prose, *(executed / f"{name}.ipynb" for name in chapters)):
         shutil.copyfile(file, source / file.name)
     if (images := root / "book" / "images").is_dir():

@@ -1,0 +1,76 @@
+"""Tests that hold a promise are found, and what they measured is kept and shown."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from descent.book_promises import measured_text
+from small_project import environment, read
+
+TESTS = Path(__file__).parent
+PROMISES = yaml.safe_load((TESTS.parent / "book" / "promises.yml").read_text())
+SAMPLE = """
+import pytest
+
+@pytest.mark.promise("R1", "R4")
+@pytest.mark.parametrize("size", [1, 3])
+def test_sizes(size, record_property):
+    record_property("sizes, bytes", size)
+    assert size < LIMIT
+
+@pytest.mark.promise("R4")
+def test_late(request):
+    request.addfinalizer(lambda: 1 / LATE)
+
+@pytest.mark.promise("R5")
+def test_elsewhere():
+    pytest.skip("not on this machine")
+
+def test_of_nothing():
+    pass
+"""
+
+
+def audited(folder: Path, limit: int, late: int = 1, only: str = "test") -> dict[str, dict[str, object]]:
+    """What is kept after a session over the sample, in a folder with this project's plugin."""
+    for name in ("conftest.py", "small_project.py"):
+        shutil.copy(TESTS / name, folder)
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  promise(*identities): held\n")
+    (folder / "test_sample.py").write_text(f"LIMIT, LATE = {limit}, {late}\n{SAMPLE}")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--promises", "kept.json", "-k", only]
+    subprocess.run(command, cwd=folder, env=environment(), capture_output=True, timeout=120)
+    kept: dict[str, dict[str, object]] = read(folder / "kept.json")
+    return kept
+
+
+def test_what_was_measured_is_kept_case_by_case(tmp_path: Path) -> None:
+    kept = audited(tmp_path, limit=3, late=0)
+    assert set(kept) == {f"test_sample.py::{name}" for name in ("test_sizes", "test_late", "test_elsewhere")}
+    sizes = kept["test_sample.py::test_sizes"]
+    assert sizes["promises"] == ["R1", "R4"]
+    assert (sizes["passed"], sizes["failed"], sizes["skipped"]) == (1, 1, 0)
+    assert sizes["measured"] == {"sizes, bytes": [1, 3]}
+    assert kept["test_sample.py::test_late"]["failed"] == 1, "an error after the test is a failure of it"
+    assert kept["test_sample.py::test_elsewhere"]["skipped"] == 1
+    again = audited(tmp_path, limit=4, only="sizes")
+    assert again["test_sample.py::test_sizes"]["passed"] == 2
+    assert again["test_sample.py::test_late"] == kept["test_sample.py::test_late"], "tests not run keep their entry"
+
+
+def test_every_promise_is_held_by_a_test_and_no_test_names_another() -> None:
+    sources = [path.read_text() for path in TESTS.rglob("test_*.py") if path.name != Path(__file__).name]
+    marks = re.findall(r"mark\.promise\(([^)]*)\)", "\n".join(sources))
+    assert {name for mark in marks for name in re.findall(r'"(R\d+)"', mark)} == set(PROMISES)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [([2.0], "n: 2"), ([3, 1, 2], "n: 1 to 3"), ([1, 1], "n: 1"), (["b", "a", "b"], "n: a, b"), ([True], "n: True")],
+)
+def test_values_are_shown_as_a_range_or_as_words(values: list[object], text: str) -> None:
+    assert measured_text("n", values) == text
