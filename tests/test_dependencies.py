@@ -1,13 +1,12 @@
 """What a chapter's results depend on is found by its imports."""
 
 import json
-import tomllib
 from pathlib import Path
 
 import pytest
 
 import descent
-from descent.dependencies import files_behind, modules_imported, pins
+from descent.dependencies import files_behind, modules_imported
 
 LIBRARY = Path(descent.__file__).parent
 ROOT = Path(__file__).parents[1]
@@ -45,20 +44,3 @@ def test_a_chapter_depends_on_some_modules_and_never_on_the_runner(path: Path) -
     names = {file.stem for file in behind}
     assert {"records", "scorecard", "style", "seeding"} <= names
     assert not {"edition", "execution", "pool", "book", "assembly"} & names
-
-
-def test_the_pins_of_what_the_library_needs_count_and_those_of_tools_do_not(tmp_path: Path) -> None:
-    (tmp_path / "requirements.txt").write_text(
-        "# a comment on torch==1.0\n"
-        "Scikit_Learn==1.9.1 ; python_version < '3.12' \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n"
-        "pytest==9.2.0             # via nbval\n"
-        "torch==2.13.0             # via anatomy-of-descent\n"
-    )
-    assert [line.split("==")[0] for line in pins(tmp_path)] == ["Scikit_Learn", "pytest", "torch"]
-    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["scikit-learn>=1.4", "torch>=2.4"]\n')
-    assert pins(tmp_path) == ["Scikit_Learn==1.9.1 ; python_version < '3.12'", "torch==2.13.0"]
-
-
-def test_the_pins_of_this_project_are_those_of_every_need() -> None:
-    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert {line.split("==")[0] for line in pins(ROOT)} == {need.split(">=")[0] for need in needed}

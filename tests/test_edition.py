@@ -10,7 +10,6 @@ import pytest
 
 import descent
 from descent.chapters import content_key, resolve
-from descent.dependencies import pins
 from descent.edition import collect, plan, summary
 from small_project import command, edition, environment, read, write_chapter, write_preset, write_project
 
@@ -175,7 +174,8 @@ def test_the_key_of_a_chapter_covers_what_its_run_depends_on(tmp_path):
     notebook, seen = root / "notebooks" / "first.ipynb", []
 
     def key(preset: str = "quick", **given: str) -> str:
-        return content_key(notebook, resolve(root, "first", preset, given), pins(root), [library])
+        depends = [library, root / "requirements.txt"]
+        return content_key(notebook, resolve(root, "first", preset, given), depends)
 
     seen = [key(), key("small"), key(seed="1")]
     assert key() == seen[0]
@@ -207,11 +207,9 @@ def test_the_runner_hands_the_key_everything_that_it_must_cover(tmp_path, monkey
     for folder in ("records/first", "records/second", "checkpoints"):
         (root / "data" / folder).mkdir(parents=True)
     covered = []
-    monkeypatch.setattr(
-        "descent.edition.content_key", lambda notebook, values, pinned, depends: covered.extend([*pinned, *depends])
-    )
+    monkeypatch.setattr("descent.edition.content_key", lambda notebook, values, depends: covered.extend(depends))
     plan(root, [], "quick", {}, None)
-    assert {"nothing==1", root / "data/records/first", LIBRARY / "__init__.py"} <= set(covered)
+    assert {root / "requirements.txt", root / "data/records/first", LIBRARY / "__init__.py"} <= set(covered)
     for path in (root / "data/checkpoints", LIBRARY / "checkpoints.py", LIBRARY / "resnets.py"):
         assert (path in covered) == bool(imports)
     assert not {root / "data/records/second", LIBRARY / "surfaces.py", LIBRARY / "edition.py"} & set(covered)
@@ -222,9 +220,7 @@ def test_records_of_another_chapter_count_where_the_code_names_them(tmp_path, mo
     for folder in ("first", "second", "sec"):
         (root / "data" / "records" / folder).mkdir(parents=True)
     covered = []
-    monkeypatch.setattr(
-        "descent.edition.content_key", lambda notebook, values, pinned, depends: covered.extend([*pinned, *depends])
-    )
+    monkeypatch.setattr("descent.edition.content_key", lambda notebook, values, depends: covered.extend(depends))
     plan(root, [], "quick", {}, None)
     assert {path.name for path in covered if path.parent.name == "records"} == {"first", "second"}
 

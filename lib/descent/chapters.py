@@ -194,16 +194,16 @@ def _complaint(error: ValidationError, merged: Mapping[str, Any], values: Mappin
     return f"{message}; the notebook's own value is {values[name]!r}" if name in values else message
 
 
-def content_key(notebook: Path, parameters: Mapping[str, Any], pins: Sequence[str], extra: Sequence[Path]) -> str:
-    """SHA-256 over what a run depends on: the notebook's code, the parameters, `pins`, the `extra` files and folders.
+def content_key(notebook: Path, parameters: Mapping[str, Any], extra: Sequence[Path]) -> str:
+    """SHA-256 over everything a run depends on: the notebook's code, the parameters, the `extra` files and folders.
 
-    `pins` are the versions of what the library needs. `extra` is what the chapter imports of the library, its records
-    and weights; data sets are known by digests inside the library.
+    `extra` is what the chapter imports of the library, the pins, its records and weights; data sets are known by
+    digests inside the library.
     Outputs, Markdown, captions, and the parameters that only say where to write or to compute, do not count.
     """
     sources = computed({"cells": cells(notebook)})
     counted = {name: value for name, value in sorted(parameters.items()) if name not in NEUTRAL_PARAMETERS}
-    digest = hashlib.sha256(json.dumps([sources, counted, list(pins)], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([sources, counted], sort_keys=True).encode())
     for path in extra:
         files = [path] if path.is_file() else sorted(path.rglob("*"))
         for file in files:

@@ -1,10 +1,9 @@
-"""What results depend on: the files of this library behind a chapter's imports, and the pins of the library's needs."""
+"""Which files of this library a chapter's results depend on: what it imports, and what that imports."""
 
 from __future__ import annotations
 
 import ast
 import re
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,24 +37,3 @@ def files_behind(sources: Iterable[str], library: Path) -> list[Path]:
             found.add(path)
             waiting |= modules_imported(path.read_text(encoding="utf-8"))
     return sorted(found)
-
-
-def pins(root: Path) -> list[str]:
-    """The exact versions in `requirements.txt` of what `[project] dependencies` of `pyproject.toml` names, sorted.
-
-    Tools of tests and of the build do not count, nor do comments and hashes; without `pyproject.toml` every pin counts.
-    """
-    text = (root / "requirements.txt").read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = {
-        re.split(r"\s+(?:#|--hash)", line)[0].strip() for line in text.splitlines() if "==" in line and line[0] != "#"
-    }
-    if not (project := root / "pyproject.toml").is_file():
-        return sorted(lines)
-    needed = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
-    names = {_name(requirement) for requirement in needed}
-    return sorted(line for line in lines if _name(line) in names)
-
-
-def _name(requirement: str) -> str:
-    """The normalised name of a distribution, from a requirement."""
-    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()  # type: ignore[index]

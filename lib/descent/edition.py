@@ -17,7 +17,7 @@ import click
 
 from descent.assembly import INTRO, BuildError, build, picture
 from descent.chapters import RefusedError, cells, content_key, defaults, nearest, resolve
-from descent.dependencies import files_behind, pins
+from descent.dependencies import files_behind
 from descent.execution import Job
 from descent.outputs import bring_words, with_checked_outputs
 from descent.parameters import documented
@@ -67,7 +67,7 @@ def _job(root: Path, chapter: str, preset: str, given: Mapping[str, str], output
     sources = [cell["source"] for cell in cells(notebook) if cell["cell_type"] == "code"]
     behind, records = files_behind(sources, LIBRARY), root / "data" / "records"
     named = {path for path in records.glob("*") if any(f'"{path.name}"' in source for source in sources)}
-    depends = [*behind, *sorted(named | {records / chapter})]
+    depends = [*behind, root / "requirements.txt", *sorted(named | {records / chapter})]
     if LIBRARY / "checkpoints.py" in behind:
         depends.append(root / "data" / "checkpoints")
     return Job(
@@ -78,7 +78,7 @@ def _job(root: Path, chapter: str, preset: str, given: Mapping[str, str], output
         output=output / f"{chapter}.ipynb",
         results=Path(places.get("results_dir", results / "results" / chapter)),
         failed=root / "_build" / "failed" / f"{chapter}.ipynb",
-        key=content_key(notebook, values, pins(root), [path for path in depends if path.exists()]),
+        key=content_key(notebook, values, [path for path in depends if path.exists()]),
         timeout=QUICK_TIMEOUT if values["preset"] == "quick" else TIMEOUT,
         cores=1,
         root=root,
