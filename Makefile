@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test html edition chapter words checkpoints records store bench lint format repository colab colab-simulated advisories lock clean
+.PHONY: help book test html edition chapter words checkpoints records store bench lint format repository colab colab-simulated bounds advisories lock clean
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
@@ -78,8 +78,19 @@ colab: ## inside Google's Colab image: add only what it lacks to its own Python,
 	python3 -m pip install --quiet papermill pooch pyevtk pyyaml safetensors
 	python3 -m descent.edition run --preset quick --force
 
+IN_COLAB := test_a_chapter_runs_beside_colabs_own_packages
+
 colab-simulated: $(READY) ## the same on a simulated machine: other torch and numpy, the notebook alone; CHAPTER=name
-	PIP_FLAGS="$(PIP_FLAGS)" $(PYTHON) -m pytest -q -rP tests/audits/test_colab.py $(CHAPTER:%=-k %)
+	PIP_FLAGS="$(PIP_FLAGS)" $(PYTHON) -m pytest -q -rP "tests/audits/test_colab.py$(CHAPTER:%=::$(IN_COLAB)[%])"
+
+RESOLUTION ?= lowest-direct
+BOUNDS := .venv-$(RESOLUTION)
+
+bounds: ## the tests with the oldest dependencies that pyproject.toml allows, or the newest: RESOLUTION=highest; needs uv
+	$(UV) venv --quiet --allow-existing --python "$(PYTHON3)" $(BOUNDS)
+	$(UV) pip install --quiet --no-config --python $(BOUNDS)/bin/python --resolution $(RESOLUTION) \
+	  --override <(echo "backpack-for-pytorch ; sys_platform == 'never'") --editable ".[book,dev]"
+	OMP_NUM_THREADS=1 $(BOUNDS)/bin/python -m pytest -q tests
 
 advisories: $(READY) ## known advisories against the pinned requirements
 	$(PYTHON) -m pip install --quiet pip-audit
