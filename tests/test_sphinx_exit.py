@@ -1,4 +1,4 @@
-"""Jupyter Book 1 is a shell around Sphinx that the book can leave: plain Sphinx builds the same pages from its conf.py."""
+"""Jupyter Book 1 is a shell around Sphinx that the book can leave: Sphinx alone builds the same pages."""
 
 import subprocess
 import sys

@@ -55,7 +55,7 @@ def test_every_job_ends_and_may_only_read_unless_it_publishes(path: Path) -> Non
     writes = {name for name, right in workflow["permissions"].items() if right == "write"}
     assert writes == ({"pages", "id-token"} if path.stem == "pages" else set())
     for name, job in workflow["jobs"].items():
-        assert 0 < job["timeout-minutes"] <= 180, name
+        assert 0 < job["timeout-minutes"] <= 350, name
         assert "continue-on-error" not in job, name
 
 
@@ -78,11 +78,11 @@ def test_the_pythons_that_the_package_names_are_tested() -> None:
     ]
 
 
-def test_the_weekly_rebuild_has_every_chapter_and_no_cache() -> None:
+def test_the_weekly_rebuild_runs_every_chapter_at_both_presets_without_a_cache() -> None:
     path = ROOT / ".github/workflows/weekly.yml"
-    assert sorted(read(path)["jobs"]["paper"]["strategy"]["matrix"]["chapter"]) == sorted(project.chapters(ROOT))
     assert all("cache" not in step.get("with", {}) for step in steps(path))
-    assert "make book FORCE=1" in [step.get("run") for step in steps(path)]
+    commands = [step["run"] for step in steps(path) if "run" in step]
+    assert commands == ["make book FORCE=1", "make test", "make edition FORCE=1", "make advisories"]
 
 
 def test_what_is_published_is_what_is_committed() -> None:

@@ -7,9 +7,9 @@ from this checkout's HEAD.
 from collections.abc import Callable
 from pathlib import Path
 
+import colab_machine
 import pytest
 
-import colab_machine
 from descent import project
 
 ROOT = project.project_root()

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from chapter_settings import OTHER, RECORD_NOTHING, SMALL
+
 from descent import chapters, project
 from descent.execution import environment
 from descent.kernel import run_notebook
