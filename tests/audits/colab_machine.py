@@ -79,7 +79,7 @@ def packages(environment: Path, base: Path) -> dict[str, str]:
 
 
 def git_rules(root: Path, folder: Path) -> dict[str, str]:
-    """The environment in which git finds the repository's address in a bare copy of this checkout, its HEAD as `main`."""
+    """Variables by which git finds the repository's address in a bare copy of this checkout, its HEAD as `main`."""
     copy = folder / "repository.git"
     subprocess.run(["git", "clone", "--quiet", "--bare", root, copy], check=True)
     head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
