@@ -3,11 +3,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test html edition chapter words checkpoints records store bench lint format repository colab audit advisories clean
+.PHONY: help book test html edition chapter words checkpoints records store bench lint format repository colab colab-simulated bounds audit advisories lock clean
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
+UV ?= uv
 # a Python that is new enough, whatever it is called on this machine; PYTHON3=... names another
 PYTHON3 ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
@@ -16,15 +17,16 @@ INSTALL = $(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_FLA
 
 help:
 	@echo "Anatomy of Descent. The first target that needs it sets up $(VENV) by itself."
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null || \
-	  sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1   \2/p' $(firstword $(MAKEFILE_LIST))
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null || \
+	  sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1   \2/p' $(firstword $(MAKEFILE_LIST))
 
 book: $(READY) ## execute every chapter at preset quick (no download), build _build/html, print the scorecard
 	$(RUN) run --preset quick $(if $(FORCE),--force)
 	$(RUN) build --edition quick
 
 test: $(READY) ## unit, structure and browser tests, and nbval over every notebook
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 180 tests notebooks
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile --nbval-lax --nbval-current-env \
+	  --nbval-cell-timeout 180 tests notebooks
 
 html: $(READY) ## build the published edition as committed, executing nothing
 	$(RUN) build --edition published
@@ -80,20 +82,38 @@ colab: ## inside Google's Colab image: add only what it lacks to its own Python,
 audit: $(READY) ## everything the reproducibility page promises, at length: an hour or two; kept as book/promises.json
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m promise --promises book/promises.json tests tests/audits $(ONLY:%=-k %)
 
+IN_COLAB := test_a_chapter_runs_beside_colabs_own_packages
+
+colab-simulated: $(READY) ## the same on a simulated machine: other torch and numpy, the notebook alone; CHAPTER=name
+	PIP_FLAGS="$(PIP_FLAGS)" $(PYTHON) -m pytest -q -rP "tests/audits/test_colab.py$(CHAPTER:%=::$(IN_COLAB)[%])"
+
+RESOLUTION ?= lowest-direct
+BOUNDS := .venv-$(RESOLUTION)
+
+bounds: ## the tests with the oldest dependencies that pyproject.toml allows, or the newest: RESOLUTION=highest; needs uv
+	$(UV) venv --quiet --allow-existing --python "$(PYTHON3)" $(BOUNDS)
+	$(UV) pip install --quiet --no-config --python $(BOUNDS)/bin/python --resolution $(RESOLUTION) \
+	  --override <(echo "backpack-for-pytorch ; sys_platform == 'never'") --editable ".[book,dev]"
+	OMP_NUM_THREADS=1 $(BOUNDS)/bin/python -m pytest -q tests
+
 advisories: $(READY) ## known advisories against the pinned requirements
 	$(PYTHON) -m pip install --quiet pip-audit
-	$(PYTHON) -m pip_audit --requirement requirements.txt
+	$(PYTHON) -m pip_audit --no-deps --requirement requirements.txt
+
+lock: ## write requirements.lock again: pyproject.toml at the versions of requirements.txt, with hashes; needs uv
+	$(UV) pip compile --quiet pyproject.toml --constraints requirements.txt --output-file requirements.lock
 
 clean: ## remove what was built; .venv and data/ stay
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache
 	find lib tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 
-# The environment of the published edition. PIP_FLAGS may name another index, such as torch's CPU builds.
-$(READY): requirements.txt pyproject.toml
+# The environment of the published edition. PIP_FLAGS may name another index, such as torch's CPU builds, whose hashes are
+# others: torch alone is installed by its version, everything else by its hashes and nothing that the lock does not name.
+$(READY): requirements.lock requirements.txt pyproject.toml
 	@test -n "$(PYTHON3)" || { echo "Python 3.11 or newer is needed; found $$(python3 --version 2>&1 || true)." \
 	  "Install one, or name it: make PYTHON3=/path/to/python3.12" >&2; exit 1; }
 	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
-	grep -v '^curvlinops' requirements.txt | $(INSTALL) --requirement /dev/stdin
-	grep '^curvlinops' requirements.txt | $(INSTALL) --no-deps --requirement /dev/stdin  # requirements.txt says why
-	$(INSTALL) --no-deps --editable .
+	$(INSTALL) --require-hashes --no-deps --requirement requirements.lock
+	grep '^torch==' requirements.txt | $(INSTALL) --requirement /dev/stdin
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
