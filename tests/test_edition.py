@@ -189,6 +189,9 @@ def test_the_key_of_a_chapter_covers_what_its_run_depends_on(tmp_path):
     seen.append(key())
     (library / "other.py").write_text("")
     seen.append(key())
+    (library / ".work").mkdir()
+    (library / ".work" / "state").write_text("half done")
+    assert key() == seen[-1], "nor what is hidden"
     (root / "requirements.txt").write_text("nothing==2\n")
     seen.append(key())
     write_chapter(root, "first", "2")

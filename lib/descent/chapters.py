@@ -207,7 +207,8 @@ def content_key(notebook: Path, parameters: Mapping[str, Any], extra: Sequence[P
     for path in extra:
         files = [path] if path.is_file() else sorted(path.rglob("*"))
         for file in files:
-            if file.is_file() and "__pycache__" not in file.parts:
+            inside = file.relative_to(path).parts  # of a folder, what is hidden is another run's work in progress
+            if file.is_file() and not any(part[0] == "." or part == "__pycache__" for part in inside):
                 digest.update(f"{file.relative_to(path.parent).as_posix()}\0{file.stat().st_size}\0".encode())
                 digest.update(file.read_bytes())
     return digest.hexdigest()
