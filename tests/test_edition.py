@@ -11,6 +11,7 @@ import pytest
 import descent
 from descent.chapters import content_key, resolve
 from descent.edition import collect, plan, summary
+from descent.outputs import sealed
 from small_project import command, edition, environment, read, write_chapter, write_preset, write_project
 
 REFUSALS = {
@@ -388,6 +389,9 @@ def test_new_words_reach_the_editions_without_a_run(tmp_path):
     assert "first: brought up to its source" in edition(root, "words")[1]
     after = read(published)
     assert "Other words" in json.dumps(after)
+    assert sealed(after) == after
+    for notebook in (before, after):
+        del notebook["metadata"]["descent"]["sha256"]
     assert after["metadata"] == before["metadata"]
     for old, new in zip(before["cells"], after["cells"], strict=True):
         assert old.get("outputs") == new.get("outputs")
@@ -400,4 +404,4 @@ def test_new_words_reach_the_editions_without_a_run(tmp_path):
     assert "first: left as it is, its code has changed since it was run; make edition CHAPTER=first" in edition(
         root, "words"
     )[1]  # fmt: skip
-    assert read(published) == after
+    assert read(published) == sealed(after)
