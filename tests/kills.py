@@ -6,6 +6,7 @@ Each run is a function of a folder, and says which files of the folder are its r
 import hashlib
 import json
 import multiprocessing
+import os
 import random
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from descent.sweeps import Sweep, sweep
 from small_project import command, environment, read, write_project
 from sweep_tasks import Losses
 
-EXPERIMENT = Experiment(p=13, fraction=0.5, width=16, heads=2, hidden=24, steps=1500, every=5)
+EXPERIMENT = Experiment(p=13, fraction=0.5, width=16, heads=2, hidden=24, steps=600, every=5)
 SCHEDULE = Schedule(epochs=12, small_epochs=1, batch_size=16, snapshots=12)
 GRID = np.stack(np.meshgrid(np.linspace(-1, 1, 25), np.linspace(0, 2, 24)), -1).reshape(-1, 2)  # 60 shards of ten
 BODY = """import numpy
@@ -81,11 +82,17 @@ RUNS = {
 }
 
 
+def detached(body: Callable[[Path], None], folder: Path) -> None:
+    """The body, blind to the checkout's commit, which its results name and which may change during a long audit."""
+    os.environ["GIT_DIR"] = os.devnull
+    body(folder)
+
+
 def start(body: Callable[[Path], None], folder: Path, seconds: float | None) -> int | None:
     """The run in a process of its own, killed after so many seconds; its exit code."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kills"])
-    child = context.Process(target=body, args=(folder,))
+    child = context.Process(target=detached, args=(body, folder))
     child.start()
     child.join(300 if seconds is None else seconds)
     child.kill()
@@ -130,7 +137,7 @@ def chapter(folder: Path) -> Path:
 def begin(root: Path, scratch: Path) -> subprocess.Popen[str]:
     """The runner on the project, its temporary folders in `scratch`."""
     scratch.mkdir(exist_ok=True)
-    quiet = {**environment(), "TMPDIR": str(scratch)}
+    quiet = {**environment(), "TMPDIR": str(scratch), "GIT_DIR": os.devnull}
     return subprocess.Popen(
         command(root, "run", "--force"), env=quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

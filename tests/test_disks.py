@@ -129,17 +129,6 @@ def test_an_edition_on_a_full_disk_is_a_failure_and_the_one_of_before_stays(disk
     assert read(results / "claims.json")["chapter"] == "first"
 
 
-@pytest.mark.promise("R4")
-def test_an_edition_on_a_disk_without_a_byte_says_so(disk: Path) -> None:
-    root = write_project(disk / "p", first="1")
-    filled(disk, 0)
-    status, said, _ = edition(root, "run")
-    assert status == 1
-    assert "No space left on device" in said
-    assert str(root) in said
-    assert "Traceback" not in said
-
-
 # ------------------------------------------------------------------------------------------------------------ read only
 
 

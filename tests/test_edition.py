@@ -49,6 +49,7 @@ def two(tmp_path_factory):
     return root
 
 
+@pytest.mark.promise("R8")
 @pytest.mark.parametrize("case", REFUSALS)
 def test_a_wrong_parameter_is_refused_by_name_before_any_compute(two, case):
     arguments, sentence = REFUSALS[case]
@@ -59,6 +60,7 @@ def test_a_wrong_parameter_is_refused_by_name_before_any_compute(two, case):
     assert not (two / "_build").exists()
 
 
+@pytest.mark.promise("R8")
 @pytest.mark.parametrize("case", BAD_PRESETS)
 def test_a_wrong_preset_file_is_refused_by_name(two, tmp_path, case):
     text, sentence = BAD_PRESETS[case]
@@ -112,6 +114,7 @@ def test_chapters_run_side_by_side_with_the_cores_shared(tmp_path):
     assert printed[2] == "1"
 
 
+@pytest.mark.promise("R3")
 def test_a_failing_cell_leaves_the_good_edition_and_the_other_chapter_finishes(tmp_path):
     fails = "print(Path.cwd())\nraise RuntimeError('the loss is not finite at step 7')"
     root = write_project(tmp_path / "p", bad=fails, good="1")
@@ -316,6 +319,7 @@ def test_the_paper_preset_writes_the_published_edition_and_both_scorecards(tmp_p
     )
 
 
+@pytest.mark.promise("R3")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_every_kernel_and_leaves_the_good_edition(tmp_path, stop):
     body = "Path(settings.meeting, 'pid').write_text(str(os.getpid()))\ntime.sleep(100)"

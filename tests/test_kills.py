@@ -1,19 +1,14 @@
-"""Killed by signal 9 at a random moment and started again, a long run ends with the bytes of one left alone.
+"""The runner of the chapters, killed by signal 9 at a random moment and started again, ends with the same edition.
 
-Training with recorded gradients has its twenty kills in `test_training`; the other twenties are in the audit.
+Training with recorded gradients has its twenty kills in `test_training`, a residual network's interruption stands in
+`test_resnet_training`, a killed sweep in `test_sweeps`; `audits/test_twenty_kills.py` has twenty of every kind.
 """
 
 from pathlib import Path
 
 import pytest
 
-from kills import RUNS, killed, killed_editions
-
-
-@pytest.mark.promise("R3")
-@pytest.mark.parametrize("name", RUNS)
-def test_a_killed_run_ends_with_the_same_bytes(name: str, tmp_path: Path) -> None:
-    assert killed(RUNS[name], tmp_path, kills=2) >= 1
+from kills import killed_editions
 
 
 @pytest.mark.promise("R3")

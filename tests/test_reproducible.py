@@ -26,6 +26,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [folder / "results" for folder in folders] + [made[0].results.parent] * current
 
 
+@pytest.mark.promise("R1")
 @pytest.mark.parametrize("chapter", chapters(ROOT))
 def test_two_quick_runs_give_bit_identical_records_and_claims(twice: list[Path], chapter: str) -> None:
     kept = ["claims.json", f"{chapter}.npz"]
