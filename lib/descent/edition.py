@@ -155,17 +155,27 @@ def carry_out(root: Path, jobs: Sequence[Job], force: bool, limit: int) -> int:
 
 
 def _keep_scorecard(root: Path, folder: Path, preset: str) -> bool:
-    """Merge and print the scorecard; whether that could be done. Where not, the scorecard of before stays."""
+    """Merge and print the scorecard; whether it could be kept. Where not, the one of before stays.
+
+    A damaged chapter is named and left out; the build refuses it.
+    """
     from descent.records import write_atomic, write_json
 
+    names = []
+    for name in chapters(root):
+        try:
+            described(folder / f"{name}.ipynb")
+            names.append(name)
+        except ValueError as error:
+            click.echo(f"not in the scorecard: {error}", err=True)
     try:
-        scorecard = collect(folder, preset, chapters(root))
+        scorecard = collect(folder, preset, names)
         write_json(root / "_build" / "scorecard.json", scorecard)
         if folder == edition_folder(root, "paper"):
             write_json(folder / "scorecard.json", scorecard)
             if (folder / f"{INTRO[0]}.ipynb").is_file():
                 write_atomic(folder / "images" / "intro.png", picture(folder))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         click.echo(f"no scorecard of {folder}: {error}", err=True)
         return False
     click.echo(summary(scorecard))
