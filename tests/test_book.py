@@ -93,6 +93,7 @@ def external_loads(text: str) -> list[str]:
     return [value for value in values if re.match(r"(https?:)?//", value)] + inside + cdn
 
 
+@pytest.mark.promise("R7")
 def test_clean_build_exits_zero(builds: dict[str, Build]) -> None:
     assert builds["clean"].code == 0, builds["clean"].log
     assert builds["real"].code == 0, builds["real"].log
@@ -106,6 +107,7 @@ def test_fault_stops_the_build(builds: dict[str, Build], fault: str) -> None:
     assert [line for line in warnings if FAULTS[fault][1] in line], builds[fault].log
 
 
+@pytest.mark.promise("R6")
 def test_every_page_is_there(pages: dict[str, str]) -> None:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     named = {toc["root"], *(entry["file"] for part in toc["parts"] for entry in part["chapters"])}
@@ -113,6 +115,7 @@ def test_every_page_is_there(pages: dict[str, str]) -> None:
     assert len(named) == 14
 
 
+@pytest.mark.promise("R6")
 def test_nothing_is_loaded_from_another_host(builds: dict[str, Build], pages: dict[str, str]) -> None:
     files = [path for path in builds["real"].html.rglob("*") if path.suffix in (".html", ".css")]
     assert len(files) > len(pages)
@@ -148,6 +151,7 @@ def test_heavy_scripts_only_where_needed(pages: dict[str, str]) -> None:
     assert "tex-svg.js" not in pages["references"]
 
 
+@pytest.mark.promise("R6")
 def test_every_script_and_style_exists(builds: dict[str, Build], pages: dict[str, str]) -> None:
     for text in pages.values():
         wanted = [tag.get("src") or tag.get("href") for tag in Tags(text).of("script", "link")]

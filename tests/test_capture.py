@@ -156,6 +156,7 @@ def test_other_layout_is_refused(tmp_path: Path) -> None:
         GradientRecorder(model, optimizer, Recipe(range(2)), tmp_path, 0)
 
 
+@pytest.mark.promise("R3")
 @pytest.mark.parametrize("torn", [1, 100, 211, 212])
 def test_torn_row_is_left_out_and_mended(tmp_path: Path, torn: int) -> None:
     """A kill in the middle of a write leaves part of the last row, or the row without its step."""
@@ -197,6 +198,7 @@ def test_checkpoint_waits_for_the_rows(tmp_path: Path) -> None:
     recorder.close()
 
 
+@pytest.mark.promise("R4")
 def test_full_disk_stops_the_loop_with_the_folders_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(file: Any, data: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -106,6 +106,7 @@ def cut(data: bytearray) -> None:
     del data[-1]
 
 
+@pytest.mark.promise("R4")
 @pytest.mark.parametrize("damage", [flip, cut])
 def test_a_damaged_checkpoint_is_refused(damage: Callable[[bytearray], None], tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, SMALL, trained(), {})
@@ -140,6 +141,7 @@ def digested(path: Path, data: bytes) -> None:
     write_json(path.parent / DIGESTS, {path.name: sha256_of(path)})
 
 
+@pytest.mark.promise("R4")
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "resnet8.safetensors"
     state = {"w": torch.zeros(1)}
@@ -149,6 +151,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
             load_checkpoint(tmp_path, SMALL)
 
 
+@pytest.mark.promise("R5")
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:

@@ -225,6 +225,7 @@ def refused_digest(root: Path, name: str) -> None:
     assert f"rm {' '.join(map(str, files))} && " in lines[2]
 
 
+@pytest.mark.promise("R4")
 @pytest.mark.parametrize("seed", range(20))
 def test_truncated_files_are_refused(root: Path, folder: Path, seed: int) -> None:
     name, size = FILES[seed % 6], random.Random(seed).randrange(EACH * RECORD) if seed else 0
@@ -232,6 +233,7 @@ def test_truncated_files_are_refused(root: Path, folder: Path, seed: int) -> Non
     assert refused_file(root, name) == f"expected 12,292 bytes (4 records of 3,073), found {size:,}"
 
 
+@pytest.mark.promise("R4")
 @pytest.mark.parametrize("seed", range(20))
 def test_a_flipped_bit_is_refused(root: Path, folder: Path, seed: int) -> None:
     name, bit = FILES[seed % 6], random.Random(seed).randrange(8 * EACH * RECORD)
@@ -240,6 +242,7 @@ def test_a_flipped_bit_is_refused(root: Path, folder: Path, seed: int) -> None:
     refused_digest(root, name)
 
 
+@pytest.mark.promise("R4")
 @pytest.mark.parametrize("bit", range(8))
 @pytest.mark.parametrize("name", ["data_batch_2.bin", "test_batch.bin"])
 def test_a_flipped_bit_in_a_label_is_refused(root: Path, folder: Path, name: str, bit: int) -> None:
@@ -252,6 +255,7 @@ def test_a_flipped_bit_in_a_label_is_refused(root: Path, folder: Path, name: str
         assert refused_file(root, name) == f"expected labels from 0 to 9, found {label} in record 2 (from 0)"
 
 
+@pytest.mark.promise("R4")
 @pytest.mark.parametrize("change", [-RECORD, -1, 1, RECORD])
 def test_another_number_of_bytes_is_refused(root: Path, folder: Path, change: int) -> None:
     size = EACH * RECORD + change
@@ -327,6 +331,7 @@ def test_only_what_is_absent_is_written(server: Server, root: Path, folder: Path
     assert server.asked == [f"/0/{ARCHIVE}"]
 
 
+@pytest.mark.promise("R16")
 def test_a_split_that_is_there_asks_for_nothing(server: Server, folder: Path) -> None:
     for name in TRAIN:
         (folder / name).unlink()
@@ -344,6 +349,7 @@ def test_an_archive_in_the_data_folder_is_used_and_stays(server: Server, root: P
     assert contents(root / FOLDER) == CONTENT
 
 
+@pytest.mark.promise("R4")
 def test_a_damaged_archive_in_the_data_folder_is_refused_and_stays(server: Server, root: Path) -> None:
     root.mkdir()
     (root / ARCHIVE).write_bytes(PACKED[: len(PACKED) // 2])
@@ -395,6 +401,7 @@ BAD: dict[str, tuple[Reply | None, str]] = {
 }
 
 
+@pytest.mark.promise("R4")
 @pytest.mark.parametrize(("reply", "reason"), BAD.values(), ids=BAD)
 def test_the_next_mirror_is_asked_and_nothing_damaged_stays(
     server: Server,
@@ -470,6 +477,7 @@ def test_mirrors_of_ones_own(server: Server, root: Path, monkeypatch: pytest.Mon
     assert np.array_equal(fetch("http://127.0.0.1:9/never-asked/"), WHOLE["train"])
 
 
+@pytest.mark.promise("R3")
 def test_two_may_fetch_at_once(server: Server, root: Path) -> None:
     both = threading.Barrier(2, timeout=60)
 
@@ -484,6 +492,7 @@ def test_two_may_fetch_at_once(server: Server, root: Path) -> None:
     assert contents(root / FOLDER) == CONTENT
 
 
+@pytest.mark.promise("R4")
 def test_the_command_in_the_message_mends(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = real()
     spaced = tmp_path / "my data"

@@ -209,6 +209,7 @@ def refusal(path: Path, name: str) -> str:
     return message
 
 
+@pytest.mark.promise("R4")
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("seed", range(25))
 def test_truncated_files_are_refused(folder: Path, suffix: str, seed: int) -> None:
@@ -218,6 +219,7 @@ def test_truncated_files_are_refused(folder: Path, suffix: str, seed: int) -> No
     refusal(path, IMAGES)
 
 
+@pytest.mark.promise("R4")
 @pytest.mark.parametrize("seed", range(25))
 def test_a_flipped_bit_in_a_plain_file_is_refused(folder: Path, seed: int) -> None:
     path = folder / IMAGES
@@ -226,6 +228,7 @@ def test_a_flipped_bit_in_a_plain_file_is_refused(folder: Path, seed: int) -> No
     assert f"found {found}" in refusal(path, IMAGES)
 
 
+@pytest.mark.promise("R4")
 @pytest.mark.parametrize("seed", range(25))
 def test_a_flipped_bit_in_a_gzip_file_is_refused(folder: Path, seed: int) -> None:
     path = folder / f"{IMAGES}.gz"
@@ -234,6 +237,7 @@ def test_a_flipped_bit_in_a_gzip_file_is_refused(folder: Path, seed: int) -> Non
     refusal(path, IMAGES)
 
 
+@pytest.mark.promise("R4")
 @pytest.mark.parametrize("bit", range(8 * 10))
 def test_a_flipped_bit_in_a_gzip_header_is_refused_or_harmless(folder: Path, bit: int) -> None:
     """The header's time stamp, level and system do not touch the content; its magic, method and flags do."""
@@ -294,6 +298,7 @@ def left_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
+@pytest.mark.promise("R16")
 def test_an_absent_file_is_fetched_once_with_a_progress_bar(
     server: Server, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -327,6 +332,7 @@ BAD = {
 }
 
 
+@pytest.mark.promise("R4")
 @pytest.mark.parametrize(("reply", "reason"), BAD.values(), ids=BAD)
 def test_the_next_mirror_is_asked_and_nothing_damaged_stays(
     server: Server, folder: Path, reply: Reply | None, reason: str, monkeypatch: pytest.MonkeyPatch
@@ -364,6 +370,7 @@ def test_mirrors_of_ones_own(server: Server, folder: Path, monkeypatch: pytest.M
     assert np.array_equal(fetch("http://127.0.0.1:9/never-asked/"), ARRAYS[IMAGES])
 
 
+@pytest.mark.promise("R4")
 def test_a_damaged_file_is_not_silently_fetched_again(server: Server, folder: Path) -> None:
     mirrors = server.mirrors(PACKED[IMAGES])
     (folder / f"{IMAGES}.gz").write_bytes(b"")
@@ -373,6 +380,7 @@ def test_a_damaged_file_is_not_silently_fetched_again(server: Server, folder: Pa
     assert (folder / f"{IMAGES}.gz").read_bytes() == b""
 
 
+@pytest.mark.promise("R3")
 def test_two_processes_may_fetch_the_same_file_at_once(server: Server, folder: Path) -> None:
     both = threading.Barrier(2, timeout=60)
 
@@ -387,6 +395,7 @@ def test_two_processes_may_fetch_the_same_file_at_once(server: Server, folder: P
     assert left_in(folder) == [f"{IMAGES}.gz"]
 
 
+@pytest.mark.promise("R4")
 def test_the_command_in_the_message_mends(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = real_mnist()
     for name in MNIST.files:

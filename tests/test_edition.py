@@ -11,6 +11,7 @@ import pytest
 import descent
 from descent.chapters import content_key, resolve
 from descent.edition import collect, plan, summary
+from descent.outputs import sealed
 from small_project import command, edition, environment, read, write_chapter, write_preset, write_project
 
 REFUSALS = {
@@ -48,6 +49,7 @@ def two(tmp_path_factory):
     return root
 
 
+@pytest.mark.promise("R8")
 @pytest.mark.parametrize("case", REFUSALS)
 def test_a_wrong_parameter_is_refused_by_name_before_any_compute(two, case):
     arguments, sentence = REFUSALS[case]
@@ -58,6 +60,7 @@ def test_a_wrong_parameter_is_refused_by_name_before_any_compute(two, case):
     assert not (two / "_build").exists()
 
 
+@pytest.mark.promise("R8")
 @pytest.mark.parametrize("case", BAD_PRESETS)
 def test_a_wrong_preset_file_is_refused_by_name(two, tmp_path, case):
     text, sentence = BAD_PRESETS[case]
@@ -111,6 +114,7 @@ def test_chapters_run_side_by_side_with_the_cores_shared(tmp_path):
     assert printed[2] == "1"
 
 
+@pytest.mark.promise("R3")
 def test_a_failing_cell_leaves_the_good_edition_and_the_other_chapter_finishes(tmp_path):
     fails = "print(Path.cwd())\nraise RuntimeError('the loss is not finite at step 7')"
     root = write_project(tmp_path / "p", bad=fails, good="1")
@@ -318,6 +322,7 @@ def test_the_paper_preset_writes_the_published_edition_and_both_scorecards(tmp_p
     )
 
 
+@pytest.mark.promise("R3")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_every_kernel_and_leaves_the_good_edition(tmp_path, stop):
     body = "Path(settings.meeting, 'pid').write_text(str(os.getpid()))\ntime.sleep(100)"
@@ -391,6 +396,9 @@ def test_new_words_reach_the_editions_without_a_run(tmp_path):
     assert "first: brought up to its source" in edition(root, "words")[1]
     after = read(published)
     assert "Other words" in json.dumps(after)
+    assert sealed(after) == after
+    for notebook in (before, after):
+        del notebook["metadata"]["descent"]["sha256"]
     assert after["metadata"] == before["metadata"]
     for old, new in zip(before["cells"], after["cells"], strict=True):
         assert old.get("outputs") == new.get("outputs")
@@ -403,4 +411,4 @@ def test_new_words_reach_the_editions_without_a_run(tmp_path):
     assert "first: left as it is, its code has changed since it was run; make edition CHAPTER=first" in edition(
         root, "words"
     )[1]  # fmt: skip
-    assert read(published) == after
+    assert read(published) == sealed(after)

@@ -14,7 +14,7 @@ LAYERS = [
     "escape style execution landscape resnet_training grokking induction toy_models",
     "grok_measures surface_shape surface_export surface_plots plots scenes scorecard chapters pool assembly "
     "feature_plots",
-    "book book_claims parameters new_chapter repository sweeps grok_times",
+    "book book_claims parameters new_chapter repository sweeps grok_times tally",
     "edition book_parameters book_links book_promises landscape_records grokking_records",
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}

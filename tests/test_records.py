@@ -30,6 +30,7 @@ def test_a_whole_file_takes_the_place_of_the_old_one(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.promise("R3")
 def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
@@ -45,6 +46,7 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
     assert names(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.promise("R3")
 def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     path.write_text("old")
@@ -95,6 +97,7 @@ def test_equal_records_give_equal_bytes_and_other_records_do_not(tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.promise("R4")
 def test_a_damaged_record_is_refused(tmp_path):
     Record("noise", {"values": np.random.default_rng(0).normal(size=4000)}).save(tmp_path / "r.npz")
     whole, generator = (tmp_path / "r.npz").read_bytes(), np.random.default_rng(1)

@@ -149,6 +149,7 @@ class StopError(Exception):
     """What stands for a kill."""
 
 
+@pytest.mark.promise("R3")
 @pytest.mark.parametrize("network", [SMALL, SHORTLESS])
 def test_an_interrupted_training_goes_on_to_the_same_bits(
     network: Network, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -69,6 +69,7 @@ def same(found, expected):
         assert found[name].tobytes() == value.tobytes()
 
 
+@pytest.mark.promise("R15")
 def test_the_same_bits_everywhere_and_shards_of_the_same_points(how, expected, tmp_path):
     found = sweep(Losses(), POINTS, replace(how, folder=tmp_path / "shards"), "k")
     same(found, expected)
@@ -79,6 +80,7 @@ def test_the_same_bits_everywhere_and_shards_of_the_same_points(how, expected, t
     assert Record.load(files[0]).provenance["threads"] == 1
 
 
+@pytest.mark.promise("R15")
 @pytest.mark.parametrize("how", ["processes", "cluster"], indirect=True)
 def test_the_order_of_completion_changes_nothing(how, expected, tmp_path):
     same(sweep(Losses(tmp_path, late=True), POINTS, how, "k"), expected)
@@ -94,6 +96,7 @@ def test_the_task_travels_once_to_each_worker(how, tmp_path):
     assert len(processes) == len(set(processes)) <= (0 if how.workers == 1 else 2)
 
 
+@pytest.mark.promise("R3")
 def test_a_sweep_killed_and_started_again_computes_only_what_is_missing(cluster, expected, tmp_path):
     command = [sys.executable, str(Path(__file__).with_name("sweep_tasks.py")), str(tmp_path)]
     run = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
@@ -126,6 +129,7 @@ def test_shards_of_something_else_are_refused(tmp_path):
             sweep(Losses(), points, how, "model a")
 
 
+@pytest.mark.promise("R4")
 def test_damaged_shards_are_computed_again_and_named(expected, tmp_path, capsys):
     here = replace(ALONE, folder=tmp_path / "shards", progress="losses")
     sweep(Losses(), POINTS, here, "k")
@@ -213,6 +217,7 @@ def test_a_worker_keeps_what_a_task_frees(where, cluster):
     assert found.max() < 2_000, "six times 16 MB are 23,400 pages"
 
 
+@pytest.mark.promise("R15")
 def test_a_worker_killed_on_the_way_changes_nothing(cluster, expected, tmp_path):
     same(sweep(Losses(tmp_path, dies=True), POINTS, Sweep(cluster, shard_size=4), "k"), expected)
     assert (tmp_path / "died").exists()

@@ -2,6 +2,7 @@ import math
 import multiprocessing
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,7 @@ def checkpointed(folder: Path, steps: int, run: str = "a") -> nn.Module:
     return model
 
 
+@pytest.mark.promise("R3")
 def test_resumed_run_is_bit_identical_and_says_where_it_took_over(tmp_path: Path) -> None:
     whole = checkpointed(tmp_path / "whole", 40)
     checkpointed(tmp_path / "parts", 15)
@@ -114,6 +116,7 @@ def test_resumed_run_is_bit_identical_and_says_where_it_took_over(tmp_path: Path
     assert names == ["step-000000040.pt", "step-000000040.pt.sha256"]
 
 
+@pytest.mark.promise("R3")
 def test_half_written_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     checkpointed(tmp_path, 14)
     (tmp_path / ".step-000000021.pt.abc.tmp.pt").write_bytes(b"half")
@@ -121,6 +124,7 @@ def test_half_written_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.promise("R4")
 @pytest.mark.parametrize("damage", ["flip", "truncate", "no digest"])
 def test_damaged_checkpoint_is_refused_with_the_command_that_mends_it(tmp_path: Path, damage: str) -> None:
     checkpointed(tmp_path, 14)
@@ -162,7 +166,10 @@ def final_digests(folder: Path) -> tuple[str, str]:
     return sha256_of(folder / "final.bin"), sha256_of(folder / "gradients" / "rows.f32")
 
 
-def test_twenty_kills_at_random_moments_resume_to_the_same_sha(tmp_path: Path) -> None:
+@pytest.mark.promise("R3")
+def test_twenty_kills_at_random_moments_resume_to_the_same_sha(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """Runs are killed and resumed, twenty kills in all, until each ends; weights and recorded rows must be equal.
 
     A kill falls some milliseconds after a random step, so that it may hit a step, a recorded row or a checkpoint.
@@ -181,4 +188,6 @@ def test_twenty_kills_at_random_moments_resume_to_the_same_sha(tmp_path: Path) -
             stopped_at.add(newest_checkpoint(folder / "checkpoints")[0])
         assert final_digests(folder) == expected
         assert not list(folder.rglob("*.tmp*"))
+    record_property("training with recorded gradients: kills", kills)
+    record_property(f"training with recorded gradients: runs that ended with equal bytes, of {run}", run)
     assert len(stopped_at - {0, resumable_run.STEPS}) >= 10, f"kills hit too few moments of training: {stopped_at}"

@@ -19,7 +19,7 @@ from descent.assembly import INTRO, BuildError, build, picture
 from descent.chapters import RefusedError, cells, content_key, defaults, nearest, resolve
 from descent.dependencies import files_behind
 from descent.execution import Job
-from descent.outputs import bring_words, with_checked_outputs
+from descent.outputs import bring_words, read_executed, with_checked_outputs
 from descent.parameters import documented
 from descent.pool import cores, run_jobs
 from descent.project import (
@@ -31,6 +31,7 @@ from descent.project import (
     notebook_path,
     project_root,
 )
+from descent.tally import collect, described, summary
 
 QUICK_TIMEOUT = 120  # seconds a cell may take at `quick`; `--cell-timeout` changes it
 TIMEOUT = 3600
@@ -85,39 +86,13 @@ def _job(root: Path, chapter: str, preset: str, given: Mapping[str, str], output
     )
 
 
-def described(notebook: Path) -> dict[str, Any]:
-    """What the runner noted in an executed notebook: key, preset, claims, seconds; empty where there is none."""
-    try:
-        found: dict[str, Any] = json.loads(notebook.read_text(encoding="utf-8"))["metadata"].get("descent", {})
-    except (OSError, ValueError, KeyError):
-        return {}
-    return found
-
-
 def is_current(job: Job) -> bool:
     """Whether the chapter's edition was made from the same sources and parameters, and no other place was asked for."""
     asked = any(job.parameters.get(name) for name in RUNNER_PARAMETERS)
-    return described(job.output).get("key") == job.key and not asked
-
-
-def collect(folder: Path, edition: str, names: Sequence[str]) -> dict[str, Any]:
-    """The scorecard of an edition, from what the runner noted in its notebooks."""
-    noted = {name: described(folder / f"{name}.ipynb") for name in names}
-    keep = ("claims", "seconds", "provenance")
-    return {"preset": edition, "chapters": {n: {k: note[k] for k in keep} for n, note in noted.items() if note}}
-
-
-def summary(scorecard: Mapping[str, Any]) -> str:
-    """The scorecard as lines of text: chapter.claim, what was measured, the verdict; and the totals."""
-    from descent.scorecard import rounded
-
-    claims = [claim for chapter in scorecard["chapters"].values() for claim in chapter["claims"]]
-    rows = [(claim["id"], rounded(claim["measured"], claim["spread"]), claim["verdict"]) for claim in claims]
-    widths = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
-    lines = [f"{name:<{widths[0]}}  {measured:>{widths[1]}}  {verdict}" for name, measured, verdict in rows]
-    verdicts = [verdict for *_, verdict in rows]
-    totals = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts), key=verdicts.count))
-    return "\n".join([*lines, f"{len(rows)} claims at preset {scorecard['preset']}: {totals or 'none'}"])
+    try:
+        return described(job.output).get("key") == job.key and not asked
+    except ValueError:  # damaged: it is made again
+        return False
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -171,24 +146,40 @@ def carry_out(root: Path, jobs: Sequence[Job], force: bool, limit: int) -> int:
     for outcome in outcomes:
         if not outcome.error:
             click.echo(f"{outcome.chapter}: {outcome.seconds:.0f} s")
-    _keep_scorecard(root, jobs[0].output.parent, str(jobs[0].parameters["preset"]))
+    collected = _keep_scorecard(root, jobs[0].output.parent, str(jobs[0].parameters["preset"]))
     for outcome in failed:
         where = root / "_build" / "failed" / f"{outcome.chapter}.ipynb"
         kept = f" (kept: {where.relative_to(root)})" if where.is_file() else ""
         click.echo(f"FAILED {outcome.chapter}, {outcome.error}{kept}", err=True)
-    return 1 if failed else 0
+    return 0 if collected and not failed else 1
 
 
-def _keep_scorecard(root: Path, folder: Path, preset: str) -> None:
+def _keep_scorecard(root: Path, folder: Path, preset: str) -> bool:
+    """Merge and print the scorecard; whether it could be kept. Where not, the one of before stays.
+
+    A damaged chapter is named and left out; the build refuses it.
+    """
     from descent.records import write_atomic, write_json
 
-    scorecard = collect(folder, preset, chapters(root))
-    write_json(root / "_build" / "scorecard.json", scorecard)
-    if folder == edition_folder(root, "paper"):
-        write_json(folder / "scorecard.json", scorecard)
-        if (folder / f"{INTRO[0]}.ipynb").is_file():
-            write_atomic(folder / "images" / "intro.png", picture(folder))
+    names = []
+    for name in chapters(root):
+        try:
+            described(folder / f"{name}.ipynb")
+            names.append(name)
+        except ValueError as error:
+            click.echo(f"not in the scorecard: {error}", err=True)
+    try:
+        scorecard = collect(folder, preset, names)
+        write_json(root / "_build" / "scorecard.json", scorecard)
+        if folder == edition_folder(root, "paper"):
+            write_json(folder / "scorecard.json", scorecard)
+            if (folder / f"{INTRO[0]}.ipynb").is_file():
+                write_atomic(folder / "images" / "intro.png", picture(folder))
+    except OSError as error:
+        click.echo(f"no scorecard of {folder}: {error}", err=True)
+        return False
     click.echo(summary(scorecard))
+    return True
 
 
 @main.command("build")
@@ -203,7 +194,7 @@ def build_command(edition: str, root: str | None) -> None:
         scorecard = collect(folder, preset, chapters(found))
         known = {name: [row._asdict() for row in documented(found, name)] for name in chapters(found)}
         page = build(found, folder, chapters(found), {"scorecard": scorecard, "parameters": known})
-    except (BuildError, ProjectError) as error:
+    except (BuildError, ProjectError, ValueError, OSError) as error:
         click.echo(f"not built: {error}", err=True)
         sys.exit(1)
     click.echo(summary(scorecard))
@@ -222,7 +213,11 @@ def store_command(chapter: str, root: str | None) -> None:
     if not (source.is_file() and executed.is_file()):
         click.echo(f"refused: {chapter!r} has no quick edition; make it with: make book", err=True)
         sys.exit(2)
-    write_json(source, with_checked_outputs(*(json.loads(path.read_text("utf-8")) for path in (source, executed))))
+    try:
+        write_json(source, with_checked_outputs(json.loads(source.read_text("utf-8")), read_executed(executed)))
+    except ValueError as error:
+        click.echo(f"refused: {error}", err=True)
+        sys.exit(1)
 
 
 @main.command("words")

@@ -11,12 +11,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+from descent.outputs import sealed
 from descent.project import NEUTRAL_PARAMETERS
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -92,14 +95,23 @@ def work(job: Job, connection: Connection) -> None:
     """The body of a worker process: run the job, send `Started` for each cell and an `Outcome` at the end."""
     os.setsid()  # an interrupt at the terminal goes to the runner, which ends its workers itself
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    Thread(target=_end_with_the_runner, daemon=True).start()
     os.environ.update(environment(job.cores))
     connection.send(execute(job, connection.send))
+
+
+def _end_with_the_runner() -> None:
+    """A runner that is killed cannot end its workers: each sees to it, and ends its kernel as at an interrupt."""
+    if runner := parent_process():
+        wait([runner.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def execute(job: Job, report: Callable[[Started], None]) -> Outcome:
     """Run a chapter in a scratch folder; move results and notebook to their places when every cell has run.
 
-    The notebook comes last: a run cut short at any moment leaves the old key in place, and so is repeated.
+    Everything is written before anything takes its name, and the notebook takes its own last: a full disk leaves all as
+    it was, and a run cut short at any moment leaves the old key in place, and so is repeated.
     """
     start, last = time.monotonic(), Started(job.chapter, 0, "")
 
@@ -128,11 +140,7 @@ def _run(job: Job, raw: Path, results: Path, report: Callable[[Started], None]) 
 
     parameters = {**job.inject, "results_dir": str(results)}
     run_notebook(
-        job.notebook,
-        raw,
-        parameters,
-        job.timeout,
-        lambda number, heading: report(Started(job.chapter, number, heading)),
+        job.notebook, raw, parameters, job.timeout, lambda n, heading: report(Started(job.chapter, n, heading))
     )
 
 
@@ -150,7 +158,7 @@ def _claims(results: Path) -> list[dict[str, Any]]:
 
 
 def _publish(job: Job, raw: Path, results: Path, measured: Mapping[str, Any]) -> None:
-    from descent.records import atomic_path, provenance, write_json  # imports torch: not for a refusal
+    from descent.records import atomic_path, provenance  # imports torch: not for a refusal
 
     notebook = cleaned(json.loads(raw.read_text(encoding="utf-8")), _hidden(job, raw.parent))
     notebook["metadata"]["descent"] = {
@@ -160,10 +168,15 @@ def _publish(job: Job, raw: Path, results: Path, measured: Mapping[str, Any]) ->
         **measured,
         "provenance": provenance(job.parameters.get("seed")),
     }
-    for file in sorted(results.iterdir()):
-        with atomic_path(job.results / file.name) as temporary:
-            shutil.copyfile(file, temporary)
-    write_json(job.output, notebook)
+    text = json.dumps(sealed(notebook), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        with ExitStack() as places:  # it closes the first last
+            places.enter_context(atomic_path(job.output)).write_text(text, encoding="utf-8")
+            for file in sorted(results.iterdir()):
+                shutil.copyfile(file, places.enter_context(atomic_path(job.results / file.name)))
+    except OSError as error:
+        kept = f"{job.output.parent} and {job.results} are as they were"
+        raise OSError(f"not kept, {error.strerror or error}: {kept}") from error
     job.failed.unlink(missing_ok=True)
 
 
@@ -171,7 +184,8 @@ def _keep_failed(job: Job, raw: Path) -> None:
     from descent.records import write_json
 
     if raw.is_file():
-        with suppress(ValueError):  # papermill was cut off while writing: the message alone has to do
+        # papermill was cut off while writing, or the disk is full: then the message alone has to do
+        with suppress(ValueError, OSError):
             write_json(job.failed, cleaned(json.loads(raw.read_text(encoding="utf-8")), _hidden(job, raw.parent)))
 
 

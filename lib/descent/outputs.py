@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,44 @@ def _code(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def computed(notebook: Mapping[str, Any]) -> list[str]:
     """The code that decides a notebook's outputs: its code cells' sources, less the `setup` cell, which installs."""
     return ["".join(cell["source"]) for cell in _code(notebook["cells"]) if "setup" not in _tags(cell)]
+
+
+def _digest(notebook: Mapping[str, Any]) -> str:
+    noted = {name: value for name, value in notebook["metadata"].get("descent", {}).items() if name != "sha256"}
+    bare = {**notebook, "metadata": {**notebook["metadata"], "descent": noted}}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(executed: dict[str, Any]) -> dict[str, Any]:
+    """An executed notebook with the SHA-256 of all that it says, however it is laid out, among the runner's notes.
+
+    One without such notes stays as it is.
+    """
+    if "descent" in executed["metadata"]:
+        executed["metadata"]["descent"]["sha256"] = _digest(executed)
+    return executed
+
+
+def read_executed(path: Path) -> dict[str, Any]:
+    """An executed notebook, proven to say what the runner wrote.
+
+    One that the runner has not sealed, as an older one did not, is read as it is.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged, or no notebook.
+    """
+    remedy = f"make it again: make edition CHAPTER={path.stem} (for the quick edition, PRESET=quick) FORCE=1"
+    try:
+        notebook: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        expected, found = notebook["metadata"].get("descent", {}).get("sha256"), _digest(notebook)
+        if not isinstance(notebook["cells"], list):
+            raise TypeError("its cells are no list")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, or no notebook ({error}); {remedy}") from error
+    if expected not in (None, found):
+        raise ValueError(f"{path} is damaged: SHA-256 {found}, expected {expected}; {remedy}")
+    return notebook
 
 
 def with_checked_outputs(source: dict[str, Any], executed: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,12 +97,12 @@ def bring_words(source: Path, executed: Path) -> bool:
     """Write `with_words_of` the notebook `source` into its executed copy; whether anything changed.
 
     Raises:
-        ValueError: see `with_words_of`; nothing is written.
+        ValueError: see `with_words_of` and `read_executed`; nothing is written.
     """
     from descent.records import write_json  # imports torch: not for a refusal
 
-    before: dict[str, Any] = json.loads(executed.read_text(encoding="utf-8"))
-    after: dict[str, Any] = with_words_of(json.loads(source.read_text(encoding="utf-8")), before)
-    if after != before:
+    before = json.dumps(found := read_executed(executed))
+    after = sealed(with_words_of(json.loads(source.read_text(encoding="utf-8")), found))
+    if changed := json.dumps(after) != before:
         write_json(executed, after)
-    return bool(after != before)
+    return changed
