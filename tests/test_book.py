@@ -151,6 +151,19 @@ def test_every_script_and_style_exists(builds: dict[str, Build], pages: dict[str
             assert (builds["real"].html / name.partition("?")[0]).is_file() or name.startswith("#"), name
 
 
+def test_marks_left_out_of_code_have_no_colour_of_their_own(builds: dict[str, Build], pages: dict[str, str]) -> None:
+    style = (builds["real"].html / "_static/pygments.css").read_text()
+    for mode in ("light", "dark"):
+        start = rf'html\[data-theme="{mode}"\] \.highlight '
+        ground = re.search(start + r"\{[^}]*[^-]color: (#\w+)", style)
+        assert ground, "the style gives code a colour"
+        for mark in "npw":
+            (colour,) = re.findall(start + rf"\.{mark} \{{ color: (#\w+)", style)
+            assert colour == ground[1]
+    assert not re.search(r'<span class="[npw]">[^<]*</span>', pages["gradient_svd"])
+    assert '<span class="s2">' in pages["gradient_svd"]
+
+
 def test_thebe_is_gone(pages: dict[str, str]) -> None:
     assert not [name for name, text in pages.items() if "thebe.js" in text or "THEBE_JS_URL" in text]
 

@@ -116,7 +116,8 @@ def make(root: Path, chromium: str | None = None) -> Path:
     key = build / "html" / KEY
     if not key.is_file():
         raise PrintError(f"there is no book in {build / 'html'}; build one first: make html, or make book")
-    if key.read_text(encoding="utf-8") != (build / "source" / KEY).read_text(encoding="utf-8"):
+    noted = build / "source" / KEY
+    if not noted.is_file() or key.read_text(encoding="utf-8") != noted.read_text(encoding="utf-8"):
         raise PrintError("_build/html is older than _build/source; build it again: make html, or make book")
     key_beside(build).unlink(missing_ok=True)  # the old file's, which is about to go
     print_book(build / "html", build / "source", build / PDF, chromium)

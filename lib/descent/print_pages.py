@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,9 +132,3 @@ def combined(html: Path, book: Book) -> str:
 def _title(found: Tag, page: str) -> str:
     heading: Any = found.find("h1")
     return heading.get_text(" ", strip=True) if heading else page
-
-
-def expected_titles(html: Path, book: Book) -> Sequence[str]:
-    """The titles of all pages, in the order of the book."""
-    names = [page for part in book.parts for page in part.pages]
-    return [_title(article(html, page, names), page) for page in names]
