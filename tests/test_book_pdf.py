@@ -86,7 +86,9 @@ def test_links_between_pages_stay_within_the_print(books: dict[str, tuple[Path, 
 def test_an_interactive_figure_without_a_picture_is_named(books: dict[str, tuple[Path, Build]]) -> None:
     source, built = books["unpictured"]
     assert built.code == 0, built.log
-    with pytest.raises(PrintError, match=r"^gradient_svd: no still picture beside the interactive figure: A bare line$"):
+    with pytest.raises(
+        PrintError, match=r"^gradient_svd: no still picture beside the interactive figure: A bare line$"
+    ):
         combined(built.html, read_book(source))
 
 

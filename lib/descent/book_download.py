@@ -15,7 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 from descent.printable import KEY, PDF
 
 
-class PrintedDirective(SphinxDirective):  # type: ignore[misc]
+class PrintedDirective(SphinxDirective):
     """{printed}: a sentence that leads to the printed book and gives its size."""
 
     def run(self) -> list[nodes.Node]:

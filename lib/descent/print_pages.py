@@ -13,7 +13,9 @@ from bs4 import BeautifulSoup, Tag
 
 ASSETS = Path(__file__).parent / "assets"
 NOT_PRINTED = "a.headerlink, script, .only-on-screen, button"
-SETTINGS = '{options: {processHtmlClass: "math"}, svg: {fontCache: "global"}}'  # of MathJax: glyphs once, not per formula
+SETTINGS = (
+    '{options: {processHtmlClass: "math"}, svg: {fontCache: "global"}}'  # of MathJax: glyphs once, not per formula
+)
 
 
 class PrintError(Exception):
