@@ -34,6 +34,7 @@ def test_the_source_holds_everything_and_nothing_of_the_edition_before(project):
     assert sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()) == [
         "_config.yml",
         "_toc.yml",
+        "edition.key",
         "first.ipynb",
         "images/intro.png",
         "intro.md",

@@ -159,6 +159,19 @@ def test_every_script_and_style_exists(builds: dict[str, Build], pages: dict[str
             assert (builds["real"].html / name.partition("?")[0]).is_file() or name.startswith("#"), name
 
 
+def test_marks_left_out_of_code_have_no_colour_of_their_own(builds: dict[str, Build], pages: dict[str, str]) -> None:
+    style = (builds["real"].html / "_static/pygments.css").read_text()
+    for mode in ("light", "dark"):
+        start = rf'html\[data-theme="{mode}"\] \.highlight '
+        ground = re.search(start + r"\{[^}]*[^-]color: (#\w+)", style)
+        assert ground, "the style gives code a colour"
+        for mark in "npw":
+            (colour,) = re.findall(start + rf"\.{mark} \{{ color: (#\w+)", style)
+            assert colour == ground[1]
+    assert not re.search(r'<span class="[npw]">[^<]*</span>', pages["gradient_svd"])
+    assert '<span class="s2">' in pages["gradient_svd"]
+
+
 def test_thebe_is_gone(pages: dict[str, str]) -> None:
     assert not [name for name, text in pages.items() if "thebe.js" in text or "THEBE_JS_URL" in text]
 
@@ -186,10 +199,19 @@ def test_interactive_figures(pages: dict[str, str]) -> None:
     assert "A drawn caption." in pages["gradient_svd"]
 
 
-def test_figure_cannot_end_its_script(pages: dict[str, str]) -> None:
-    stored = re.findall(r'<script type="application/json">(.*?)</script>', pages["gradient_svd"], re.DOTALL)
-    assert [json.loads(text)["data"][0]["name"] for text in stored] == ["</script>", "</script>"]
-    assert all("plotlyServerURL" not in text for text in stored)
+def test_data_of_a_figure_lies_beside_the_page(builds: dict[str, Build], pages: dict[str, str]) -> None:
+    """In a script, which a page opened from disk can load; with no address of another host in it."""
+    figures = [tag for tag in Tags(pages["gradient_svd"]).of("div") if tag.get("class") == "interactive"]
+    assert len(figures) == 2
+    for figure in figures:
+        key = figure["data-figure"]
+        assert f'src="_figures/{key}.js"' in pages["gradient_svd"]
+        script = (builds["real"].html / f"_figures/{key}.js").read_text()
+        start = f'(window.figures ??= {{}})["{key}"] = '
+        assert script.startswith(start)
+        assert json.loads(script.removeprefix(start).removesuffix(";\n"))["data"][0]["name"] == "</script>"
+        assert "plotlyServerURL" not in script
+        assert "</script>" not in pages["gradient_svd"].partition(f'data-figure="{key}">')[2].split("</script>")[0]
 
 
 def test_claim_table_of_a_chapter_is_a_table(pages: dict[str, str]) -> None:

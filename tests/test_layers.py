@@ -7,15 +7,16 @@ import pytest
 
 LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
-    "vectors seeding records idx cifar project precision dependencies operations fourier superposition toy_theory",
+    "vectors seeding records idx cifar project precision dependencies operations fourier superposition toy_theory "
+    "printable browser print_pages",
     "fetching outputs feature_geometry toy_steps",
     "datasets models resnets surfaces ensembles checks lanczos stores spectra clusters allocator transformers",
     "training capture curvature eigen density paths critical kernel directions checkpoints folding path_shape",
     "escape style execution landscape resnet_training grokking induction toy_models",
     "grok_measures surface_shape surface_export surface_plots plots scenes scorecard chapters pool assembly "
     "feature_plots",
-    "book book_claims parameters new_chapter repository sweeps grok_times tally",
-    "edition book_parameters book_links book_promises landscape_records grokking_records",
+    "book book_claims book_download parameters new_chapter repository sweeps grok_times tally",
+    "edition book_pdf book_parameters book_links book_promises landscape_records grokking_records",
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
 SOURCES = {path.stem: path for path in sorted(LIBRARY.rglob("*.py")) if path.name != "__init__.py"}

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from descent.printable import add_printed
 from descent.project import pages
 
 INTRO = ("saddles", "fig-saddles")  # the chapter and the figure that the introduction and the README show
@@ -24,7 +25,8 @@ class BuildError(Exception):
 def assemble(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[str, Any]) -> Path:
     """Lay out `_build/source`: settings, prose, references, promises, images, the executed chapters, and `data`.
 
-    Of `data`, `scorecard` and `parameters`, each becomes a JSON file; the pages take their numbers from these.
+    Of `data`, `scorecard` and `parameters`, each becomes a JSON file; the pages take their numbers from these. The
+    printed book is added where it was made from the same pages.
 
     Raises:
         BuildError: a chapter has no executed notebook in `executed`.
@@ -46,6 +48,7 @@ def assemble(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[
         (source / "images" / "intro.png").write_bytes(picture(executed))
     for name, content in data.items():
         (source / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    add_printed(root / "_build", source)
     return source
 
 

@@ -6,7 +6,9 @@ every `_LOG.warning` here fails the build.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from html import escape
@@ -20,14 +22,17 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 PLOTLY = "application/vnd.plotly.v1+json"
+FIGURES = "_figures"  # the folder of the figures' data, beside the pages
 ASSETS = Path(__file__).parent / "assets"
+PLAIN_MARK = re.compile(r'<span class="[npw]">([^<]*)</span>')
 _LOG = logging.getLogger(__name__)
 
 
 class PlotlyFigure(nodes.General, nodes.Element):  # type: ignore[misc]
     """An interactive figure; its child, where there is one, is the static picture shown until it is drawn.
 
-    Attributes: `figure`, the JSON for `Plotly.newPlot`; `alt`, the description; `height`, in pixels.
+    Attributes: `figure`, the JSON for `Plotly.newPlot`; `alt`, the description; `height`, in pixels. The JSON goes into
+    a script beside the pages, which keeps them light and, unlike a request for data, loads from a `file:` page too.
     """
 
 
@@ -46,14 +51,19 @@ class PlotlyRenderer:
         config.pop("plotlyServerURL", None)  # an address of another host, which nothing here needs
         figure = {"data": content.get("data", []), "layout": content.get("layout", {}), "config": config}
         figure["frames"] = content.get("frames", [])  # of an animation
-        text = json.dumps(figure, separators=(",", ":")).replace("<", "\\u003c")  # cannot end its <script>
+        text = json.dumps(figure, separators=(",", ":"))
         return [PlotlyFigure("", figure=text, alt="", height=figure["layout"].get("height", 525))]
 
 
 def _visit_plotly(writer: Any, node: PlotlyFigure) -> None:
+    key = hashlib.sha256(node["figure"].encode()).hexdigest()[:16]
+    file = Path(writer.builder.outdir) / FIGURES / f"{key}.js"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f'(window.figures ??= {{}})["{key}"] = {node["figure"]};\n', encoding="utf-8")
+    up = "../" * writer.builder.current_docname.count("/")
     writer.body.append(
-        f'<div class="interactive" role="figure" aria-label="{escape(node["alt"])}" data-height="{node["height"]}">'
-        f'<script type="application/json">{node["figure"]}</script>'
+        f'<div class="interactive" role="figure" aria-label="{escape(node["alt"])}" data-height="{node["height"]}" '
+        f'data-figure="{key}"><script defer src="{up}{FIGURES}/{key}.js"></script>'
     )
 
 
@@ -123,8 +133,16 @@ def copy_assets(app: Sphinx) -> None:
 def add_plotly(app: Sphinx, page: str, template: str, context: Any, doctree: nodes.document | None) -> None:
     """Load plotly.js, some megabytes, only on pages that have an interactive figure."""
     if doctree is not None and next(iter(doctree.findall(PlotlyFigure)), None) is not None:
-        app.add_js_file("plotly.min.js", priority=800)
-        app.add_js_file("interactive.js", priority=801)
+        for number, script in enumerate(("plotly.min.js", "interactive.js")):  # deferred: the text is there first
+            app.add_js_file(script, priority=800 + number, loading_method="defer")
+
+
+def lighten_code(app: Sphinx, page: str, template: str, context: Any, doctree: nodes.document | None) -> None:
+    """Leave out the marks of names, punctuation and spaces in code, which look as code does without them.
+
+    They are a third of a chapter's page.
+    """
+    context["body"] = PLAIN_MARK.sub(r"\1", context.get("body", ""))
 
 
 def _is_thebe(asset: Any) -> bool:
@@ -149,5 +167,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", complete_figures, priority=600)
     app.connect("doctree-read", check_outputs, priority=700)
     app.connect("html-page-context", add_plotly)
+    app.connect("html-page-context", lighten_code)
     app.connect("html-page-context", drop_thebe, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -4,30 +4,23 @@ Looks at `_build/html`, or the folder that DESCENT_HTML names. Without Chromium 
 with DESCENT_REQUIRE_BROWSER=1, as in continuous integration, that is a failure.
 """
 
+import io
 import os
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from descent.browser import ARGUMENTS, find_chromium
 
 ROOT = Path(__file__).parents[2]
 HTML = Path(os.environ.get("DESCENT_HTML", ROOT / "_build/html"))
 PAGES = sorted(path.name for path in HTML.glob("*.html"))
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-# Software WebGL for the 3-D figures; a proxy that does not exist, so that no request leaves the machine.
-ARGUMENTS = [
-    "--no-sandbox",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--proxy-server=127.0.0.1:9",
-    "--proxy-bypass-list=<-loopback>",
-]
+CHROMIUM = find_chromium()
+FIGURES = "article img, article div.interactive"
 pytestmark = pytest.mark.browser
 
 
@@ -85,7 +78,7 @@ def browser() -> Iterator[object]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
         yield chromium
         chromium.close()
 
@@ -96,11 +89,14 @@ def test_there_is_a_book() -> None:
     assert {"index.html", "intro.html", "scorecard.html"} <= set(PAGES)
 
 
+@pytest.mark.promise("R6")
 @pytest.mark.parametrize("name", PAGES)
-def test_page(browser: object, name: str) -> None:
+def test_page(browser: object, name: str, record_property: Callable[[str, object], None]) -> None:
     visit = Visit(browser, HTML / name)
     try:
         check(visit)
+        record_property("external loads and console errors on a page", len(visit.faults))
+        record_property("figures on a page, each drawn and described", visit.count(FIGURES))
     finally:
         visit.page.close()
 
@@ -118,6 +114,9 @@ def check(visit: Visit) -> None:
             "[...document.querySelectorAll('span.math, div.math')].every(m => m.querySelector('mjx-container svg'))"
         )
         assert visit.until(typeset), "a formula is not typeset"
+    for figure in visit.page.locator(FIGURES).all():
+        described = figure.get_attribute("alt") or figure.get_attribute("aria-label") or ""
+        assert len(described.split()) >= 2, f"a figure is not described: {figure.get_attribute('src')}"
     text = visit.page.evaluate("document.body.innerText")
     assert r"\(" not in text
     assert r"\[" not in text
@@ -126,7 +125,18 @@ def check(visit: Visit) -> None:
         visit.page.set_viewport_size({"width": width, "height": 844})
         over = visit.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert over <= 0, f"at {width} pixels the page is {over} too wide"
+        for number, canvas in enumerate(visit.page.locator(".interactive-canvas").all()):
+            box = canvas.bounding_box()
+            assert box, f"at {width} pixels interactive figure {number} is not shown"
+            assert box["x"] >= 0
+            assert 200 < box["width"] <= width
+            assert colours(canvas.screenshot()) > 20, f"at {width} pixels interactive figure {number} is blank"
     assert visit.faults == []
+
+
+def colours(picture: bytes) -> int:
+    """How many colours a PNG has: a figure that is not drawn has one or two."""
+    return len(Image.open(io.BytesIO(picture)).convert("RGB").getcolors(1 << 24) or ())
 
 
 @pytest.mark.parametrize(
@@ -207,29 +217,46 @@ def test_a_claim_leads_to_its_cell_and_back(browser: object) -> None:
     visit.page.close()
 
 
-def test_the_search_finds_words_of_a_chapter(browser: object) -> None:
+@pytest.mark.parametrize(("words", "page"), [("saddle points", "saddles"), ("key frequency", "grokking")])
+def test_the_search_finds_words_of_a_chapter(browser: object, words: str, page: str) -> None:
     visit = opened(browser, "search.html")
-    visit.page.goto(f"{(HTML / 'search.html').as_uri()}?q=saddle+points")
+    visit.page.goto(f"{(HTML / 'search.html').as_uri()}?q={words.replace(' ', '+')}")
     assert visit.until("document.querySelectorAll('#search-results li').length > 0")
-    assert any(
-        "saddles.html" in link.get_attribute("href") for link in visit.page.locator("#search-results li a").all()
-    )
+    links = visit.page.locator("#search-results li a").all()
+    assert any(f"/{page}.html" in f"/{link.get_attribute('href')}" for link in links)
     # from a file no page may fetch another, so results come without excerpts; over HTTP they have them
     assert [fault for fault in visit.faults if fault.startswith("left:")] == []
     visit.page.close()
 
 
+GROUND = """node => {
+  const colour = getComputedStyle(node).color;
+  for (let each = node; each; each = each.parentElement) {
+    const ground = getComputedStyle(each).backgroundColor;
+    if (!/, 0\\)$|transparent/.test(ground)) return [colour, ground];
+  }
+  return [colour, "rgb(255, 255, 255)"];
+}"""
+
+
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_text_stands_out_in_either_mode(browser: object, mode: str) -> None:
-    """The contrast of body text, WCAG 2.1: at least 4.5 to 1."""
-    visit = opened(browser, "intro.html")
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("intro.html", ["article p", "article p a"]),
+        ("grokking.html", ["article p", "figcaption p", "p.drawn-by", "article td", "div.cell_input pre", "summary"]),
+    ],
+)
+def test_text_stands_out_in_either_mode(browser: object, mode: str, name: str, parts: list[str]) -> None:
+    """The contrast of text, WCAG 2.1: at least 4.5 to 1."""
+    visit = opened(browser, name)
     visit.page.evaluate(f"document.documentElement.dataset.theme = '{mode}'")
-    colour, ground = visit.page.evaluate(
-        "[getComputedStyle(document.querySelector('article p')).color, getComputedStyle(document.body).backgroundColor]"
-    )
-    light, dark = sorted((luminance(colour), luminance(ground)), reverse=True)
-    assert (light + 0.05) / (dark + 0.05) >= 4.5
-    assert (luminance(ground) < 0.2) == (mode == "dark")
+    visit.page.wait_for_timeout(300)  # the theme fades from one mode into the other
+    for part in parts:
+        colour, ground = visit.page.locator(part).first.evaluate(GROUND)
+        light, dark = sorted((luminance(colour), luminance(ground)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{part}: {colour} on {ground}"
+        assert (luminance(ground) < 0.2) == (mode == "dark"), f"{part} on {ground}"
     visit.page.close()
 
 
@@ -246,4 +273,30 @@ def test_the_keyboard_reaches_the_text_first_and_every_link(browser: object) -> 
     assert "main-content" in (visit.page.evaluate("document.activeElement.getAttribute('href')") or "")
     hidden = visit.page.locator('article a[tabindex="-1"], article button[tabindex="-1"]')
     assert hidden.count() == 0
+    visit.page.close()
+
+
+@pytest.mark.parametrize("name", ["saddles.html", "grokking.html", "scorecard.html", "parameters.html"])
+def test_the_keyboard_reaches_every_control(browser: object, name: str) -> None:
+    visit = opened(browser, name)
+    controls = "article :is(a[href], button, summary, input, select)"
+    unreached = f"""[...document.querySelectorAll("{controls}")].filter(node => {{
+      node.focus();
+      return node.tabIndex < 0 || (node.checkVisibility() && document.activeElement !== node);
+    }}).map(node => node.outerHTML.slice(0, 120))"""
+    assert visit.count(controls) > 10
+    assert visit.page.evaluate(unreached) == []
+    visit.page.close()
+
+
+def test_the_keyboard_opens_a_hidden_cell(browser: object) -> None:
+    visit = opened(browser, "saddles.html")
+    summary = visit.page.locator("article details.hide summary").first
+    code = visit.page.locator("article details.hide pre").first
+    assert not code.is_visible()
+    summary.focus()
+    visit.page.keyboard.press("Enter")
+    assert code.is_visible()
+    visit.page.keyboard.press("Enter")
+    assert not code.is_visible()
     visit.page.close()

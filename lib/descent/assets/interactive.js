@@ -2,7 +2,7 @@
 document.addEventListener("DOMContentLoaded", () => {
   for (const figure of document.querySelectorAll("div.interactive")) {
     const picture = figure.querySelector("img");
-    const { data, layout, config, frames } = JSON.parse(figure.querySelector("script").textContent);
+    const { data, layout, config, frames } = window.figures[figure.dataset.figure];
     const canvas = document.createElement("div");
     canvas.className = "interactive-canvas";
     canvas.style.height = figure.dataset.height + "px";
