@@ -41,6 +41,7 @@ class Visit:
         self.page.on("pageerror", lambda error: self.note(True, f"exception: {error}"))
         self.page.on("requestfailed", lambda request: self.note(True, f"failed: {request.url}"))
         self.page.on("request", lambda request: self.note(not is_local(request.url), f"left: {request.url}"))
+        self.page.set_default_timeout(180_000)  # four figures in software WebGL, on a machine with other work
         self.page.goto(path.as_uri())
         self.page.wait_for_load_state("networkidle")
         # Lazy pictures load when they are seen, and figures may draw late.
@@ -54,7 +55,7 @@ class Visit:
     def count(self, selector: str) -> int:
         return self.page.locator(selector).count()
 
-    def until(self, condition: str, timeout: int = 20_000) -> bool:
+    def until(self, condition: str, timeout: int = 60_000) -> bool:
         """Whether a JavaScript condition comes true in `timeout` milliseconds."""
         from playwright.sync_api import TimeoutError as LateError
 
@@ -281,7 +282,7 @@ def test_the_keyboard_reaches_every_control(browser: object, name: str) -> None:
     visit = opened(browser, name)
     controls = "article :is(a[href], button, summary, input, select)"
     unreached = f"""[...document.querySelectorAll("{controls}")].filter(node => {{
-      node.focus();
+      node.focus({{preventScroll: true}});
       return node.tabIndex < 0 || (node.checkVisibility() && document.activeElement !== node);
     }}).map(node => node.outerHTML.slice(0, 120))"""
     assert visit.count(controls) > 10
