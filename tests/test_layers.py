@@ -7,7 +7,7 @@ import pytest
 
 LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
-    "vectors seeding records idx cifar project precision dependencies operations fourier superposition toy_theory "
+    "colab vectors seeding records idx cifar project precision dependencies operations fourier superposition toy_theory "
     "printable browser print_pages",
     "fetching outputs feature_geometry toy_steps",
     "datasets models resnets surfaces ensembles checks lanczos stores spectra clusters allocator transformers",

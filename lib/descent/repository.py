@@ -32,7 +32,11 @@ if "google.colab" in sys.modules and importlib.util.find_spec("descent") is None
     %pip install -q --no-deps "anatomy-of-descent @ git+{url}@{branch}"
     %pip install -q --no-deps curvlinops-for-pytorch einconv linear_operator
     %pip install -q pooch pyevtk safetensors
-    importlib.invalidate_caches()"""
+    importlib.invalidate_caches()
+if "google.colab" in sys.modules:
+    from descent.colab import report
+
+    print(report())"""
 
 
 def check_address(url: str) -> str:

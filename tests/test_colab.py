@@ -1,0 +1,17 @@
+"""What a reader in Colab is told."""
+
+import pytest
+import torch
+
+from descent.colab import report
+
+
+@pytest.mark.parametrize("gpu", ["", "Tesla T4"])
+def test_the_report_names_the_cores_and_a_gpu_that_is_not_used(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpu))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: gpu)
+    said = report()
+    assert "on the CPU, 2 cores" in said
+    assert ("The GPU, Tesla T4, is not used" in said) == bool(gpu)
+    assert "minutes" in said
