@@ -29,7 +29,10 @@ quick = settings(
     derandomize=True,
     deadline=None,
     max_examples=25,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # a folder that every example may write anew
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+    ],  # a folder that every example may write anew
 )
 JUNK = st.one_of(
     st.binary(max_size=400),

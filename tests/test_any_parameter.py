@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 from annotated_types import MultipleOf
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -19,7 +19,9 @@ ROOT = project_root()
 CHAPTERS = chapters(ROOT)
 SETTINGS = {chapter: settings_class(notebook_path(ROOT, chapter)) for chapter in CHAPTERS}
 OWN = {chapter: defaults(notebook_path(ROOT, chapter)) for chapter in CHAPTERS}
-quick = settings(derandomize=True, deadline=None, max_examples=25)
+quick = settings(
+    derandomize=True, deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
+)  # a busy machine is no fault
 EVERY = pytest.mark.parametrize("chapter", CHAPTERS)
 
 

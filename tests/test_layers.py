@@ -7,8 +7,8 @@ import pytest
 
 LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
-    "colab vectors seeding records idx cifar project precision dependencies operations fourier superposition toy_theory "
-    "printable browser print_pages",
+    "vectors seeding records idx cifar project precision dependencies operations fourier superposition toy_theory "
+    "printable browser colab print_pages",
     "fetching outputs feature_geometry toy_steps",
     "datasets models resnets surfaces ensembles checks lanczos stores spectra clusters allocator transformers",
     "training capture curvature eigen density paths critical kernel directions checkpoints folding path_shape",
