@@ -78,6 +78,7 @@ def test_the_pythons_that_the_package_names_are_tested() -> None:
     ]
 
 
+@pytest.mark.promise("R10")
 def test_the_weekly_rebuild_runs_every_chapter_at_both_presets_without_a_cache() -> None:
     path = ROOT / ".github/workflows/weekly.yml"
     assert all("cache" not in step.get("with", {}) for step in steps(path))
