@@ -1,7 +1,6 @@
 """The published edition, as committed: whole, of the chapters of the contents, and with the seeds behind its headlines."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
