@@ -83,6 +83,7 @@ colab: ## inside Google's Colab image: add only what it lacks to its own Python,
 	python3 -m descent.edition run --preset quick --force
 
 audit: $(READY) ## everything the reproducibility page promises, at length: an hour or two; kept as book/promises.json
+	$(RUN) build --edition published
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m promise --promises book/promises.json tests tests/audits $(ONLY:%=-k %)
 
 IN_COLAB := test_a_chapter_runs_beside_colabs_own_packages

@@ -1,4 +1,4 @@
-"""The published edition, as committed: whole, of the chapters of the contents, and with the seeds behind its headlines."""
+"""The published edition as committed: whole, of the chapters of the contents, with the seeds behind its headlines."""
 
 import math
 from typing import Any
