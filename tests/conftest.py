@@ -1,7 +1,7 @@
 """`--promises FILE`: what the tests marked `promise` measured, kept for the reproducibility page.
 
 FILE maps each test function to its promises, how many of its cases passed and failed, and the values that it recorded
-by `record_property`. The functions that were run replace their entries; the others keep theirs.
+by `record_property`. The functions that were run replace their entries; the others keep theirs as long as they exist.
 """
 
 from pathlib import Path
@@ -27,14 +27,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--promises") and not hasattr(config, "workerinput"):  # only the process that sees all reports
-        config.pluginmanager.register(Kept(config.getoption("--promises")))
+        config.pluginmanager.register(Kept(config.getoption("--promises"), config.rootpath))
 
 
 class Kept:
     """Collects the reports of a session and writes them at its end."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, root: Path) -> None:
+        self.file, self.root = file, root
         self.reports: dict[str, list[pytest.TestReport]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -44,6 +44,7 @@ class Kept:
 
     def pytest_sessionfinish(self) -> None:
         kept: dict[str, Any] = read(self.file) if self.file.is_file() else {}
+        kept = {name: entry for name, entry in kept.items() if is_defined(self.root, name)}
         kept |= {name: summary(reports) for name, reports in self.reports.items()}
         write_json(self.file, dict(sorted(kept.items())))
 
@@ -62,3 +63,9 @@ def summary(reports: list[pytest.TestReport]) -> dict[str, Any]:
         "measured": measured,
         "machine": {key: provenance()[key] for key in ("machine", "cpu_capability", "threads", "torch", "commit")},
     }
+
+
+def is_defined(root: Path, name: str) -> bool:
+    """Whether there still is a test function of this name, `path::function`."""
+    path, _, function = name.partition("::")
+    return (root / path).is_file() and f"def {function}(" in (root / path).read_text(encoding="utf-8")

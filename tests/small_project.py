@@ -99,7 +99,7 @@ def environment(library: Path = LIBRARY) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(library)}
 
 
-def edition(root: Path, *arguments: str, library: Path = LIBRARY) -> tuple[int, str, float]:
+def edition(root: Path, *arguments: str, library: Path = LIBRARY, timeout: float = 400) -> tuple[int, str, float]:
     """Run `python -m descent.edition` from an unrelated folder: exit status, all that it said, seconds."""
     start = time.monotonic()
     done = subprocess.run(
@@ -108,7 +108,7 @@ def edition(root: Path, *arguments: str, library: Path = LIBRARY) -> tuple[int, 
         env=environment(library),
         capture_output=True,
         text=True,
-        timeout=400,  # a chapter at quick on one busy core
+        timeout=timeout,
     )
     return done.returncode, done.stdout + done.stderr, time.monotonic() - start
 

@@ -36,12 +36,14 @@ def test_of_nothing():
 """
 
 
-def audited(folder: Path, limit: int, late: int = 1, only: str = "test") -> dict[str, dict[str, object]]:
+def audited(
+    folder: Path, limit: int, late: int = 1, only: str = "test", sample: str = SAMPLE
+) -> dict[str, dict[str, object]]:
     """What is kept after a session over the sample, in a folder with this project's plugin."""
     for name in ("conftest.py", "small_project.py"):
         shutil.copy(TESTS / name, folder)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  promise(*identities): held\n")
-    (folder / "test_sample.py").write_text(f"LIMIT, LATE = {limit}, {late}\n{SAMPLE}")
+    (folder / "test_sample.py").write_text(f"LIMIT, LATE = {limit}, {late}\n{sample}")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--promises", "kept.json", "-k", only]
     subprocess.run(command, cwd=folder, env=environment(), capture_output=True, timeout=120)
     kept: dict[str, dict[str, object]] = read(folder / "kept.json")
@@ -60,6 +62,10 @@ def test_what_was_measured_is_kept_case_by_case(tmp_path: Path) -> None:
     again = audited(tmp_path, limit=4, only="sizes")
     assert again["test_sample.py::test_sizes"]["passed"] == 2
     assert again["test_sample.py::test_late"] == kept["test_sample.py::test_late"], "tests not run keep their entry"
+    renamed = SAMPLE.replace("test_late", "test_later")
+    assert set(audited(tmp_path, limit=4, only="sizes", sample=renamed)) == {
+        f"test_sample.py::{name}" for name in ("test_sizes", "test_elsewhere")
+    }
 
 
 def test_every_promise_is_held_by_a_test_and_no_test_names_another() -> None:

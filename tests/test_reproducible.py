@@ -11,6 +11,7 @@ from descent.records import provenance
 from small_project import edition
 
 ROOT = Path(__file__).parents[1]
+ALL = ("run", "--force", "--cell-timeout", "600")  # beside other tests a cell may take some minutes
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     current = all(is_current(job) and described(job.output)["provenance"]["commit"] == now for job in made)
     folders = [tmp_path_factory.mktemp(name) for name in (("again",) if current else ("first", "second"))]
     for folder in folders:
-        status, said, _ = edition(ROOT, "run", "--force", "--output", str(folder))
+        status, said, _ = edition(ROOT, *ALL, "--output", str(folder), timeout=2400)
         assert status == 0, said
     return [folder / "results" for folder in folders] + [made[0].results.parent] * current
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from kills import RUNS, killed, killed_editions
+from test_training import killed_and_resumed
 
 KILLS = 20
 
@@ -23,3 +24,8 @@ def test_twenty_kills_of_the_runner(tmp_path: Path, record_property: Callable[[s
     ended = killed_editions(tmp_path, KILLS)
     record_property("runner of the chapters: kills", KILLS)
     record_property(f"runner of the chapters: runs that ended with the same edition, of {ended}", ended)
+
+
+@pytest.mark.promise("R3")
+def test_twenty_kills_of_a_training(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    killed_and_resumed(tmp_path, KILLS, record_property)
