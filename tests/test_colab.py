@@ -7,11 +7,13 @@ from descent.colab import report
 
 
 @pytest.mark.parametrize("gpu", ["", "Tesla T4"])
-def test_the_report_names_the_cores_and_a_gpu_that_is_not_used(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_names_the_cores_and_what_a_gpu_computes(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.delenv("DESCENT_DEVICE", raising=False)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpu))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: gpu)
     said = report()
     assert "on the CPU, 2 cores" in said
-    assert ("The GPU, Tesla T4, is not used" in said) == bool(gpu)
+    assert ("surfaces on the GPU, Tesla T4." in said) == bool(gpu)
     assert "minutes" in said

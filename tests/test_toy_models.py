@@ -152,8 +152,10 @@ def test_fresh_losses_are_the_same_for_equal_models_and_for_each_call() -> None:
 
 
 def test_blocks_cover_all_models() -> None:
-    assert list(blocks(5, BLOCK // 2)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
-    assert list(blocks(2, 3 * BLOCK)) == [slice(0, 1), slice(1, 2)]
+    cpu = torch.device("cpu")
+    assert list(blocks(5, BLOCK // 2, cpu)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert list(blocks(2, 3 * BLOCK, cpu)) == [slice(0, 1), slice(1, 2)]
+    assert list(blocks(5, BLOCK // 2, torch.device("meta"))) == [slice(0, 5)]
 
 
 @pytest.mark.parametrize(

@@ -135,5 +135,9 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    digests: dict[str, str] = json.loads((folder / DIGESTS).read_text())
+    path = folder / DIGESTS
+    try:
+        digests: dict[str, str] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it: git checkout '{path}'") from error
     return digests

@@ -6,10 +6,12 @@ import os
 
 
 def report() -> str:
-    """One line: the processor's cores, a GPU that is there but not used, and where the chapter's minutes stand."""
-    import torch
+    """One line: the processor's cores, what a GPU takes over, and where the chapter's minutes stand."""
+    from descent.devices import device_name
 
     cores = os.cpu_count() or 1
-    unused = f" The GPU, {torch.cuda.get_device_name()}, is not used." if torch.cuda.is_available() else ""
-    said = f"This chapter computes on the CPU, {cores} core{'s' if cores > 1 else ''}.{unused}"
+    heavy = " and the training of transformers, toy models and residual networks and their surfaces on the GPU"
+    name = device_name()
+    used = "" if name == "cpu" else f"{heavy}, {name}"
+    said = f"This chapter computes on the CPU, {cores} core{'s' if cores > 1 else ''}{used}."
     return f"{said} How many minutes it takes on two cores stands under its title."

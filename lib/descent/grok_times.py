@@ -70,7 +70,8 @@ class GrokTimes:
     def _one(self, experiment: Experiment) -> dict[str, float]:
         keep_freed_memory()
         start, looks = prepared(experiment), []
-        pairs, targets = start.task.pairs[start.test], start.task.targets[start.test]
+        device = next(start.model.parameters()).device
+        pairs, targets = (part[start.test].to(device) for part in (start.task.pairs, start.task.targets))
 
         def look(step: int, loss: float) -> None:
             if (step + 1) % experiment.every == 0:

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from descent.allocator import keep_freed_memory
 from descent.capture import GradientRecorder, Recipe, Stack
+from descent.devices import compute_device
 from descent.operations import Task, operation, split
 from descent.training import Batch, MiniBatches, Plan, fit, newest_checkpoint
 from descent.transformers import OneLayerTransformer, Sizes
@@ -126,12 +127,14 @@ def prepared(experiment: Experiment) -> Start:
     task = operation(experiment.task, experiment.p)
     train_part, test_part = split(len(task), experiment.fraction, experiment.seed)
     sizes = Sizes(task.symbols, experiment.width, experiment.heads, experiment.hidden)
-    model = OneLayerTransformer(sizes, experiment.seed)
+    device = compute_device()
+    model = OneLayerTransformer(sizes, experiment.seed).to(device)
     optimizer = AdamW(
         model.parameters(), experiment.learning_rate, (0.9, 0.98), weight_decay=experiment.weight_decay, fused=True
     )
     schedule = LambdaLR(optimizer, lambda step: min(step / WARM_UP, 1.0))
-    shown, size = (task.pairs[train_part], task.targets[train_part]), experiment.batch_size
+    shown = task.pairs[train_part].to(device), task.targets[train_part].to(device)
+    size = experiment.batch_size
     batches = (lambda step: shown) if size is None else MiniBatches(shown, size, experiment.seed)
     return Start(task, train_part, test_part, model, optimizer, schedule, batches)
 
@@ -163,4 +166,5 @@ def train(experiment: Experiment, folder: Path | None = None, progress: str | No
     model, optimizer = start.model, start.optimizer
     with GradientRecorder(model, optimizer, recipe, folder and folder / "weights", begun) as recorder:
         history = fit(model, cross_entropy_in_double, start.batches, optimizer, plan)
-        return Run(experiment, start.task, start.train, start.test, history.losses, recorder.stack(), model)
+        stack = recorder.stack()
+        return Run(experiment, start.task, start.train, start.test, history.losses, stack, model.cpu())

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from descent.devices import compute_device
 from descent.directions import Direction, check_fit, variances
 from descent.folding import fold_batch_norm
 from descent.precision import Precision, chosen
@@ -59,7 +60,8 @@ class Evaluator:
     ) -> None:
         _check(inputs, targets, directions, batch)
         check_fit(model, directions)
-        self.precision = chosen(precision, torch.device("cpu"))
+        self._device = compute_device()
+        self.precision = chosen(precision, self._device)
         self.images = len(targets)
         self._dtype = getattr(torch, self.precision)
         self._source = (copy.deepcopy(model), inputs, directions, batch)  # the caller may train the model further
@@ -73,15 +75,16 @@ class Evaluator:
         self._model = folded.model if folded else copy.deepcopy(model).eval()
         scales = folded.scales if folded else {}
         state = self._model.state_dict()
-        self._base = {name: state[name].clone() for name in moved}
+        self._base = {name: state[name].clone().to(self._device) for name in moved}
         self._variances = variances(moved)
         zero = torch.zeros(())
         self._directions = [
-            {name: d.get(name, zero) * scales.get(name, 1) for name in moved} for d in directions
+            {name: (d.get(name, zero) * scales.get(name, 1)).to(self._device) for name in moved} for d in directions
         ]  # fmt: skip
         layout = torch.channels_last if inputs.ndim == 4 else torch.contiguous_format
-        self._model = self._model.to(self._dtype, memory_format=layout)  # type: ignore[call-overload]
-        self._inputs = inputs.to(self._dtype).contiguous(memory_format=layout)
+        self._model = self._model.to(self._device, self._dtype, memory_format=layout)  # type: ignore[call-overload]
+        self._inputs = inputs.to(self._device, self._dtype).contiguous(memory_format=layout)
+        self._wanted = self._targets.to(self._device)
 
     def key(self) -> str:
         """SHA-256 of the numbers behind the values: weights and statistics, directions, images; not the precision.
@@ -131,8 +134,8 @@ class Evaluator:
             for start in range(0, self.images, self._batch):
                 part = slice(start, start + self._batch)
                 logits = self._model(self._inputs[part]).float()
-                losses.append(nn.functional.cross_entropy(logits, self._targets[part], reduction="none").double())
-                wrong += int(((logits.argmax(1) != self._targets[part]) | logits.isnan().any(1)).sum())
+                losses.append(nn.functional.cross_entropy(logits, self._wanted[part], reduction="none").double())
+                wrong += int(((logits.argmax(1) != self._wanted[part]) | logits.isnan().any(1)).sum())
         each = torch.cat(losses)
         spread = float(each.std()) / self.images**0.5 if self.images > 1 else float("nan")
         return {"loss": float(each.mean()), "standard_error": spread, "error": wrong / self.images}

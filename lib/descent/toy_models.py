@@ -14,12 +14,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from joblib import Parallel, delayed
 from torch import Tensor
 from tqdm import tqdm
 
 from descent.allocator import keep_freed_memory
+from descent.devices import compute_device
 from descent.seeding import deterministic, torch_generator
 from descent.toy_steps import KINDS, PAIRINGS, Inputs, gradients, losses_of
 
@@ -169,10 +171,11 @@ def train(toys: Toys, recipe: Recipe, progress: str | None = None) -> Trained:
         progress: text before a progress bar; None shows none.
     """
     keep_freed_memory()  # else each step asks the system for its arrays anew
-    W, b = toys.start(), torch.zeros(len(toys), toys.n)
+    device = compute_device()
+    W, b = toys.start().to(device), torch.zeros(len(toys), toys.n, device=device)
     W.grad, b.grad = torch.zeros_like(W), torch.zeros_like(b)
     optimizer = torch.optim.AdamW([W, b], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    inputs = Inputs(toys, recipe.batch)
+    inputs = Inputs(toys, recipe.batch, device=device)
     marks = {recipe.steps, *(range(0, recipe.steps, recipe.every) if recipe.every else ())}
     kept, losses = [], []
     with torch.no_grad():
@@ -180,23 +183,24 @@ def train(toys: Toys, recipe: Recipe, progress: str | None = None) -> Trained:
             inputs.draw()
             found = gradients(W, b, inputs, toys, step in marks)
             if found is not None:
-                kept.append(W.clone())
-                losses.append(found)
+                kept.append(W.clone().cpu())
+                losses.append(found.cpu())
             if step < recipe.steps:
                 optimizer.step()
     steps = torch.tensor(sorted(marks))
-    return Trained(toys, recipe, W.detach(), b.detach(), steps, torch.stack(kept), torch.stack(losses))
+    return Trained(toys, recipe, W.detach().cpu(), b.detach().cpu(), steps, torch.stack(kept), torch.stack(losses))
 
 
 def train_apart(toys: Toys, recipe: Recipe, workers: int, progress: str | None = None) -> Trained:
-    """The same in processes of one thread each; model j is in part j modulo `workers`.
+    """The same in processes of one thread each: models of one seed go together, for they share uniform numbers.
 
     Raises:
         ValueError: no worker.
     """
     if workers < 1:
         raise ValueError(f"workers={workers}: expected at least 1")
-    chosen = [range(start, len(toys), workers) for start in range(min(workers, len(toys)))]
+    by_seed = np.argsort(np.array(toys.seeds), kind="stable")
+    chosen = [part.tolist() for part in np.array_split(by_seed, min(workers, len(toys)))]
     jobs = [delayed(_alone)(toys.part(part), recipe, None if i else progress) for i, part in enumerate(chosen)]
     parts: list[Trained] = Parallel(n_jobs=len(jobs))(jobs)
     order = torch.tensor([number for part in chosen for number in part]).argsort()

@@ -24,6 +24,7 @@ from descent.seeding import torch_generator
 KINDS = ("relu", "linear", "layernorm")
 PAIRINGS = ("independent", "correlated", "anticorrelated")
 BLOCK = 1 << 18  # numbers in one array of a block, 1 MiB
+GPU_BLOCK = 1 << 26  # a GPU wants few and large products
 EPSILON = 1e-5  # of the layer normalisation
 
 
@@ -57,27 +58,38 @@ class Inputs:
         models: what they are.
         batch: rows.
         name: of the streams.
+        device: where the batches are wanted; they are drawn on the CPU.
     """
 
-    def __init__(self, models: Models, batch: int, name: str = "toy inputs") -> None:
+    def __init__(
+        self, models: Models, batch: int, name: str = "toy inputs", device: torch.device | str = "cpu"
+    ) -> None:
         different = sorted(set(models.seeds))
         n, noisy = models.n, bool(models.tensors()[2].any())
         self.batch, self.n, self.pairing = batch, n, models.pairing
         self.stream = torch.tensor([different.index(seed) for seed in models.seeds])
         self._sources = [torch_generator(seed, name) for seed in different]
         self._noises = [torch_generator(seed, f"{name}, noise") for seed in different]
-        self.uniform = torch.empty(len(different), n, batch)
-        self.gaussian = torch.empty(len(different), n, batch) if noisy else None
+        self._drawn = torch.empty(1 + noisy, len(different), n, batch)
+        self.device = torch.device(device)
+        self._hand_over()
 
     def draw(self) -> None:
         """The next batch of every stream."""
-        for source, uniform in zip(self._sources, self.uniform, strict=True):
+        uniforms, *gaussians = self._drawn
+        for source, uniform in zip(self._sources, uniforms, strict=True):
             uniform.uniform_(generator=source)
         if self.pairing == "anticorrelated":  # u near 1 switches the first of a pair on, u near 0 the second
-            torch.sub(1, self.uniform[:, ::2], out=self.uniform[:, 1::2])
-        if self.gaussian is not None:
-            for source, gaussian in zip(self._noises, self.gaussian, strict=True):
+            torch.sub(1, uniforms[:, ::2], out=uniforms[:, 1::2])
+        for drawn in gaussians:
+            for source, gaussian in zip(self._noises, drawn, strict=True):
                 gaussian.normal_(generator=source)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """The numbers as they are used: on the CPU the same memory."""
+        self.uniform, *gaussians = self._drawn.to(self.device)
+        self.gaussian = gaussians[0] if gaussians else None
 
     def block(self, models: slice, density: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs of some models, and the same with their noise: `(j, n, batch)` each, one array where there is none."""
@@ -94,9 +106,9 @@ class Inputs:
         return x, torch.addcmul(x, gaussian, noise[models].unsqueeze(-1))
 
 
-def blocks(count: int, size: int) -> Iterator[slice]:
-    """Slices of models of which each array has about BLOCK numbers, `size` a model."""
-    step = max(1, BLOCK // size)
+def blocks(count: int, size: int, device: torch.device) -> Iterator[slice]:
+    """Slices of models of which each array has about BLOCK numbers (GPU_BLOCK on a GPU), `size` a model."""
+    step = max(1, (BLOCK if device.type == "cpu" else GPU_BLOCK) // size)
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
@@ -123,11 +135,11 @@ def gradients(W: Tensor, b: Tensor, inputs: Inputs, models: Models, losses: bool
         models: their kind and numbers.
         losses: whether they are wanted, one more pass.
     """
-    density, importance, noise = models.tensors()
-    found = torch.empty(len(W)) if losses else None
+    density, importance, noise = (values.to(W.device) for values in models.tensors())
+    found = torch.empty(len(W), device=W.device) if losses else None
     assert W.grad is not None
     assert b.grad is not None
-    for part in blocks(len(W), inputs.batch * inputs.n):
+    for part in blocks(len(W), inputs.batch * inputs.n, W.device):
         x, seen = inputs.block(part, density, noise)
         w, weight = W[part], importance[part].unsqueeze(1)
         h = torch.bmm(w, seen)
@@ -155,9 +167,9 @@ def _error(out: Tensor, x: Tensor, kind: str) -> Tensor:
 
 def losses_of(W: Tensor, b: Tensor, inputs: Inputs, models: Models) -> Tensor:
     """Losses `(k,)` of this batch, mean over rows and features, weighted by importance."""
-    density, importance, noise = models.tensors()
-    found = torch.empty(len(W))
-    for part in blocks(len(W), inputs.batch * inputs.n):
+    density, importance, noise = (values.to(W.device) for values in models.tensors())
+    found = torch.empty(len(W), device=W.device)
+    for part in blocks(len(W), inputs.batch * inputs.n, W.device):
         x, seen = inputs.block(part, density, noise)
         h = torch.bmm(W[part], seen)
         y = _normalised(h)[0] if models.kind == "layernorm" else h

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
+from descent.locks import alone
 from descent.records import sha256_of, write_atomic
 from descent.seeding import torch_generator
 
@@ -131,9 +132,15 @@ def fit(model: nn.Module, loss: Loss, batches: Callable[[int], Batch], optimizer
         ValueError: `plan` asks for no step.
         DivergenceError: a loss that is not finite; names the step. The update of that step is not made.
         DamagedCheckpointError: the newest checkpoint is damaged or another run's.
+        InUseError: another run is writing to `plan.checkpoints`.
     """
     if plan.steps < 1 or plan.checkpoint_every < 1:
         raise ValueError(f"steps={plan.steps}, checkpoint_every={plan.checkpoint_every}: expected at least 1 each")
+    with alone(plan.checkpoints):
+        return _fit(model, loss, batches, optimizer, plan)
+
+
+def _fit(model: nn.Module, loss: Loss, batches: Callable[[int], Batch], optimizer: Optimizer, plan: Plan) -> History:
     losses = np.full(plan.steps, np.nan)
     start = _resume(model, optimizer, plan, losses)
     steps = tqdm(range(start, plan.steps), desc=plan.progress, disable=plan.progress is None, initial=start,
@@ -215,10 +222,13 @@ def _resume(model: nn.Module, optimizer: Optimizer, plan: Plan, losses: NDArray[
 
 def _load(path: Path) -> dict[str, Any]:
     digest = _digest_path(path)
-    expected = digest.read_text().strip() if digest.exists() else "a digest file beside it"
+    expected = digest.read_bytes().decode(errors="replace").strip() if digest.exists() else "a digest file beside it"
     if (found := sha256_of(path)) != expected:
         raise DamagedCheckpointError(
             f"{path} is damaged: SHA-256 {found}\nexpected {expected}\nto start again from step 0: rm '{path}'"
         )
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a pickle with anything but weights in it, or no pickle
+        raise DamagedCheckpointError(f"{path}: no training state\nto start again from step 0: rm '{path}'") from error
     return state
