@@ -101,3 +101,12 @@ def test_a_label_has_one_colour_in_all_panels() -> None:
     assert second[0] == second[1]
     assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
     assert figure.axes[1].get_title() == "second"
+
+
+def test_an_axis_without_a_positive_value_is_linear_though_it_should_be_logarithmic() -> None:
+    never, some = np.full(3, np.nan), np.array([np.nan, 3.0, 0.0])
+    grid = [Panel(Labels("decay", "steps"), {"a": (np.arange(1, 4), values)}, "xy") for values in (never, some)]
+    figure = plots.panels(grid, 2)
+    figure.canvas.draw()  # matplotlib refuses to draw a logarithmic axis of nothing
+    assert [axis.get_yscale() for axis in figure.axes] == ["linear", "log"]
+    assert [axis.get_xscale() for axis in figure.axes] == ["log", "log"]

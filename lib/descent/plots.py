@@ -167,7 +167,7 @@ def panels(grid: Sequence[Panel], columns: int, height: float = 3.4, share: bool
     for number, (panel, axis) in enumerate(zip(grid, axes.flat, strict=False)):
         _lines(axis, panel, colour)
         bottom, left = number + columns >= len(grid), number % columns == 0
-        axis.set(xscale="log" if "x" in panel.log else "linear", yscale="log" if "y" in panel.log else "linear")
+        axis.set(xscale=_scale(panel, 0), yscale=_scale(panel, 1))
         axis.set(title=panel.title, xlabel=panel.labels.x if bottom or not share else "")
         axis.set_ylabel(panel.labels.y if left or not share else "")
     drawn = [axis.get_legend_handles_labels() for axis in axes.flat]  # a panel's only line is named by its axis
@@ -176,6 +176,12 @@ def panels(grid: Sequence[Panel], columns: int, height: float = 3.4, share: bool
         per_row = 4 if columns > 1 else 3
         figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(per_row, len(handles)))
     return figure
+
+
+def _scale(panel: Panel, number: int) -> str:
+    """Of the horizontal axis (0) or the vertical: a logarithmic one needs a positive value, as where nothing ended."""
+    positive = any((np.asarray(line[number]) > 0).any() for line in panel.lines.values())
+    return "log" if "xy"[number] in panel.log and positive else "linear"
 
 
 def _lines(axis: Any, panel: Panel, colour: Mapping[str, str]) -> None:

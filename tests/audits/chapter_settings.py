@@ -63,7 +63,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "every": 10,
         "grid_side": 5,
         "chord_points": 3,
-        "copy_sizes": [8, 8, 3, 8, 8],
+        "copy_sizes": [8, 8, 2, 8, 8],
         "copy_steps": 20,
         "copy_every": 5,
     },
@@ -164,7 +164,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "components": 6,
         "grid_side": 7,
         "chord_points": 5,
-        "copy_sizes": [8, 8, 3, 8, 12],
+        "copy_sizes": [8, 8, 2, 8, 12],
         "copy_rates": [0.004, 0.05],
         "copy_steps": 30,
         "copy_every": 10,
@@ -186,3 +186,6 @@ OTHER: dict[str, dict[str, Any]] = {
         "noises": [0.0, 0.2],
     },
 }
+
+# what has to change with a value, in the run without it too: networks for CIFAR-10 are trained for these depths only
+TOGETHER: dict[tuple[str, str], dict[str, Any]] = {("resnet_landscape", "dataset"): {"depths": [20]}}

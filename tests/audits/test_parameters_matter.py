@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chapter_settings import OTHER, RECORD_NOTHING, SMALL
+from chapter_settings import OTHER, RECORD_NOTHING, SMALL, TOGETHER
 
 from descent import chapters, project
 from descent.execution import environment
@@ -90,8 +90,10 @@ def test_a_parameter_changes_what_is_recorded(
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    before = small(chapter)
-    after = run(chapter, tmp_path / "run", **{**SMALL[chapter], parameter: OTHER[chapter][parameter]})
+    with_it = TOGETHER.get((chapter, parameter), {})
+    settings = {**SMALL[chapter], **with_it}
+    before = run(chapter, tmp_path / "before", **settings) if with_it else small(chapter)
+    after = run(chapter, tmp_path / "run", **{**settings, parameter: OTHER[chapter][parameter]})
     changed = differing({name: value for name, value in before.items() if name != "figures_dir"}, after)
     record_property(f"{chapter}, {parameter}: recorded values that it changes", len(changed))
     assert changed, f"{parameter} changes nothing that {chapter} records"

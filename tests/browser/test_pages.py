@@ -291,6 +291,56 @@ def test_the_keyboard_reaches_every_control(browser: object, name: str) -> None:
     visit.page.close()
 
 
+def test_arrow_keys_turn_an_interactive_figure_and_zero_puts_it_back(browser: object) -> None:
+    visit = opened(browser, "saddles.html")
+    canvas = visit.page.locator(".interactive-canvas").first
+    assert visit.until("document.querySelector('.interactive-keys')")
+
+    def eye() -> list[float]:
+        asked = "c => Object.values(c.layout.scene.camera.eye)"
+        return [round(float(value), 6) for value in canvas.evaluate(asked)]
+
+    visit.page.keyboard.press("Tab")  # focus by a script after this is shown as focus by keyboard is
+    canvas.focus()
+    assert "Arrow keys turn" in (canvas.get_attribute("aria-label") or "")
+    assert visit.page.locator(".interactive-keys").first.is_visible()
+    before, seen = eye(), []
+    for key in ("ArrowLeft", "ArrowUp", "+"):
+        visit.page.keyboard.press(key)
+        seen.append(eye())
+    length = [sum(value**2 for value in each) for each in (before, *seen)]
+    assert len({tuple(each) for each in (before, *seen)}) == 4
+    assert length[:3] == pytest.approx([length[0]] * 3, rel=1e-4)  # turning keeps the distance
+    assert length[3] < length[0]
+    visit.page.keyboard.press("0")
+    assert eye() == before
+    assert visit.faults == []
+    visit.page.close()
+
+
+def test_buttons_and_sliders_of_an_interactive_figure_are_the_pages_own(browser: object) -> None:
+    visit = opened(browser, "saddles.html")
+    assert visit.until("document.querySelector('.interactive-controls input')")
+    assert visit.count(".interactive-canvas .updatemenu-container, .interactive-canvas .slider-container") == 0
+    row = visit.page.locator(".interactive-controls", has=visit.page.locator("input")).first
+    path = """() => { const found = document.querySelector('.interactive:has(input) .interactive-canvas');
+                      return found.data.at(-1).x.length ?? found.data.at(-1).x.bdata.length; }"""
+    first, said = visit.page.evaluate(path), row.locator("output").inner_text()
+    row.locator("input").focus()
+    for _ in range(5):
+        visit.page.keyboard.press("ArrowRight")
+    assert visit.until(f"({path})() > {first}"), "the slider moves no path"
+    assert row.locator("output").inner_text() != said
+    assert row.locator("input").get_attribute("aria-valuetext") == row.locator("output").inner_text()
+    assert [button.inner_text() for button in row.locator("button").all()] == ["Play", "Pause"]
+    row.locator("button").first.focus()
+    at = row.locator("input").input_value()
+    visit.page.keyboard.press("Enter")
+    assert visit.until(f"document.querySelector('.interactive-controls input').value > {at}"), "Play plays nothing"
+    assert visit.faults == []
+    visit.page.close()
+
+
 def test_the_keyboard_opens_a_hidden_cell(browser: object) -> None:
     visit = opened(browser, "saddles.html")
     summary = visit.page.locator("article details.hide summary").first

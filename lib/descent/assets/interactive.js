@@ -1,16 +1,83 @@
-// Draws each interactive figure over its static picture, which stays where WebGL or the script fails.
+// Draws each interactive figure over its static picture, which stays where WebGL or the script fails. What Plotly does by
+// pointer alone is there for the keyboard too: arrows turn a scene, and buttons and sliders are those of the page.
 document.addEventListener("DOMContentLoaded", () => {
+  const KEYS = "Arrow keys turn the figure, + and − move closer and away, 0 puts it back.";
+  const TURNS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+  const ZOOMS = { "+": 1 / 1.1, "=": 1 / 1.1, "-": 1.1, "−": 1.1 };
+  const ANGLE = Math.PI / 24;
+
+  const scenes = (layout) => Object.keys(layout).filter((name) => /^scene\d*$/.test(name));
+  const element = (name, properties) => Object.assign(document.createElement(name), properties);
+
+  // a camera's eye after a turn about the vertical and one up or down, as parts of ANGLE
+  function turned({ x, y, z }, [around, up], zoom) {
+    const far = Math.hypot(x, y, z);
+    const angle = Math.atan2(y, x) + around * ANGLE;
+    const height = Math.min(Math.max(Math.asin(z / far) + up * ANGLE, -1.5), 1.5);
+    const across = far * zoom * Math.cos(height);
+    return { x: across * Math.cos(angle), y: across * Math.sin(angle), z: far * zoom * Math.sin(height) };
+  }
+
+  function listen(canvas, first) {
+    canvas.addEventListener("keydown", (event) => {
+      const turn = TURNS[event.key], zoom = ZOOMS[event.key];
+      if ((!turn && !zoom && event.key !== "0") || event.altKey || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      const changes = {};
+      for (const name of scenes(canvas.layout)) {
+        const eye = canvas.layout[name].camera?.eye ?? { x: 1.25, y: 1.25, z: 1.25 };
+        const next = { up: { x: 0, y: 0, z: 1 }, eye: turned(eye, turn ?? [0, 0], zoom ?? 1) };
+        changes[name + ".camera"] = event.key === "0" ? first[name] : next;
+      }
+      Plotly.relayout(canvas, changes);
+    });
+  }
+
+  // the figure's own buttons and sliders as elements of the page
+  function controls(canvas, menus, sliders) {
+    const row = element("div", { className: "interactive-controls" });
+    for (const { label, method, args } of menus.flatMap((menu) => menu.buttons)) {
+      const button = element("button", { type: "button", textContent: label });
+      button.addEventListener("click", () => Plotly[method](canvas, ...structuredClone(args)));
+      row.append(button);
+    }
+    for (const { steps, currentvalue } of sliders) {
+      const prefix = currentvalue?.prefix ?? "";
+      const range = element("input", { type: "range", min: 0, max: steps.length - 1, value: 0 });
+      const shown = element("output", { textContent: prefix + steps[0].label });
+      range.ariaLabel = prefix.trim() || "frame";
+      const say = (at) => { shown.textContent = range.ariaValueText = prefix + steps[at].label; };
+      range.addEventListener("input", () => {
+        const { method, args } = steps[range.value];
+        Plotly[method](canvas, ...structuredClone(args));
+        say(range.value);
+      });
+      canvas.on("plotly_animatingframe", ({ name }) => {
+        const at = steps.findIndex((step) => step.label === name);
+        if (at >= 0) { range.value = at; say(at); }
+      });
+      row.append(range, shown);
+    }
+    if (row.children.length) canvas.after(row);
+  }
+
   for (const figure of document.querySelectorAll("div.interactive")) {
     const picture = figure.querySelector("img");
     const { data, layout, config, frames } = window.figures[figure.dataset.figure];
-    const canvas = document.createElement("div");
-    canvas.className = "interactive-canvas";
+    const { updatemenus = [], sliders = [], ...rest } = layout;
+    if (updatemenus.length || sliders.length) rest.margin = { ...rest.margin, b: 10 };
+    const first = Object.fromEntries(scenes(rest).map((name) => [name, structuredClone(rest[name].camera ?? {})]));
+    const canvas = element("div", { className: "interactive-canvas", tabIndex: 0, role: "application" });
+    canvas.ariaLabel = `${figure.ariaLabel ?? "figure"} ${KEYS}`;
     canvas.style.height = figure.dataset.height + "px";
     figure.append(canvas);
     const keepPicture = () => { if (picture) canvas.remove(); };
-    Plotly.newPlot(canvas, { data, layout, config, frames }).then(() => {
-      if (canvas.querySelector(".no-webgl")) keepPicture();
-      else if (picture) picture.hidden = true;
+    Plotly.newPlot(canvas, { data, layout: rest, config, frames }).then(() => {
+      if (canvas.querySelector(".no-webgl")) return keepPicture();
+      if (picture) picture.hidden = true;
+      controls(canvas, updatemenus, sliders);
+      figure.append(element("p", { className: "interactive-keys", textContent: KEYS, ariaHidden: true }));
+      listen(canvas, first);
     }, keepPicture);
   }
 });
