@@ -1,5 +1,6 @@
 """A folder is written by one run at a time, and a second is refused by name."""
 
+import errno
 import multiprocessing
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from damage import square, trained
+from descent import locks
 from descent.capture import open_stack
 from descent.checkpoints import DIGESTS
 from descent.locks import InUseError, alone
@@ -110,3 +112,24 @@ def test_damaged_lists_of_digests_are_named(tmp_path: Path) -> None:
     path.with_suffix(".pt.sha256").write_bytes(b"\xff\n")
     with pytest.raises(DamagedCheckpointError, match=f"{path} is damaged"):
         trained(tmp_path / "run", 10)
+
+
+@pytest.mark.parametrize("number", sorted(locks.NO_LOCKS))
+def test_a_file_system_without_locks_keeps_nobody_from_writing(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "not here")
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    with locks.alone(tmp_path / "folder"):
+        (tmp_path / "folder" / "file").write_text("written")
+
+
+def test_any_other_fault_of_a_lock_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(locks.fcntl, "flock", fail)
+    with pytest.raises(OSError, match="broken"), locks.alone(tmp_path):
+        pass

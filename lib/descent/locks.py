@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,10 @@ except ImportError:  # Windows, where runs are not kept apart
     fcntl = None  # type: ignore[assignment]
 
 
+# what a file system without locks answers, such as some that are mounted over a network
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+
+
 class InUseError(RuntimeError):
     """Another run is writing to the folder."""
 
@@ -21,7 +26,8 @@ class InUseError(RuntimeError):
 def alone(folder: Path | None) -> Iterator[None]:
     """Hold a folder, which is made, until the block ends or the process dies, however it dies; None holds nothing.
 
-    The lock is the operating system's, on the folder itself: no file is left that would have to be removed.
+    The lock is the operating system's, on the folder itself: no file is left that would have to be removed. A file
+    system without locks keeps no runs apart.
 
     Raises:
         InUseError: another run holds it.
@@ -37,6 +43,9 @@ def alone(folder: Path | None) -> Iterator[None]:
         except BlockingIOError as error:
             message = f"{folder}: another run is writing there; wait until it has ended, or name another folder"
             raise InUseError(message) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         yield
     finally:
         os.close(handle)

@@ -160,7 +160,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "weight_decay": 0.5,
         "learning_rate": 0.001,
         "steps": 120,
-        "every": 20,
+        "every": 5,
         "components": 6,
         "grid_side": 7,
         "chord_points": 5,
@@ -188,4 +188,4 @@ OTHER: dict[str, dict[str, Any]] = {
 }
 
 # what has to change with a value, in the run without it too: networks for CIFAR-10 are trained for these depths only
-TOGETHER: dict[tuple[str, str], dict[str, Any]] = {("resnet_landscape", "dataset"): {"depths": [20]}}
+TOGETHER: dict[tuple[str, str], dict[str, Any]] = {("resnet_landscape", "dataset"): {"depths": [20, 56]}}
