@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -314,6 +315,29 @@ def test_arrow_keys_turn_an_interactive_figure_and_zero_puts_it_back(browser: ob
     assert length[3] < length[0]
     visit.page.keyboard.press("0")
     assert eye() == before
+    assert visit.faults == []
+    visit.page.close()
+
+
+def test_on_a_phone_scenes_stand_below_one_another(browser: object) -> None:
+    visit = opened(browser, "saddles.html")
+    asked = """all => all.map(c => Object.entries(c._fullLayout).filter(([name]) => /^scene\\d*$/.test(name))
+                                       .map(([, scene]) => [scene.domain.x, scene.domain.y]))"""
+    canvases = visit.page.locator(".interactive-canvas")
+    wide = canvases.evaluate_all(asked)
+    visit.page.set_viewport_size({"width": 390, "height": 844})
+    visit.page.reload()
+    visit.page.wait_for_load_state("networkidle")
+    assert visit.until("document.querySelectorAll('.interactive-keys').length >= 3")
+    phone = canvases.evaluate_all(asked)
+    several = [number for number, scenes in enumerate(wide) if len(scenes) > 1]
+    assert several
+    for number in several:
+        assert {tuple(y) for _, y in wide[number]} == {(0, 1)}
+        assert [x for x, _ in phone[number]] == [[0, 1]] * len(wide[number])
+        bottoms = [y[0] for _, y in phone[number]]
+        assert bottoms == sorted(bottoms, reverse=True)
+        assert all(after[1] <= before[0] for (_, before), (_, after) in pairwise(phone[number]))
     assert visit.faults == []
     visit.page.close()
 

@@ -18,6 +18,27 @@ document.addEventListener("DOMContentLoaded", () => {
     return { x: across * Math.cos(angle), y: across * Math.sin(angle), z: far * zoom * Math.sin(height) };
   }
 
+  // the eye steps back until a narrow scene is whole; on a phone scenes stand below one another, the legend under them
+  function fitted(layout, width, height) {
+    const names = scenes(layout), narrow = width < 500, beside = narrow && names.length > 1;
+    const fit = { ...layout }, tall = beside ? names.length * 0.95 * width : height;
+    names.forEach((name, row) => {
+      const top = 1 - row / names.length, { x = [0, 1], y = [0, 1] } = layout[name].domain ?? {};
+      const domain = beside ? { x: [0, 1], y: [top - 0.9 / names.length, top - 0.07 / names.length] } : { x, y };
+      const shape = (tall * (domain.y[1] - domain.y[0])) / (width * (domain.x[1] - domain.x[0]));
+      const back = Math.min(Math.max(shape * (narrow ? 1 : 0.8), 1), 2.5), camera = layout[name].camera ?? {};
+      const { x: right, y: away, z: up } = camera.eye ?? { x: 1.25, y: 1.25, z: 1.25 };
+      const eye = { x: back * right, y: back * away, z: back * up };
+      fit[name] = { ...layout[name], domain, camera: { ...camera, eye } };
+    });
+    if (beside) {
+      fit.height = tall;
+      fit.annotations = layout.annotations?.map((text, row) => ({ ...text, x: 0.5, y: 1 - row / names.length }));
+    }
+    if (narrow) fit.legend = { ...layout.legend, orientation: "h", x: 0, xanchor: "left", y: 0, yanchor: "top" };
+    return [fit, tall];
+  }
+
   function listen(canvas, first) {
     canvas.addEventListener("keydown", (event) => {
       const turn = TURNS[event.key], zoom = ZOOMS[event.key];
@@ -25,7 +46,7 @@ document.addEventListener("DOMContentLoaded", () => {
       event.preventDefault();
       const changes = {};
       for (const name of scenes(canvas.layout)) {
-        const eye = canvas.layout[name].camera?.eye ?? { x: 1.25, y: 1.25, z: 1.25 };
+        const { eye } = canvas.layout[name].camera;
         const next = { up: { x: 0, y: 0, z: 1 }, eye: turned(eye, turn ?? [0, 0], zoom ?? 1) };
         changes[name + ".camera"] = event.key === "0" ? first[name] : next;
       }
@@ -33,12 +54,15 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   }
 
+  // an animation that another one interrupts ends by a rejected promise
+  const perform = (canvas, method, args) => Plotly[method](canvas, ...structuredClone(args)).catch(() => {});
+
   // the figure's own buttons and sliders as elements of the page
   function controls(canvas, menus, sliders) {
     const row = element("div", { className: "interactive-controls" });
     for (const { label, method, args } of menus.flatMap((menu) => menu.buttons)) {
       const button = element("button", { type: "button", textContent: label });
-      button.addEventListener("click", () => Plotly[method](canvas, ...structuredClone(args)));
+      button.addEventListener("click", () => perform(canvas, method, args));
       row.append(button);
     }
     for (const { steps, currentvalue } of sliders) {
@@ -49,7 +73,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const say = (at) => { shown.textContent = range.ariaValueText = prefix + steps[at].label; };
       range.addEventListener("input", () => {
         const { method, args } = steps[range.value];
-        Plotly[method](canvas, ...structuredClone(args));
+        perform(canvas, method, args);
         say(range.value);
       });
       canvas.on("plotly_animatingframe", ({ name }) => {
@@ -64,15 +88,16 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const figure of document.querySelectorAll("div.interactive")) {
     const picture = figure.querySelector("img");
     const { data, layout, config, frames } = window.figures[figure.dataset.figure];
-    const { updatemenus = [], sliders = [], ...rest } = layout;
-    if (updatemenus.length || sliders.length) rest.margin = { ...rest.margin, b: 10 };
-    const first = Object.fromEntries(scenes(rest).map((name) => [name, structuredClone(rest[name].camera ?? {})]));
+    const { updatemenus = [], sliders = [], ...own } = layout;
+    if (updatemenus.length || sliders.length) own.margin = { ...own.margin, b: 10 };
+    const [drawn, height] = fitted(own, figure.clientWidth, Number(figure.dataset.height));
+    const first = Object.fromEntries(scenes(drawn).map((name) => [name, structuredClone(drawn[name].camera)]));
     const canvas = element("div", { className: "interactive-canvas", tabIndex: 0, role: "application" });
     canvas.ariaLabel = `${figure.ariaLabel ?? "figure"} ${KEYS}`;
-    canvas.style.height = figure.dataset.height + "px";
+    canvas.style.height = height + "px";
     figure.append(canvas);
     const keepPicture = () => { if (picture) canvas.remove(); };
-    Plotly.newPlot(canvas, { data, layout: rest, config, frames }).then(() => {
+    Plotly.newPlot(canvas, { data, layout: drawn, config, frames }).then(() => {
       if (canvas.querySelector(".no-webgl")) return keepPicture();
       if (picture) picture.hidden = true;
       controls(canvas, updatemenus, sliders);
