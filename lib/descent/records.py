@@ -52,7 +52,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o644)  # mkstemp makes a private file; results are for others to read
         os.replace(temporary, target)
     except OSError as error:
-        if error.filename is None:  # a failing write says neither where nor, in numpy's words, why
+        # a failing write says neither where nor, in numpy's words, why; other libraries' own kinds of OSError do
+        if error.filename is None and type(error) is OSError:
             raise OSError(
                 error.errno or errno.ENOSPC, f"{error.strerror or error}; is the disk full?", str(target)
             ) from error

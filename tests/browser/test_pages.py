@@ -293,7 +293,7 @@ def test_the_keyboard_reaches_every_control(browser: object, name: str) -> None:
 
 
 def test_arrow_keys_turn_an_interactive_figure_and_zero_puts_it_back(browser: object) -> None:
-    visit = opened(browser, "saddles.html")
+    visit = opened(browser, "gradient_svd.html")
     canvas = visit.page.locator(".interactive-canvas").first
     assert visit.until("document.querySelector('.interactive-keys')")
 
@@ -320,7 +320,7 @@ def test_arrow_keys_turn_an_interactive_figure_and_zero_puts_it_back(browser: ob
 
 
 def test_on_a_phone_scenes_stand_below_one_another(browser: object) -> None:
-    visit = opened(browser, "saddles.html")
+    visit = opened(browser, "superposition.html")
     asked = """all => all.map(c => Object.entries(c._fullLayout).filter(([name]) => /^scene\\d*$/.test(name))
                                        .map(([, scene]) => [scene.domain.x, scene.domain.y]))"""
     canvases = visit.page.locator(".interactive-canvas")
@@ -328,7 +328,7 @@ def test_on_a_phone_scenes_stand_below_one_another(browser: object) -> None:
     visit.page.set_viewport_size({"width": 390, "height": 844})
     visit.page.reload()
     visit.page.wait_for_load_state("networkidle")
-    assert visit.until("document.querySelectorAll('.interactive-keys').length >= 3")
+    assert visit.until("document.querySelectorAll('.interactive-keys').length > 0")
     phone = canvases.evaluate_all(asked)
     several = [number for number, scenes in enumerate(wide) if len(scenes) > 1]
     assert several
