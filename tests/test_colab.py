@@ -15,5 +15,5 @@ def test_the_report_names_the_cores_and_what_a_gpu_computes(gpu: str, monkeypatc
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: gpu)
     said = report()
     assert "on the CPU, 2 cores" in said
-    assert ("surfaces on the GPU, Tesla T4." in said) == bool(gpu)
+    assert ("The GPU, Tesla T4, trains transformers" in said) == bool(gpu)
     assert "minutes" in said

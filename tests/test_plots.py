@@ -1,6 +1,9 @@
+import io
+
 import matplotlib as mpl
 import numpy as np
 import pytest
+from PIL import Image
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -110,3 +113,17 @@ def test_an_axis_without_a_positive_value_is_linear_though_it_should_be_logarith
     figure.canvas.draw()  # matplotlib refuses to draw a logarithmic axis of nothing
     assert [axis.get_yscale() for axis in figure.axes] == ["linear", "log"]
     assert [axis.get_xscale() for axis in figure.axes] == ["log", "log"]
+
+
+def test_a_picture_in_few_colours_looks_like_the_full_one() -> None:
+    style.use_style()
+    figure, axis = plt.subplots()
+    axis.imshow(np.random.default_rng(0).random((200, 300)), cmap="viridis", aspect="auto")
+    axis.plot(np.arange(200), color=style.RED)
+    full, small = io.BytesIO(), style._picture(figure)
+    figure.savefig(full, format="png")
+    plt.close(figure)
+    drawn, kept = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int) for data in (full.getvalue(), small))
+    assert len(small) < len(full.getvalue()) / 2
+    assert np.abs(drawn - kept).max() <= 24  # of 255, in any channel of any pixel
+    assert kept[0, 0].tolist() == [255, 255, 255]

@@ -10,8 +10,8 @@ def report() -> str:
     from descent.devices import device_name
 
     cores = os.cpu_count() or 1
-    heavy = " and the training of transformers, toy models and residual networks and their surfaces on the GPU"
     name = device_name()
-    used = "" if name == "cpu" else f"{heavy}, {name}"
-    said = f"This chapter computes on the CPU, {cores} core{'s' if cores > 1 else ''}{used}."
+    heavy = "trains transformers, toy models and residual networks and computes loss surfaces, where a chapter has them"
+    used = "" if name == "cpu" else f" The GPU, {name}, {heavy}."
+    said = f"This chapter computes on the CPU, {cores} core{'s' if cores > 1 else ''}.{used}"
     return f"{said} How many minutes it takes on two cores stands under its title."

@@ -62,7 +62,7 @@ def use_style() -> None:
 
 
 def _picture(figure: Figure) -> bytes:
-    """As PNG in 256 colours of its own: a third of the size, no colour off by more than the eye tells apart."""
+    """As PNG in 256 colours of its own, about a third of the size; a test holds how far a colour may be off."""
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", metadata={"Software": None})
     drawn = Image.open(full).convert("RGB")

@@ -20,18 +20,18 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // the eye steps back until a narrow scene is whole; on a phone scenes stand below one another, the legend under them
   function fitted(layout, width, height) {
-    const names = scenes(layout), narrow = width < 500, beside = narrow && names.length > 1;
-    const fit = { ...layout }, tall = beside ? names.length * 0.95 * width : height;
+    const names = scenes(layout), narrow = width < 500, below = narrow && names.length > 1;
+    const fit = { ...layout }, tall = below ? names.length * 0.95 * width : height;
     names.forEach((name, row) => {
       const top = 1 - row / names.length, { x = [0, 1], y = [0, 1] } = layout[name].domain ?? {};
-      const domain = beside ? { x: [0, 1], y: [top - 0.9 / names.length, top - 0.07 / names.length] } : { x, y };
+      const domain = below ? { x: [0, 1], y: [top - 0.9 / names.length, top - 0.07 / names.length] } : { x, y };
       const shape = (tall * (domain.y[1] - domain.y[0])) / (width * (domain.x[1] - domain.x[0]));
       const back = Math.min(Math.max(shape * (narrow ? 1 : 0.8), 1), 2.5), camera = layout[name].camera ?? {};
       const { x: right, y: away, z: up } = camera.eye ?? { x: 1.25, y: 1.25, z: 1.25 };
       const eye = { x: back * right, y: back * away, z: back * up };
       fit[name] = { ...layout[name], domain, camera: { ...camera, eye } };
     });
-    if (beside) {
+    if (below) {
       fit.height = tall;
       fit.annotations = layout.annotations?.map((text, row) => ({ ...text, x: 0.5, y: 1 - row / names.length }));
     }
