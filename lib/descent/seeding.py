@@ -52,6 +52,8 @@ def deterministic(threads: int = 1) -> Iterator[None]:
     One machine at one thread count then gives equal bits; another thread count or processor may differ in the last.
     """
     old_threads, old_mode = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    old_fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # one pass an array less
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     try:
@@ -59,6 +61,7 @@ def deterministic(threads: int = 1) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(old_mode)
+        torch.utils.deterministic.fill_uninitialized_memory = old_fill  # type: ignore[attr-defined]
         torch.set_num_threads(old_threads)
 
 

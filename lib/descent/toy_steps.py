@@ -73,6 +73,8 @@ class Inputs:
         self._noises = [torch_generator(seed, f"{name}, noise") for seed in different]
         self._drawn = torch.empty(1 + noisy, len(different), n, batch)
         self.device = torch.device(device)
+        together = next(blocks(len(models.seeds), batch * n, self.device)).stop
+        self.space = torch.empty(3, together, n, batch, device=self.device)  # x, x', error of a block: written anew
         self._hand_over()
 
     def draw(self) -> None:
@@ -92,14 +94,18 @@ class Inputs:
         self.uniform, *gaussians = self._drawn.to(self.device)
         self.gaussian = gaussians[0] if gaussians else None
 
-    def block(self, models: slice, density: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs of some models, and the same with their noise: `(j, n, batch)` each, one array where there is none."""
+    def block(self, models: slice, density: Tensor, noise: Tensor, into: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Inputs of some models, and the same with their noise: `(j, n, batch)` each, one array where there is none.
+
+        The inputs are written to `into` where it is given.
+        """
         stream = self.stream[models]
         one = bool((stream == stream[0]).all())
         rows = stream.to(self.device)
         uniform = self.uniform[int(stream[0])] if one else self.uniform.index_select(0, rows)
         slope = 1 / density[models].unsqueeze(-1)
-        x = torch.mul(uniform, slope).add_(1 - slope).clamp_(min=0)  # addcmul takes four times as long
+        x = torch.mul(uniform, slope, out=into)  # addcmul takes longer than these three
+        x.add_(1 - slope).clamp_(min=0)
         if self.pairing == "correlated":
             x[:, 1::2] = uniform[..., 1::2, :] * (x[:, ::2] > 0)  # its value has a uniform number of its own
         if self.gaussian is None:
@@ -142,12 +148,13 @@ def gradients(W: Tensor, b: Tensor, inputs: Inputs, models: Models, losses: bool
     assert W.grad is not None
     assert b.grad is not None
     for part in blocks(len(W), inputs.batch * inputs.n, W.device):
-        x, seen = inputs.block(part, density, noise)
         w, weight = W[part], importance[part].unsqueeze(1)
+        x, out, error = inputs.space[:, : len(w)]
+        x, seen = inputs.block(part, density, noise, x)
         h = torch.bmm(w, seen)
         y, factor = _normalised(h) if models.kind == "layernorm" else (h, h)
-        out = torch.bmm(w.mT, y).add_(b[part].unsqueeze(-1))
-        error = torch.sub(out, x)
+        torch.bmm(w.mT, y, out=out).add_(b[part].unsqueeze(-1))
+        torch.sub(out, x, out=error)
         if found is not None:
             error = _error(out, x, models.kind)
             found[part] = (error.square().sum(2) * weight[:, 0]).sum(1) / (inputs.batch * inputs.n)
