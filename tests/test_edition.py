@@ -383,6 +383,17 @@ def test_storing_without_a_quick_edition_names_the_command(tmp_path):
     assert "refused: 'frist' has no quick edition; make it with: make book" in said
 
 
+def test_the_outputs_of_older_code_are_not_stored(tmp_path):
+    root = write_project(tmp_path / "p", first="1")
+    assert edition(root, "run")[0] == 0
+    assert edition(root, "store", "first")[0] == 0
+    before = write_chapter(root, "first", "2").read_bytes()
+    status, said, _ = edition(root, "store", "first")
+    assert status == 1
+    assert "refused: the quick edition of 'first' is of older code; make it with: make book" in said
+    assert (root / "notebooks" / "first.ipynb").read_bytes() == before
+
+
 def test_new_words_reach_the_editions_without_a_run(tmp_path):
     root = write_project(tmp_path / "p", first="1")
     write_preset(root, "paper", "first", "preset: paper\nepochs: 4\n")

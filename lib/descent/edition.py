@@ -213,6 +213,9 @@ def store_command(chapter: str, root: str | None) -> None:
     if not (source.is_file() and executed.is_file()):
         click.echo(f"refused: {chapter!r} has no quick edition; make it with: make book", err=True)
         sys.exit(2)
+    if not is_current(plan(found, [chapter], "quick", {}, None)[0]):
+        click.echo(f"refused: the quick edition of {chapter!r} is of older code; make it with: make book", err=True)
+        sys.exit(1)
     try:
         write_json(source, with_checked_outputs(json.loads(source.read_text("utf-8")), read_executed(executed)))
     except ValueError as error:
