@@ -112,9 +112,17 @@ def run(notebook: Path, base: Path, folder: Path, variables: dict[str, str]) -> 
     client = NotebookClient(
         source, km=manager, timeout=SECONDS, resources={"metadata": {"path": str(desk)}}, on_cell_executed=executed
     )
-    asyncio.run(client.async_execute(env={**plain_environment(), **variables}))
+    asyncio.run(_executed(client, manager, {**plain_environment(), **variables}))
     took = time.monotonic() - start
     return Measured(before, packages(computer, base), figures[0] if figures else float("nan"), took, source)
+
+
+async def _executed(client: NotebookClient, manager: AsyncKernelManager, variables: dict[str, str]) -> None:
+    """To the end of the notebook or to its first error; the kernel, which is not the client's own, ends with it."""
+    try:
+        await client.async_execute(env=variables)
+    finally:
+        await manager.shutdown_kernel(now=True)
 
 
 def plain_environment() -> dict[str, str]:

@@ -97,6 +97,8 @@ def test_verdicts_are_the_same_on_other_threads_and_instructions(
     used = subprocess.run([sys.executable, "-c", capability], env=told, capture_output=True, text=True).stdout.strip()
     if variables and used.lower() != variables["ATEN_CPU_CAPABILITY"]:
         pytest.skip(f"this {platform.machine()} has no {how}; torch uses {used}")
+    if threads == cores() and used == torch.backends.cpu.get_cpu_capability():
+        pytest.skip("so runs the reference itself; that equal runs give equal bits is R1's")
     found, expected = claims(chapter, tmp_path, threads, **variables), reference(chapter)
     agrees(chapter, found)
     assert [(claim["id"], claim["verdict"]) for claim in found] == [(each["id"], each["verdict"]) for each in expected]
