@@ -36,7 +36,8 @@ def sent(source: str) -> dict[str, set[str]]:
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         by = call.func.func if isinstance(call.func, ast.Call) else call.func
         if isinstance(by, ast.Name) and by.id in sending:
-            due |= {given.id for given in call.args if isinstance(given, ast.Name)} & set(own)
+            given = [*call.args, *(keyword.value for keyword in call.keywords)]
+            due |= {each.id for each in given if isinstance(each, ast.Name)} & set(own)
     found: dict[str, set[str]] = {}
     while due:
         name = due.pop()
@@ -65,6 +66,7 @@ FUNCTION = "def f(x):\n    return settings.p + x\n"
         f"{FUNCTION}def g(h):\n    return h()\njob = partial(delayed(g), 1)\njobs = [job(f, 2)]",
         f"{FUNCTION}def g(x):\n    return f(x)\njobs = [delayed(g)(1)]",
         f"{FUNCTION}def g(h):\n    return h()\njobs = [delayed(g)(f)]",
+        f"{FUNCTION}def g(h):\n    return h()\njobs = [delayed(g)(h=f)]",
         f"{FUNCTION}sweep(f, 1)",
     ],
 )
