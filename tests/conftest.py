@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from descent.records import provenance, write_json
+from nbval_results import Results
 from small_project import read
 
 PROMISE = "promise"
@@ -28,6 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--promises") and not hasattr(config, "workerinput"):  # only the process that sees all reports
         config.pluginmanager.register(Kept(config.getoption("--promises"), config.rootpath))
+    if run := getattr(config, "workerinput", {}).get("testrunuid"):
+        config.pluginmanager.register(Results(run))
 
 
 class Kept:

@@ -1,0 +1,33 @@
+"""What nbval's run of a chapter records, kept as a second run to hold against the quick edition's.
+
+It is kept where several processes share a test run, as in `make test`: the run has a name then.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "_build" / "nbval"
+
+
+def kept_in(run: str) -> Path:
+    """Where the chapters' results of a test run of this name are, `<chapter>/claims.json` and the record."""
+    return FOLDER / run
+
+
+class Results:
+    """Tells a chapter under nbval where to write, as papermill would: after the cell of its parameters."""
+
+    def __init__(self, run: str) -> None:
+        self.folder = kept_in(run)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        outcome = yield
+        if "parameters" in getattr(item, "cell", {}).get("metadata", {}).get("tags", []):
+            kernel = item.parent.kernel
+            message = kernel.execute_cell_input(f"results_dir = {str(self.folder / item.path.stem)!r}")
+            kernel.await_reply(message, 60)
+            kernel.await_idle(message, 60)
+        return outcome
