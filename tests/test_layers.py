@@ -9,7 +9,7 @@ LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
     "devices",
     "vectors seeding records idx cifar project precision dependencies operations fourier superposition toy_theory "
-    "printable browser print_pages",
+    "printable browser print_pages agreement",
     "fetching locks colab outputs feature_geometry toy_steps",
     "datasets models resnets surfaces ensembles checks lanczos stores spectra clusters allocator transformers",
     "training capture curvature eigen density paths critical kernel directions checkpoints folding path_shape",

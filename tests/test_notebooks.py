@@ -186,7 +186,7 @@ def test_no_trace_of_a_machine_and_no_secret(path):
     text = path.read_text()
     assert not OF_A_MACHINE.search(text)
     assert not SECRET.search(text)
-    assert set(json.loads(text)["metadata"]) <= {"kernelspec", "language_info", "colab"}
+    assert set(json.loads(text)["metadata"]) <= {"kernelspec", "language_info", "colab", "checked_on"}
 
 
 @pytest.mark.parametrize(

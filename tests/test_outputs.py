@@ -50,11 +50,14 @@ def test_checked_outputs_are_stored_and_all_others_stripped() -> None:
             words("c", "text"),
         ]
     }
+    source["metadata"] = {"language_info": {"name": "python"}}
     executed = deepcopy(source)
+    executed["metadata"]["descent"] = {"provenance": {"machine": "x86_64", "cpu_capability": "AVX2", "threads": 1}}
     for cell in executed["cells"][:2]:
         cell.update(outputs=["new"], execution_count=3)
-    stored = with_checked_outputs(source, executed)["cells"]
-    assert [(cell.get("outputs"), cell.get("execution_count")) for cell in stored] == [
+    stored = with_checked_outputs(source, executed)
+    assert stored["metadata"] == {"language_info": {"name": "python"}, "checked_on": "x86_64 AVX2"}
+    assert [(cell.get("outputs"), cell.get("execution_count")) for cell in stored["cells"]] == [
         ([], None),
         (["new"], 3),
         (None, None),

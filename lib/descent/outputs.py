@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from descent.agreement import processor
+
 INJECTED = "injected-parameters"
 
 
@@ -64,7 +66,11 @@ def read_executed(path: Path) -> dict[str, Any]:
 
 
 def with_checked_outputs(source: dict[str, Any], executed: Mapping[str, Any]) -> dict[str, Any]:
-    """`source` with the outputs and counts that its cells tagged `nbval-check-output` have in `executed`."""
+    """`source` with the outputs and counts that its cells tagged `nbval-check-output` have in `executed`.
+
+    Its metadata say on which kind of processor they were made, as `checked_on`.
+    """
+    source["metadata"]["checked_on"] = processor(executed["metadata"]["descent"]["provenance"])
     ran = {cell["id"]: cell for cell in executed["cells"]}
     for cell in _code(source["cells"]):
         checked = "nbval-check-output" in _tags(cell)

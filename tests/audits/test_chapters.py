@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from chapter_runs import CHAPTERS, begin, claims, memory, peak, stored_verdicts
+from descent.agreement import RELATIVE, distance
 from descent.seeding import cores
 
 MEMORY_GIB = 4.0
-RELATIVE = 0.5  # of the reference's value or spread, whichever is larger: the claims' intervals are the finer measure
 OTHERS = {
     "one thread": (1, {}),
     "two threads": (2, {}),
@@ -104,8 +104,8 @@ def test_verdicts_are_the_same_on_other_threads_and_instructions(
     assert [(claim["id"], claim["verdict"]) for claim in found] == [(each["id"], each["verdict"]) for each in expected]
     differences = {}
     for one, other in zip(found, expected, strict=True):
-        scale = max(abs(other["measured"]), other["spread"], torch.finfo(torch.float32).eps)
-        differences[one["id"]] = abs(one["measured"] - other["measured"]) / scale
+        spread = max(one["spread"], other["spread"])
+        differences[one["id"]] = distance(one["measured"], other["measured"], spread)
     worst = max(differences, key=lambda name: differences[name])
     record_property(f"{chapter}, {how}: largest relative difference of a measured value", differences[worst])
     record_property(f"{chapter}, {how}: the claim of that value", worst)

@@ -319,7 +319,7 @@ def test_arrow_keys_turn_an_interactive_figure_and_zero_puts_it_back(browser: ob
     visit.page.close()
 
 
-def test_on_a_phone_scenes_stand_below_one_another(browser: object) -> None:
+def test_on_a_phone_scenes_stand_below_one_another_and_colour_bars_below_them(browser: object) -> None:
     visit = opened(browser, "superposition.html")
     asked = """all => all.map(c => Object.entries(c._fullLayout).filter(([name]) => /^scene\\d*$/.test(name))
                                        .map(([, scene]) => [scene.domain.x, scene.domain.y]))"""
@@ -338,6 +338,9 @@ def test_on_a_phone_scenes_stand_below_one_another(browser: object) -> None:
         bottoms = [y[0] for _, y in phone[number]]
         assert bottoms == sorted(bottoms, reverse=True)
         assert all(after[1] <= before[0] for (_, before), (_, after) in pairwise(phone[number]))
+    assert canvases.locator(".infolayer .colorbar").count() > 0
+    across = canvases.evaluate_all("all => all.map(c => c._fullLayout._size.w / c._fullLayout.width)")
+    assert min(across) > 0.9, "something stands beside the scenes"
     assert visit.faults == []
     visit.page.close()
 

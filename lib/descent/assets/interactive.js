@@ -5,6 +5,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const TURNS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
   const ZOOMS = { "+": 1 / 1.1, "=": 1 / 1.1, "-": 1.1, "−": 1.1 };
   const ANGLE = Math.PI / 24;
+  const PHONE = 500; // pixels of a figure's width, below which it is laid out for a phone
 
   const scenes = (layout) => Object.keys(layout).filter((name) => /^scene\d*$/.test(name));
   const element = (name, properties) => Object.assign(document.createElement(name), properties);
@@ -20,7 +21,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // the eye steps back until a narrow scene is whole; on a phone scenes stand below one another, the legend under them
   function fitted(layout, width, height) {
-    const names = scenes(layout), narrow = width < 500, below = narrow && names.length > 1;
+    const names = scenes(layout), narrow = width < PHONE, below = narrow && names.length > 1;
     const fit = { ...layout }, tall = below ? names.length * 0.95 * width : height;
     names.forEach((name, row) => {
       const top = 1 - row / names.length, { x = [0, 1], y = [0, 1] } = layout[name].domain ?? {};
@@ -37,6 +38,14 @@ document.addEventListener("DOMContentLoaded", () => {
     }
     if (narrow) fit.legend = { ...layout.legend, orientation: "h", x: 0, xanchor: "left", y: 0, yanchor: "top" };
     return [fit, tall];
+  }
+
+  // beside the scenes of a phone a colour bar would take half the width: it lies under them
+  function lying(trace) {
+    const bar = trace.marker?.colorbar;
+    if (!bar) return trace;
+    const place = { orientation: "h", x: 0.5, xanchor: "center", y: 0, yanchor: "top", len: 0.9 };
+    return { ...trace, marker: { ...trace.marker, colorbar: { ...bar, ...place, title: { ...bar.title, side: "top" } } } };
   }
 
   function listen(canvas, first) {
@@ -97,7 +106,8 @@ document.addEventListener("DOMContentLoaded", () => {
     canvas.style.height = height + "px";
     figure.append(canvas);
     const keepPicture = () => { if (picture) canvas.remove(); };
-    Plotly.newPlot(canvas, { data, layout: drawn, config, frames }).then(() => {
+    const traces = figure.clientWidth < PHONE ? data.map(lying) : data;
+    Plotly.newPlot(canvas, { data: traces, layout: drawn, config, frames }).then(() => {
       if (canvas.querySelector(".no-webgl")) return keepPicture();
       if (picture) picture.hidden = true;
       controls(canvas, updatemenus, sliders);

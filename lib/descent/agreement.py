@@ -1,0 +1,45 @@
+"""How far a measured value may lie from the one that another machine has: promise R2 of the reproducibility page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+RELATIVE = 0.5  # of the value or its spread, whichever is larger: the claims' intervals are the finer measure
+_ROW = re.compile(r"(\| `[^`]+` \| .* \| )([^|]+)( \| \d+ \| [^|]+ \|)")
+_SMALLEST = 2.0**-23  # what float32 cannot tell from zero beside one
+
+
+def processor(provenance: Mapping[str, object]) -> str:
+    """The kind of processor of a run, on which the last bits depend, such as `x86_64 AVX2`."""
+    return f"{provenance['machine']} {provenance['cpu_capability']}"
+
+
+def distance(one: float, other: float, spread: float = 0.0) -> float:
+    """How far two values lie apart, per the largest of their sizes and `spread`, the larger one of the two."""
+    return abs(one - other) / max(abs(one), abs(other), spread, _SMALLEST)
+
+
+def brought(found: str, stored: str) -> str:
+    """The table of claims `found`, in which every row that agrees with the one in `stored` is that row.
+
+    Rows agree when their measured values are within `RELATIVE` of one another and all else is equal, the verdict above
+    all. A text of another shape comes back as it is.
+    """
+    lines, kept = found.split("\n"), stored.split("\n")
+    if len(lines) != len(kept):
+        return found
+    return "\n".join(other if _agree(one, other) else one for one, other in zip(lines, kept, strict=True))
+
+
+def _agree(one: str, other: str) -> bool:
+    rows = [_ROW.fullmatch(line) for line in (one, other)]
+    if not all(rows):
+        return False
+    (head, value, tail), (other_head, other_value, other_tail) = (row.groups() for row in rows if row)
+    if (head, tail) != (other_head, other_tail):
+        return False
+    (mean, *spread), (other_mean, *other_spread) = (
+        [float(number) for number in text.split(" ± ")] for text in (value, other_value)
+    )
+    return distance(mean, other_mean, max([*spread, *other_spread, 0.0])) <= RELATIVE

@@ -1,0 +1,50 @@
+"""Rows of a table of claims that another processor measured: which agree, and which are found to differ."""
+
+import pytest
+
+from descent.agreement import brought, distance
+
+HEADER = "| claim | the source | accepted | measured | seeds | verdict |\n| --- | --- | --- | --- | --- | --- |"
+
+
+def table(measured: str, verdict: str = "reproduced", seeds: int = 2, name: str = "slope") -> str:
+    row = f"| `{name}` | about |x| | -1.25 to 3 | {measured} | {seeds} | {verdict} |"
+    return "\n".join([HEADER, row, "| `fixed` | 1 | 1 | 1 | 1 | reproduced |"])
+
+
+@pytest.mark.parametrize(
+    "measured", ["2.01", "1.1", "3.9", "2 ± 1", "-2 ± 9", "1.9 ± 0.1"], ids=lambda measured: measured
+)
+def test_a_row_within_half_of_a_value_or_spread_is_the_stored_one(measured: str) -> None:
+    assert brought(table(measured), table("2")) == table("2")
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        table("0.9"),
+        table("4.1"),
+        table("-2 ± 1"),
+        table("2", "not reproduced"),
+        table("2", seeds=3),
+        table("2", name="other"),
+        table("2").replace("-1.25", "-1.5"),
+        table("2") + "\n| `more` | 1 | 1 | 1 | 1 | reproduced |",
+        "another text",
+        "",
+    ],
+)
+def test_what_differs_by_more_or_in_anything_else_stays_and_so_fails(found: str) -> None:
+    assert brought(found, table("2")) == found != table("2")
+
+
+def test_rows_are_brought_one_by_one() -> None:
+    found = table("2.1").replace("| 1 | 1 | 1 | 1 |", "| 1 | 1 | 9 | 1 |")
+    assert brought(found, table("2")) == table("2").replace("| 1 | 1 | 1 | 1 |", "| 1 | 1 | 9 | 1 |")
+
+
+def test_the_distance_is_per_the_largest_value_or_spread_and_two_zeros_are_equal() -> None:
+    assert distance(0, 0) == 0
+    assert distance(1, 3) == distance(3, 1) == pytest.approx(2 / 3)
+    assert distance(1, 3, spread=8) == 0.25
+    assert distance(1e-12, -1e-12) < 1e-4  # both are zero for float32
