@@ -40,7 +40,7 @@ def audited(
     folder: Path, limit: int, late: int = 1, only: str = "test", sample: str = SAMPLE
 ) -> dict[str, dict[str, object]]:
     """What is kept after a session over the sample, in a folder with this project's plugin."""
-    for name in ("conftest.py", "small_project.py"):
+    for name in ("conftest.py", "nbval_results.py", "small_project.py"):
         shutil.copy(TESTS / name, folder)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  promise(*identities): held\n")
     (folder / "test_sample.py").write_text(f"LIMIT, LATE = {limit}, {late}\n{sample}")

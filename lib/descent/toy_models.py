@@ -4,8 +4,8 @@ A model stores n features in m dimensions and reads them out by the same map: x'
 Feature i is 0 with probability 1 - d_i, its density being d_i, else uniform on 0 to 1. The loss is the mean over batch
 and features of I_i (x_i - x'_i)^2. Tensors of several models have their number first: W is `(k, m, n)`, b `(k, n)`.
 
-Everything random of a model comes from its own seed: its weights do not depend on those trained beside it. Models with
-one seed start at the same weights and see the same uniform numbers, from which each makes inputs of its own density.
+Everything random of a model comes from its own seed: its weights do not depend on those trained beside it, bit for bit.
+Models of one seed start at the same weights and see the same uniform numbers, each as inputs of its own density.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from descent.allocator import keep_freed_memory
 from descent.devices import compute_device
 from descent.seeding import deterministic, torch_generator
 from descent.toy_steps import KINDS, PAIRINGS, Inputs, gradients, losses_of
+
+LANES = 64  # the optimizer rounds what fills no vector register otherwise: bits would depend on who is beside one
 
 
 def _filled(values: float | Sequence[float] | Tensor, count: int, n: int, name: str) -> Tensor:
@@ -172,9 +174,8 @@ def train(toys: Toys, recipe: Recipe, progress: str | None = None) -> Trained:
     """
     keep_freed_memory()  # else each step asks the system for its arrays anew
     device = compute_device()
-    W, b = toys.start().to(device), torch.zeros(len(toys), toys.n, device=device)
-    W.grad, b.grad = torch.zeros_like(W), torch.zeros_like(b)
-    optimizer = torch.optim.AdamW([W, b], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    W, b, both = _side_by_side(toys.start().to(device), torch.zeros(len(toys), toys.n, device=device))
+    optimizer = torch.optim.AdamW([both], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     inputs = Inputs(toys, recipe.batch, device=device)
     marks = {recipe.steps, *(range(0, recipe.steps, recipe.every) if recipe.every else ())}
     kept, losses = [], []
@@ -189,6 +190,17 @@ def train(toys: Toys, recipe: Recipe, progress: str | None = None) -> Trained:
                 optimizer.step()
     steps = torch.tensor(sorted(marks))
     return Trained(toys, recipe, W.detach().cpu(), b.detach().cpu(), steps, torch.stack(kept), torch.stack(losses))
+
+
+def _side_by_side(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """W and b as parts of one array with a gradient, and that array, a multiple of LANES."""
+    ends = W.numel(), W.numel() + b.numel()
+    both = torch.zeros(-(-ends[1] // LANES) * LANES, device=W.device)
+    both.grad = torch.zeros_like(both)
+    parts = [part.view_as(like) for part, like in zip(both.tensor_split(ends), (W, b), strict=False)]
+    for part, values, grad in zip(parts, (W, b), both.grad.tensor_split(ends), strict=False):
+        part.copy_(values).grad = grad.view_as(values)
+    return parts[0], parts[1], both
 
 
 def train_apart(toys: Toys, recipe: Recipe, workers: int, progress: str | None = None) -> Trained:
