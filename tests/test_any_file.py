@@ -176,6 +176,16 @@ def test_an_executed_chapter_comes_back_however_it_is_laid_out(
 
 
 @pytest.mark.promise("R4")
+@pytest.mark.parametrize("name", ["descent", "sha256"])
+def test_an_executed_chapter_without_its_seal_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "first.ipynb"
+    whole = json.dumps(sealed({"cells": [], "metadata": {"descent": {"claims": []}}}))
+    path.write_text(whole.replace(f'"{name}"', '"other"'))
+    with pytest.raises(ValueError, match=r"first\.ipynb is damaged: SHA-256 .*, expected None"):
+        read_executed(path)
+
+
+@pytest.mark.promise("R4")
 @quick
 @given(junk=JUNK | st.recursive(VALUES, lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(
     ["cells", "metadata", "descent", "sha256"]), inner)).map(lambda value: json.dumps(value).encode()))  # fmt: skip

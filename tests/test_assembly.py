@@ -1,12 +1,15 @@
+import json
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from nbformat import write
+from nbformat import write, writes
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from descent.assembly import INTRO, BuildError, assemble, build, picture
+from descent.outputs import sealed
+from descent.records import write_json
 from small_project import edition, read, write_project
 
 CONFIG = 'title: A book\nexecute: {execute_notebooks: "off"}\nbibtex_bibfiles: [references.bib]\n'
@@ -22,7 +25,9 @@ def project(tmp_path) -> Path:
     (root / "book" / "images" / "intro.png").write_bytes(b"picture")
     executed = root / "_build/editions/quick/first.ipynb"
     executed.parent.mkdir(parents=True)
-    write(new_notebook(cells=[new_markdown_cell("# First\n\nWords.")]), executed)
+    noted = {"claims": [], "seconds": 1.0, "provenance": {}}
+    notebook = new_notebook(cells=[new_markdown_cell("# First\n\nWords.")], metadata={"descent": noted})
+    write_json(executed, sealed(json.loads(writes(notebook))))
     return root
 
 

@@ -46,11 +46,9 @@ def sealed(executed: dict[str, Any]) -> dict[str, Any]:
 def read_executed(path: Path) -> dict[str, Any]:
     """An executed notebook, proven to say what the runner wrote.
 
-    One that the runner has not sealed, as an older one did not, is read as it is.
-
     Raises:
         OSError: there is none.
-        ValueError: it is damaged, or no notebook.
+        ValueError: it is damaged, not sealed by the runner, or no notebook.
     """
     remedy = f"make it again: make edition CHAPTER={path.stem} (for the quick edition, PRESET=quick) FORCE=1"
     try:
@@ -60,7 +58,7 @@ def read_executed(path: Path) -> dict[str, Any]:
             raise TypeError("its cells are no list")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged, or no notebook ({error}); {remedy}") from error
-    if expected not in (None, found):
+    if expected != found:
         raise ValueError(f"{path} is damaged: SHA-256 {found}, expected {expected}; {remedy}")
     return notebook
 
