@@ -29,8 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--promises") and not hasattr(config, "workerinput"):  # only the process that sees all reports
         config.pluginmanager.register(Kept(config.getoption("--promises"), config.rootpath))
-    if run := getattr(config, "workerinput", {}).get("testrunuid"):
-        config.pluginmanager.register(Results(run))
+    if worker := getattr(config, "workerinput", {}):
+        config.pluginmanager.register(Results(worker["testrunuid"], worker["workercount"]))
 
 
 class Kept:

@@ -1,8 +1,10 @@
 """What nbval's run of a chapter records, kept as a second run to hold against the quick edition's.
 
-It is kept where several processes share a test run, as in `make test`: the run has a name then.
+It is kept where several processes share a test run, as in `make test`: the run has a name then. The chapters share the
+machine's cores there, as those of an edition do.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,15 +21,17 @@ def kept_in(run: str) -> Path:
 class Results:
     """Tells a chapter under nbval where to write, as papermill would: after the cell of its parameters."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, processes: int) -> None:
         self.folder = kept_in(run)
+        self.cores = max(1, (os.cpu_count() or 1) // processes)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         outcome = yield
         if "parameters" in getattr(item, "cell", {}).get("metadata", {}).get("tags", []):
             kernel = item.parent.kernel
-            message = kernel.execute_cell_input(f"results_dir = {str(self.folder / item.path.stem)!r}")
+            share = f"__import__('os').environ['DESCENT_CORES'] = '{self.cores}'"  # a name less than by `import os`
+            message = kernel.execute_cell_input(f"{share}; results_dir = {str(self.folder / item.path.stem)!r}")
             kernel.await_reply(message, 60)
             kernel.await_idle(message, 60)
         return outcome

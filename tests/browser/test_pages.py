@@ -22,6 +22,10 @@ HTML = Path(os.environ.get("DESCENT_HTML", ROOT / "_build/html"))
 PAGES = sorted(path.name for path in HTML.glob("*.html"))
 CHROMIUM = find_chromium()
 FIGURES = "article img, article div.interactive"
+# JavaScript: the interactive figures of a page, and those of them that have a slider; and what a drawn one has
+SCENES = "[...document.querySelectorAll('.interactive')]"
+WITH_SLIDER = f"{SCENES}.filter(f => window.figures[f.dataset.figure].layout.sliders)"
+DRAWN = ".interactive-canvas canvas, .interactive-canvas svg.main-svg"
 pytestmark = pytest.mark.browser
 
 
@@ -52,6 +56,14 @@ class Visit:
     def note(self, bad: bool, fault: str) -> None:
         if bad:
             self.faults.append(fault)
+
+    def draws(self, figures: str = SCENES) -> bool:
+        """Bring each interactive figure of a JavaScript list into view; whether it is drawn then."""
+        for number in range(self.page.evaluate(f"({figures}).length")):
+            self.page.evaluate(f"({figures})[{number}].scrollIntoView({{behavior: 'instant', block: 'center'}})")
+            if not self.until(f"({figures})[{number}].querySelector('{DRAWN}')"):
+                return False
+        return True
 
     def count(self, selector: str) -> int:
         return self.page.locator(selector).count()
@@ -105,10 +117,7 @@ def test_page(browser: object, name: str, record_property: Callable[[str, object
 
 def check(visit: Visit) -> None:
     """No fault, and every picture, interactive figure and formula drawn."""
-    drawn = "f => f.querySelector('.interactive-canvas canvas, .interactive-canvas svg.main-svg')"
-    assert visit.until(f"[...document.querySelectorAll('.interactive')].every({drawn})"), (
-        "an interactive figure is blank"
-    )
+    assert visit.draws(), "an interactive figure is blank"
     pictures = visit.page.eval_on_selector_all("img:not([hidden])", "all => all.map(i => [i.src, i.naturalWidth])")
     assert [source for source, width in pictures if width == 0] == []
     if visit.count("span.math, div.math"):
@@ -281,8 +290,9 @@ def test_the_keyboard_reaches_the_text_first_and_every_link(browser: object) -> 
 @pytest.mark.parametrize("name", ["saddles.html", "grokking.html", "scorecard.html", "parameters.html"])
 def test_the_keyboard_reaches_every_control(browser: object, name: str) -> None:
     visit = opened(browser, name)
+    assert visit.draws(WITH_SLIDER)
     # a heading's own address is shown to a pointer only: the list of contents beside the text leads there too
-    controls = "article :is(a[href]:not(.headerlink), button, summary, input, select)"
+    controls = "article :is(a[href]:not(.headerlink), button, summary, input, select, .interactive-canvas)"
     unreached = f"""[...document.querySelectorAll("{controls}")].filter(node => {{
       node.focus({{preventScroll: true}});
       return node.tabIndex < 0 || (node.checkVisibility() && document.activeElement !== node);
@@ -292,17 +302,34 @@ def test_the_keyboard_reaches_every_control(browser: object, name: str) -> None:
     visit.page.close()
 
 
+def test_figures_are_drawn_when_they_are_less_than_a_screen_away(browser: object) -> None:
+    visit = opened(browser, "saddles.html")
+    visit.page.goto("about:blank")
+    visit.page.goto((HTML / "saddles.html").as_uri())  # anew, at its top
+    visit.page.wait_for_load_state("networkidle")
+    far = f"{SCENES}.filter(f => f.getBoundingClientRect().top > 2 * innerHeight)"
+    assert visit.page.evaluate(f"{far}.length") > 2
+    assert visit.page.evaluate(f"{far}.filter(f => f.querySelector('{DRAWN}')).length") == 0
+    assert visit.page.evaluate(f"{far}.every(f => f.querySelector('img').checkVisibility())"), (
+        "their pictures stand there"
+    )
+    assert visit.draws(f"{SCENES}.slice(0, 1)")
+    assert visit.until(f"!{SCENES}[0].querySelector('img').checkVisibility()")
+    assert visit.faults == []
+    visit.page.close()
+
+
 def test_arrow_keys_turn_an_interactive_figure_and_zero_puts_it_back(browser: object) -> None:
     visit = opened(browser, "gradient_svd.html")
     canvas = visit.page.locator(".interactive-canvas").first
+    visit.page.keyboard.press("Tab")  # focus by a script after this is shown as focus by keyboard is
+    canvas.focus()  # brings the figure into view, and so draws it
     assert visit.until("document.querySelector('.interactive-keys')")
 
     def eye() -> list[float]:
         asked = "c => Object.values(c.layout.scene.camera.eye)"
         return [round(float(value), 6) for value in canvas.evaluate(asked)]
 
-    visit.page.keyboard.press("Tab")  # focus by a script after this is shown as focus by keyboard is
-    canvas.focus()
     assert "Arrow keys turn" in (canvas.get_attribute("aria-label") or "")
     assert visit.page.locator(".interactive-keys").first.is_visible()
     before, seen = eye(), []
@@ -324,11 +351,12 @@ def test_on_a_phone_scenes_stand_below_one_another_and_colour_bars_below_them(br
     asked = """all => all.map(c => Object.entries(c._fullLayout).filter(([name]) => /^scene\\d*$/.test(name))
                                        .map(([, scene]) => [scene.domain.x, scene.domain.y]))"""
     canvases = visit.page.locator(".interactive-canvas")
+    assert visit.draws()
     wide = canvases.evaluate_all(asked)
     visit.page.set_viewport_size({"width": 390, "height": 844})
     visit.page.reload()
     visit.page.wait_for_load_state("networkidle")
-    assert visit.until("document.querySelectorAll('.interactive-keys').length > 0")
+    assert visit.draws()
     phone = canvases.evaluate_all(asked)
     several = [number for number, scenes in enumerate(wide) if len(scenes) > 1]
     assert several
@@ -347,6 +375,7 @@ def test_on_a_phone_scenes_stand_below_one_another_and_colour_bars_below_them(br
 
 def test_buttons_and_sliders_of_an_interactive_figure_are_the_pages_own(browser: object) -> None:
     visit = opened(browser, "saddles.html")
+    assert visit.draws(WITH_SLIDER)
     assert visit.until("document.querySelector('.interactive-controls input')")
     assert visit.count(".interactive-canvas .updatemenu-container, .interactive-canvas .slider-container") == 0
     row = visit.page.locator(".interactive-controls", has=visit.page.locator("input")).first

@@ -94,17 +94,21 @@ document.addEventListener("DOMContentLoaded", () => {
     if (row.children.length) canvas.after(row);
   }
 
-  for (const figure of document.querySelectorAll("div.interactive")) {
-    const picture = figure.querySelector("img");
+  // a canvas of no height yet: the keyboard reaches every figure, and so brings it near enough to be drawn
+  function prepared(figure) {
+    const canvas = element("div", { className: "interactive-canvas", tabIndex: 0, role: "application" });
+    canvas.ariaLabel = `${figure.ariaLabel ?? "figure"} ${KEYS}`;
+    figure.append(canvas);
+  }
+
+  function draw(figure) {
+    const picture = figure.querySelector("img"), canvas = figure.querySelector(".interactive-canvas");
     const { data, layout, config, frames } = window.figures[figure.dataset.figure];
     const { updatemenus = [], sliders = [], ...own } = layout;
     if (updatemenus.length || sliders.length) own.margin = { ...own.margin, b: 10 };
     const [drawn, height] = fitted(own, figure.clientWidth, Number(figure.dataset.height));
     const first = Object.fromEntries(scenes(drawn).map((name) => [name, structuredClone(drawn[name].camera)]));
-    const canvas = element("div", { className: "interactive-canvas", tabIndex: 0, role: "application" });
-    canvas.ariaLabel = `${figure.ariaLabel ?? "figure"} ${KEYS}`;
     canvas.style.height = height + "px";
-    figure.append(canvas);
     const keepPicture = () => { if (picture) canvas.remove(); };
     const traces = figure.clientWidth < PHONE ? data.map(lying) : data;
     Plotly.newPlot(canvas, { data: traces, layout: drawn, config, frames }).then(() => {
@@ -114,5 +118,19 @@ document.addEventListener("DOMContentLoaded", () => {
       figure.append(element("p", { className: "interactive-keys", textContent: KEYS, ariaHidden: true }));
       listen(canvas, first);
     }, keepPicture);
+  }
+
+  // a scene costs seconds where there is no graphics card: each is drawn when it is less than a screen away
+  const near = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      near.unobserve(target);
+      draw(target);
+    }
+  }, { rootMargin: "100% 0px" });
+
+  for (const figure of document.querySelectorAll("div.interactive")) {
+    prepared(figure);
+    near.observe(figure);
   }
 });
