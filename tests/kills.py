@@ -86,6 +86,7 @@ def detached(body: Callable[[Path], None], folder: Path) -> None:
     """The body, blind to the checkout's commit, which its results name and which may change during a long audit."""
     os.environ["GIT_DIR"] = os.devnull
     body(folder)
+    os._exit(0)  # else it would wait for joblib's idle processes, which end after five minutes
 
 
 def start(body: Callable[[Path], None], folder: Path, seconds: float | None) -> int | None:
