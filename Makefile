@@ -26,7 +26,7 @@ book: $(READY) ## execute every chapter at preset quick (no download), build _bu
 
 test: $(READY) ## unit, structure and browser tests, and nbval over every notebook
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-	  --nbval-lax --nbval-current-env --nbval-cell-timeout 180 notebooks tests/browser tests # the longest first
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks tests/browser tests # the longest first
 
 html: $(READY) ## build the published edition as committed, executing nothing
 	$(RUN) build --edition published

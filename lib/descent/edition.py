@@ -33,7 +33,7 @@ from descent.project import (
 )
 from descent.tally import collect, described, summary
 
-QUICK_TIMEOUT = 120  # seconds a cell may take at `quick`; `--cell-timeout` changes it
+QUICK_TIMEOUT = 300  # seconds a cell may take at `quick`, on a machine with other work; `--cell-timeout` changes it
 TIMEOUT = 3600
 LIBRARY = Path(__file__).parent
 
