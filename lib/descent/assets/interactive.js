@@ -27,10 +27,11 @@ document.addEventListener("DOMContentLoaded", () => {
       const top = 1 - row / names.length, { x = [0, 1], y = [0, 1] } = layout[name].domain ?? {};
       const domain = below ? { x: [0, 1], y: [top - 0.9 / names.length, top - 0.07 / names.length] } : { x, y };
       const shape = (tall * (domain.y[1] - domain.y[0])) / (width * (domain.x[1] - domain.x[0]));
-      const back = Math.min(Math.max(shape * (narrow ? 1 : 0.8), 1), 2.5), camera = layout[name].camera ?? {};
+      const back = Math.min(Math.max(shape, 1.2), 2.5), camera = layout[name].camera ?? {}; // room for the axes' titles
       const { x: right, y: away, z: up } = camera.eye ?? { x: 1.25, y: 1.25, z: 1.25 };
       const eye = { x: back * right, y: back * away, z: back * up };
       fit[name] = { ...layout[name], domain, camera: { ...camera, eye } };
+      if (narrow) for (const axis of ["xaxis", "yaxis", "zaxis"]) fit[name][axis] = { nticks: 4, ...layout[name][axis] };
     });
     if (below) {
       fit.height = tall;
