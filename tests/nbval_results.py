@@ -4,11 +4,12 @@ It is kept where several processes share a test run, as in `make test`: the run 
 machine's cores there, as those of an edition do.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from descent.pool import cores
 
 FOLDER = Path(__file__).parents[1] / "_build" / "nbval"
 
@@ -23,14 +24,14 @@ class Results:
 
     def __init__(self, run: str, processes: int) -> None:
         self.folder = kept_in(run)
-        self.cores = max(1, (os.cpu_count() or 1) // processes)
+        self.cores = max(1, cores() // processes)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         outcome = yield
         if "parameters" in getattr(item, "cell", {}).get("metadata", {}).get("tags", []):
             kernel = item.parent.kernel
-            share = f"__import__('os').environ['DESCENT_CORES'] = '{self.cores}'"  # a name less than by `import os`
+            share = f"__import__('os').environ['DESCENT_CORES'] = '{self.cores}'"  # leaves no `os` to the cells
             message = kernel.execute_cell_input(f"{share}; results_dir = {str(self.folder / item.path.stem)!r}")
             kernel.await_reply(message, 60)
             kernel.await_idle(message, 60)

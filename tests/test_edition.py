@@ -323,7 +323,7 @@ def test_the_paper_preset_writes_the_published_edition_and_both_scorecards(tmp_p
 @pytest.mark.promise("R3")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_every_kernel_and_leaves_the_good_edition(tmp_path, stop):
-    body = "Path(settings.meeting, 'pid').write_text(str(os.getpid()))\ntime.sleep(600)"
+    body = "Path(settings.meeting, 'pid').write_text(str(os.getpid()))\ntime.sleep(100)"
     root = write_project(tmp_path / "p", first=body)
     good = root / "_build/editions/custom/first.ipynb"
     good.parent.mkdir(parents=True)
@@ -336,7 +336,7 @@ def test_an_interrupt_ends_every_kernel_and_leaves_the_good_edition(tmp_path, st
     )
     kernel = int(_soon(lambda: (tmp_path / "pid").read_text()))
     runner.send_signal(stop)
-    _, said = runner.communicate(timeout=120)
+    _, said = runner.communicate(timeout=30)
     assert runner.returncode == 130, said
     assert "interrupted" in said
     assert _soon(lambda: not Path(f"/proc/{kernel}").exists() or _is_zombie(kernel))
@@ -347,7 +347,7 @@ def _is_zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
 
-def _soon(question, seconds=120.0):
+def _soon(question, seconds=30.0):
     """The first true answer of `question` within the time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

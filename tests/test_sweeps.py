@@ -191,7 +191,7 @@ def fails_at_the_last(points):
 def test_shards_finished_in_the_same_moment_as_a_failure_are_kept(tmp_path):
     """Five shards end within the time that joblib takes to look once, the last of them in an error."""
     points = np.arange(6.0)[:, None]
-    for turn in range(3):  # each starts its processes: a failure ends them
+    for turn in range(5):  # each starts its processes: a failure ends them
         how = Sweep(folder=tmp_path / str(turn), shard_size=1, workers=2)
         with pytest.raises(SweepError, match="shard 5, whose first point is"):
             sweep(fails_at_the_last, points, how, "k")

@@ -311,7 +311,7 @@ def test_figures_are_drawn_when_they_are_less_than_a_screen_away(browser: object
     assert visit.page.evaluate(f"{far}.length") > 2
     assert visit.page.evaluate(f"{far}.filter(f => f.querySelector('{DRAWN}')).length") == 0
     assert visit.page.evaluate(f"{far}.every(f => f.querySelector('img').checkVisibility())"), (
-        "their pictures stand there"
+        "their pictures are not seen"
     )
     assert visit.draws(f"{SCENES}.slice(0, 1)")
     assert visit.until(f"!{SCENES}[0].querySelector('img').checkVisibility()")
