@@ -20,6 +20,7 @@ from descent.browser import ARGUMENTS, find_chromium
 ROOT = Path(__file__).parents[2]
 HTML = Path(os.environ.get("DESCENT_HTML", ROOT / "_build/html"))
 PAGES = sorted(path.name for path in HTML.glob("*.html"))
+WITH_SCENES = [name for name in PAGES if 'class="interactive"' in (HTML / name).read_text(encoding="utf-8")]
 CHROMIUM = find_chromium()
 FIGURES = "article img, article div.interactive"
 # JavaScript: the interactive figures of a page, and those of them that have a slider; and what a drawn one has
@@ -39,9 +40,9 @@ def lack(reason: str) -> None:
 class Visit:
     """One page, opened and settled, with what went wrong on the way."""
 
-    def __init__(self, browser, path: Path) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, browser, path: Path, width: int = 1300) -> None:  # type: ignore[no-untyped-def]
         self.faults: list[str] = []
-        self.page = browser.new_page(viewport={"width": 1300, "height": 900})
+        self.page = browser.new_page(viewport={"width": width, "height": 900})
         self.page.on("console", lambda message: self.note(message.type == "error", f"console: {message.text}"))
         self.page.on("pageerror", lambda error: self.note(True, f"exception: {error}"))
         self.page.on("requestfailed", lambda request: self.note(True, f"failed: {request.url}"))
@@ -118,6 +119,7 @@ def test_page(browser: object, name: str, record_property: Callable[[str, object
 def check(visit: Visit) -> None:
     """No fault, and every picture, interactive figure and formula drawn."""
     assert visit.draws(), "an interactive figure is blank"
+    assert cut_off(visit) == []
     pictures = visit.page.eval_on_selector_all("img:not([hidden])", "all => all.map(i => [i.src, i.naturalWidth])")
     assert [source for source, width in pictures if width == 0] == []
     if visit.count("span.math, div.math"):
@@ -143,6 +145,30 @@ def check(visit: Visit) -> None:
             assert 200 < box["width"] <= width
             assert colours(canvas.screenshot()) > 20, f"at {width} pixels interactive figure {number} is blank"
     assert visit.faults == []
+
+
+def cut_off(visit: Visit) -> list[str]:
+    """The scenes whose edge something touches: there an axis's title, which belongs to the scene, would be cut."""
+    over = ".interactive-canvas .main-svg { visibility: hidden }"  # a legend may lie over an edge
+    hidden = visit.page.add_style_tag(content=over)
+    cut = []
+    for number, figure in enumerate(visit.page.locator(".interactive").all()):
+        figure.locator(".interactive-keys").wait_for(state="attached")  # once it is drawn
+        for scene in figure.locator(".gl-container > div").all():
+            picture = scene.screenshot()
+            if edge_colours(picture) > 1 or colours(picture) <= 20:
+                cut.append(f"figure {number}, {scene.get_attribute('id')}")
+    hidden.evaluate("style => style.remove()")
+    return cut
+
+
+def edge_colours(picture: bytes, inset: int = 2) -> int:
+    """How many colours the outermost pixels of a PNG have, but for those of its fractional edge."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    width, height = image.size
+    right, bottom = width - 1 - inset, height - 1 - inset
+    across = {image.getpixel((x, y)) for x in range(inset, right + 1) for y in (inset, bottom)}
+    return len(across | {image.getpixel((x, y)) for x in (inset, right) for y in range(inset, bottom + 1)})
 
 
 def colours(picture: bytes) -> int:
@@ -173,10 +199,41 @@ def test_missing_figures_are_seen(browser: object, tmp_path: Path, body: str, mo
     visit.page.close()
 
 
-def opened(browser: object, name: str) -> Visit:
+@pytest.mark.parametrize("name", WITH_SCENES)
+def test_nothing_of_a_scene_is_cut_off_on_a_phone(browser: object, name: str) -> None:
+    visit = opened(browser, name, 390)
+    assert visit.draws()
+    assert cut_off(visit) == []
+    assert visit.faults == []
+    visit.page.close()
+
+
+def test_a_title_that_is_cut_off_is_seen(browser: object) -> None:
+    visit = opened(browser, "gradient_svd.html")
+    assert visit.draws()
+    assert cut_off(visit) == []
+    canvas = visit.page.locator(".interactive-canvas").first
+    canvas.evaluate("c => Plotly.relayout(c, {'scene.xaxis.title.text': 'a title much too long for it, '.repeat(8)})")
+    assert cut_off(visit) == ["figure 0, scene"]
+    visit.page.close()
+
+
+def test_views_that_a_button_shows_are_whole(browser: object) -> None:
+    visit = opened(browser, "resnet_landscape.html")
+    assert visit.draws()
+    asked = "c => Object.values(c.layout.scene.camera.eye)"
+    before = visit.page.locator(".interactive-canvas").first.evaluate(asked)
+    for name in ("from above", "from the side"):
+        visit.page.get_by_role("button", name=name).first.click()
+        assert cut_off(visit) == [], name
+    assert visit.page.locator(".interactive-canvas").first.evaluate(asked) == pytest.approx(before)
+    visit.page.close()
+
+
+def opened(browser: object, name: str, width: int = 1300) -> Visit:
     if not (HTML / name).is_file():
         lack(f"there is no {name} in {HTML}")
-    return Visit(browser, HTML / name)
+    return Visit(browser, HTML / name, width)
 
 
 def test_a_heading_sorts_its_table_and_a_third_press_restores_it(browser: object) -> None:
@@ -327,7 +384,8 @@ def test_arrow_keys_turn_an_interactive_figure_and_zero_puts_it_back(browser: ob
     assert visit.until("document.querySelector('.interactive-keys')")
 
     def eye() -> list[float]:
-        asked = "c => Object.values(c.layout.scene.camera.eye)"
+        """Where it is, seen from what it looks at."""
+        asked = "c => ['x', 'y', 'z'].map(a => c.layout.scene.camera.eye[a] - c.layout.scene.camera.center[a])"
         return [round(float(value), 6) for value in canvas.evaluate(asked)]
 
     assert "Arrow keys turn" in (canvas.get_attribute("aria-label") or "")

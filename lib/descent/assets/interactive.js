@@ -6,37 +6,61 @@ document.addEventListener("DOMContentLoaded", () => {
   const ZOOMS = { "+": 1 / 1.1, "=": 1 / 1.1, "-": 1.1, "−": 1.1 };
   const ANGLE = Math.PI / 24;
   const PHONE = 500; // pixels of a figure's width, below which it is laid out for a phone
+  const AXES = ["xaxis", "yaxis", "zaxis"];
+  const LIFT = 0.12; // how far a scene stands above the middle: titles of axes are below it
 
   const scenes = (layout) => Object.keys(layout).filter((name) => /^scene\d*$/.test(name));
   const element = (name, properties) => Object.assign(document.createElement(name), properties);
 
-  // a camera's eye after a turn about the vertical and one up or down, as parts of ANGLE
-  function turned({ x, y, z }, [around, up], zoom) {
-    const far = Math.hypot(x, y, z);
+  const point = (value) => Object.fromEntries(["x", "y", "z"].map((axis) => [axis, value(axis)]));
+  const away = ({ eye, center }) => Math.hypot(eye.x - center.x, eye.y - center.y, eye.z - center.z);
+
+  // a camera's eye after a turn about the vertical through its centre and one up or down, as parts of ANGLE
+  function turned({ eye, center }, [around, up], zoom) {
+    const { x, y, z } = point((axis) => eye[axis] - center[axis]), far = Math.hypot(x, y, z);
     const angle = Math.atan2(y, x) + around * ANGLE;
     const height = Math.min(Math.max(Math.asin(z / far) + up * ANGLE, -1.5), 1.5);
     const across = far * zoom * Math.cos(height);
-    return { x: across * Math.cos(angle), y: across * Math.sin(angle), z: far * zoom * Math.sin(height) };
+    const next = { x: across * Math.cos(angle), y: across * Math.sin(angle), z: far * zoom * Math.sin(height) };
+    return point((axis) => next[axis] + center[axis]);
   }
 
-  // the eye steps back until a narrow scene is whole; on a phone scenes stand below one another, the legend under them
+  // a long title would end outside its scene: the unit stands below it, and in a small scene ticks are fewer
+  function titled(axis, width) {
+    const text = axis?.title?.text?.replace(" (", "<br>(").replace(", ", ",<br>");
+    return { ...axis, title: { text, font: { size: 12 } }, ...(width < PHONE && { nticks: 4, tickfont: { size: 11 } }) };
+  }
+
+  // the distance from which a scene of this size is whole, with room on every side for the titles of its axes
+  function enough(width, height, room) {
+    const least = Math.min(width, height);
+    return (2 * height) / Math.max(least - 2 * room, least / 4);
+  }
+
+  // a camera as far away as that, and a little below the scene, since titles stand below and not above it
+  function placed({ eye = { x: 1, y: 1, z: 1 }, up = { x: 0, y: 0, z: 1 } } = {}, far) {
+    const scale = far / Math.hypot(eye.x, eye.y, eye.z), center = point((axis) => -LIFT * up[axis]);
+    return { eye: point((axis) => scale * eye[axis] + center[axis]), center, up };
+  }
+
+  // on a phone scenes stand below one another, the legend under them; a row of small scenes is no higher than they need
   function fitted(layout, width, height) {
     const names = scenes(layout), narrow = width < PHONE, below = narrow && names.length > 1;
-    const fit = { ...layout }, tall = below ? names.length * 0.95 * width : height;
+    const part = ({ x = [0, 1] } = {}) => width * (x[1] - x[0]);
+    const across = Math.min(...names.map((name) => part(layout[name].domain)));
+    const fit = { ...layout }, tall = below ? names.length * 0.95 * width : Math.min(height, 1.15 * across + 90);
+    const margin = { t: 0, b: 0, ...layout.margin };
     names.forEach((name, row) => {
       const top = 1 - row / names.length, { x = [0, 1], y = [0, 1] } = layout[name].domain ?? {};
       const domain = below ? { x: [0, 1], y: [top - 0.9 / names.length, top - 0.07 / names.length] } : { x, y };
-      const shape = (tall * (domain.y[1] - domain.y[0])) / (width * (domain.x[1] - domain.x[0]));
-      const back = Math.min(Math.max(shape, 1.2), 2.5), camera = layout[name].camera ?? {}; // room for the axes' titles
-      const { x: right, y: away, z: up } = camera.eye ?? { x: 1.25, y: 1.25, z: 1.25 };
-      const eye = { x: back * right, y: back * away, z: back * up };
-      fit[name] = { ...layout[name], domain, camera: { ...camera, eye } };
-      if (narrow) for (const axis of ["xaxis", "yaxis", "zaxis"]) fit[name][axis] = { nticks: 4, ...layout[name][axis] };
+      const size = [part(domain), (tall - margin.t - margin.b) * (domain.y[1] - domain.y[0])];
+      const axes = Object.fromEntries(AXES.map((axis) => [axis, titled(layout[name][axis], size[0])]));
+      const lines = Math.max(...AXES.map((axis) => axes[axis].title.text?.split("<br>").length ?? 0));
+      const camera = placed(layout[name].camera, enough(...size, lines && 30 + 14 * lines));
+      fit[name] = { ...layout[name], ...axes, domain, camera };
     });
-    if (below) {
-      fit.height = tall;
-      fit.annotations = layout.annotations?.map((text, row) => ({ ...text, x: 0.5, y: 1 - row / names.length }));
-    }
+    fit.height = tall;
+    if (below) fit.annotations = layout.annotations?.map((text, row) => ({ ...text, x: 0.5, y: 1 - row / names.length }));
     if (narrow) fit.legend = { ...layout.legend, orientation: "h", x: 0, xanchor: "left", y: 0, yanchor: "top" };
     return [fit, tall];
   }
@@ -56,8 +80,8 @@ document.addEventListener("DOMContentLoaded", () => {
       event.preventDefault();
       const changes = {};
       for (const name of scenes(canvas.layout)) {
-        const { eye } = canvas.layout[name].camera;
-        const next = { up: { x: 0, y: 0, z: 1 }, eye: turned(eye, turn ?? [0, 0], zoom ?? 1) };
+        const { camera } = canvas.layout[name];
+        const next = { ...camera, up: { x: 0, y: 0, z: 1 }, eye: turned(camera, turn ?? [0, 0], zoom ?? 1) };
         changes[name + ".camera"] = event.key === "0" ? first[name] : next;
       }
       Plotly.relayout(canvas, changes);
@@ -67,10 +91,17 @@ document.addEventListener("DOMContentLoaded", () => {
   // an animation that another one interrupts ends by a rejected promise
   const perform = (canvas, method, args) => Plotly[method](canvas, ...structuredClone(args)).catch(() => {});
 
+  // a button's own cameras, as far away as the first ones
+  const views = (changes, first) => Object.fromEntries(Object.entries(changes ?? {}).map(([key, value]) => {
+    const like = first[key.replace(/\.camera$/, "")];
+    return [key, like ? placed(value, away(like)) : value];
+  }));
+
   // the figure's own buttons and sliders as elements of the page
-  function controls(canvas, menus, sliders) {
+  function controls(canvas, menus, sliders, first) {
     const row = element("div", { className: "interactive-controls" });
-    for (const { label, method, args } of menus.flatMap((menu) => menu.buttons)) {
+    for (const { label, method, args: given } of menus.flatMap((menu) => menu.buttons)) {
+      const args = method === "relayout" ? [views(given[0], first)] : given;
       const button = element("button", { type: "button", textContent: label });
       button.addEventListener("click", () => perform(canvas, method, args));
       row.append(button);
@@ -115,7 +146,7 @@ document.addEventListener("DOMContentLoaded", () => {
     Plotly.newPlot(canvas, { data: traces, layout: drawn, config, frames }).then(() => {
       if (canvas.querySelector(".no-webgl")) return keepPicture();
       if (picture) picture.hidden = true;
-      controls(canvas, updatemenus, sliders);
+      controls(canvas, updatemenus, sliders, first);
       figure.append(element("p", { className: "interactive-keys", textContent: KEYS, ariaHidden: true }));
       listen(canvas, first);
     }, keepPicture);
