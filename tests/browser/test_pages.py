@@ -218,15 +218,22 @@ def test_a_title_that_is_cut_off_is_seen(browser: object) -> None:
     visit.page.close()
 
 
-def test_views_that_a_button_shows_are_whole(browser: object) -> None:
-    visit = opened(browser, "resnet_landscape.html")
+@pytest.mark.parametrize("width", [1300, 390])
+def test_views_that_a_button_shows_are_whole(browser: object, width: int) -> None:
+    visit = opened(browser, "resnet_landscape.html", width)
     assert visit.draws()
-    asked = "c => Object.values(c.layout.scene.camera.eye)"
-    before = visit.page.locator(".interactive-canvas").first.evaluate(asked)
+    canvas = visit.page.locator(".interactive-canvas").first
+    asked = "c => [...Object.values(c.layout.scene.camera.eye), c._fullLayout.scene.zaxis.visible]"
+    before = canvas.evaluate(asked)
     for name in ("from above", "from the side"):
         visit.page.get_by_role("button", name=name).first.click()
         assert cut_off(visit) == [], name
-    assert visit.page.locator(".interactive-canvas").first.evaluate(asked) == pytest.approx(before)
+    assert canvas.evaluate(asked) == pytest.approx(before)
+    visit.page.get_by_role("button", name="from above").first.click()
+    assert visit.until("!document.querySelector('.interactive-canvas')._fullLayout.scene.zaxis.visible")
+    canvas.focus()
+    visit.page.keyboard.press("0")
+    assert canvas.evaluate(asked) == pytest.approx(before)
     visit.page.close()
 
 

@@ -25,10 +25,11 @@ document.addEventListener("DOMContentLoaded", () => {
     return point((axis) => next[axis] + center[axis]);
   }
 
-  // a long title would end outside its scene: the unit stands below it, and in a small scene ticks are fewer
+  // a long title would end outside its scene: the unit stands below it; in a small scene ticks are fewer
   function titled(axis, width) {
-    const text = axis?.title?.text?.replace(" (", "<br>(").replace(", ", ",<br>");
-    return { ...axis, title: { text, font: { size: 12 } }, ...(width < PHONE && { nticks: 4, tickfont: { size: 11 } }) };
+    const text = axis?.title?.text ?? "";
+    const broken = text.length > 20 ? text.replace(" (", "<br>(").replace(", ", ",<br>") : text;
+    return { ...axis, title: { text: broken, font: { size: 12 } }, ...(width < PHONE && { nticks: 4, tickfont: { size: 11 } }) };
   }
 
   // the distance from which a scene of this size is whole, with room on every side for the titles of its axes
@@ -48,15 +49,16 @@ document.addEventListener("DOMContentLoaded", () => {
     const names = scenes(layout), narrow = width < PHONE, below = narrow && names.length > 1;
     const part = ({ x = [0, 1] } = {}) => width * (x[1] - x[0]);
     const across = Math.min(...names.map((name) => part(layout[name].domain)));
-    const fit = { ...layout }, tall = below ? names.length * 0.95 * width : Math.min(height, 1.15 * across + 90);
+    const fit = { ...layout }, tall = below ? names.length * 1.15 * width : Math.min(height, 1.15 * across + 90);
     const margin = { t: 0, b: 0, ...layout.margin };
     names.forEach((name, row) => {
       const top = 1 - row / names.length, { x = [0, 1], y = [0, 1] } = layout[name].domain ?? {};
       const domain = below ? { x: [0, 1], y: [top - 0.9 / names.length, top - 0.07 / names.length] } : { x, y };
       const size = [part(domain), (tall - margin.t - margin.b) * (domain.y[1] - domain.y[0])];
       const axes = Object.fromEntries(AXES.map((axis) => [axis, titled(layout[name][axis], size[0])]));
-      const lines = Math.max(...AXES.map((axis) => axes[axis].title.text?.split("<br>").length ?? 0));
-      const camera = placed(layout[name].camera, enough(...size, lines && 30 + 14 * lines));
+      const titles = AXES.some((axis) => axes[axis].title.text);
+      const lines = Math.max(...AXES.map((axis) => axes[axis].title.text.split("<br>").length));
+      const camera = placed(layout[name].camera, enough(...size, titles ? 30 + 14 * lines : 0));
       fit[name] = { ...layout[name], ...axes, domain, camera };
     });
     fit.height = tall;
@@ -82,7 +84,8 @@ document.addEventListener("DOMContentLoaded", () => {
       for (const name of scenes(canvas.layout)) {
         const { camera } = canvas.layout[name];
         const next = { ...camera, up: { x: 0, y: 0, z: 1 }, eye: turned(camera, turn ?? [0, 0], zoom ?? 1) };
-        changes[name + ".camera"] = event.key === "0" ? first[name] : next;
+        changes[name + ".camera"] = event.key === "0" ? first[name].camera : next;
+        changes[name + ".zaxis.visible"] = first[name].vertical;
       }
       Plotly.relayout(canvas, changes);
     });
@@ -91,10 +94,13 @@ document.addEventListener("DOMContentLoaded", () => {
   // an animation that another one interrupts ends by a rejected promise
   const perform = (canvas, method, args) => Plotly[method](canvas, ...structuredClone(args)).catch(() => {});
 
-  // a button's own cameras, as far away as the first ones
-  const views = (changes, first) => Object.fromEntries(Object.entries(changes ?? {}).map(([key, value]) => {
-    const like = first[key.replace(/\.camera$/, "")];
-    return [key, like ? placed(value, away(like)) : value];
+  // a button's own cameras, as far away as the first ones; from straight above the vertical axis is a heap of letters
+  const views = (changes, first) => Object.fromEntries(Object.entries(changes ?? {}).flatMap(([key, value]) => {
+    const name = key.replace(/\.camera$/, "");
+    if (!first[name]) return [[key, value]];
+    const above = Math.hypot(value.eye.x, value.eye.y) < 0.05 * value.eye.z;
+    const { camera, vertical } = first[name];
+    return [[key, placed(value, (above ? 0.75 : 1) * away(camera))], [name + ".zaxis.visible", vertical && !above]];
   }));
 
   // the figure's own buttons and sliders as elements of the page
@@ -139,7 +145,10 @@ document.addEventListener("DOMContentLoaded", () => {
     const { updatemenus = [], sliders = [], ...own } = layout;
     if (updatemenus.length || sliders.length) own.margin = { ...own.margin, b: 10 };
     const [drawn, height] = fitted(own, figure.clientWidth, Number(figure.dataset.height));
-    const first = Object.fromEntries(scenes(drawn).map((name) => [name, structuredClone(drawn[name].camera)]));
+    const first = Object.fromEntries(scenes(drawn).map((name) => {
+      const { camera, zaxis } = drawn[name];
+      return [name, structuredClone({ camera, vertical: zaxis.visible ?? true })];
+    }));
     canvas.style.height = height + "px";
     const keepPicture = () => { if (picture) canvas.remove(); };
     const traces = figure.clientWidth < PHONE ? data.map(lying) : data;
