@@ -19,6 +19,13 @@ def test_a_row_within_half_of_a_value_or_spread_is_the_stored_one(measured: str)
     assert brought(table(measured), table("2")) == table("2")
 
 
+@pytest.mark.parametrize("accepted", ["at least 0.05", "at most 0.05", "0.05 to 3", "-0.05 to 0", "exactly 5e-02"])
+def test_beside_the_bound_that_judges_them_small_values_are_close(accepted: str) -> None:
+    stored, near, far = (table(value).replace("-1.25 to 3", accepted) for value in ("0", "-0.006", "-0.06"))
+    assert brought(near, stored) == stored
+    assert brought(far, stored) == far
+
+
 @pytest.mark.parametrize(
     "found",
     [
@@ -43,8 +50,11 @@ def test_rows_are_brought_one_by_one() -> None:
     assert brought(found, table("2")) == table("2").replace("| 1 | 1 | 1 | 1 |", "| 1 | 1 | 9 | 1 |")
 
 
-def test_the_distance_is_per_the_largest_value_or_spread_and_two_zeros_are_equal() -> None:
+def test_the_distance_is_per_the_largest_value_spread_or_nearest_bound_and_two_zeros_are_equal() -> None:
     assert distance(0, 0) == 0
     assert distance(1, 3) == distance(3, 1) == pytest.approx(2 / 3)
     assert distance(1, 3, spread=8) == 0.25
+    assert distance(1, 3, spread=1, interval=(None, 4)) == 0.5
+    assert distance(1, 3, interval=(-5, 40)) == 0.4
+    assert distance(0, 0.01, interval=(0.0, None)) == 1
     assert distance(1e-12, -1e-12) < 1e-4  # both are zero for float32

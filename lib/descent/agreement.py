@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-RELATIVE = 0.5  # of the value or its spread, whichever is larger: the claims' intervals are the finer measure
-_ROW = re.compile(r"(\| `[^`]+` \| .* \| )([^|]+)( \| \d+ \| [^|]+ \|)")
+RELATIVE = 0.5  # of the value, its spread or the bound that judges it, whichever is largest
+_ROW = re.compile(r"(\| `[^`]+` \| .* \| )([^|]+)( \| )([^|]+)( \| \d+ \| [^|]+ \|)")
+_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?")
 _SMALLEST = 2.0**-23  # what float32 cannot tell from zero beside one
 
 
@@ -15,9 +16,18 @@ def processor(provenance: Mapping[str, object]) -> str:
     return f"{provenance['machine']} {provenance['cpu_capability']}"
 
 
-def distance(one: float, other: float, spread: float = 0.0) -> float:
-    """How far two values lie apart, per the largest of their sizes and `spread`, the larger one of the two."""
-    return abs(one - other) / max(abs(one), abs(other), spread, _SMALLEST)
+def distance(one: float, other: float, spread: float = 0.0, interval: Iterable[float | None] = ()) -> float:
+    """How far two values lie apart, per the largest of their sizes, of `spread` and of what a claim compares them with.
+
+    Args:
+        one: a measured value, in the claim's unit, as all the others.
+        other: the same one elsewhere.
+        spread: over seeds, the larger one of the two.
+        interval: of the claim. Of its bounds the smallest in size that is not zero counts: beside a bound of 0.05, 0
+            and -0.006 are close, though no fraction of zero says so.
+    """
+    bounds = [abs(bound) for bound in interval if bound]
+    return abs(one - other) / max(abs(one), abs(other), spread, min(bounds, default=0.0), _SMALLEST)
 
 
 def brought(found: str, stored: str) -> str:
@@ -36,10 +46,11 @@ def _agree(one: str, other: str) -> bool:
     rows = [_ROW.fullmatch(line) for line in (one, other)]
     if not all(rows):
         return False
-    (head, value, tail), (other_head, other_value, other_tail) = (row.groups() for row in rows if row)
-    if (head, tail) != (other_head, other_tail):
+    (head, accepted, _, value, tail), (*other_head, _, other_value, other_tail) = (row.groups() for row in rows if row)
+    if ([head, accepted], tail) != (other_head, other_tail):
         return False
     (mean, *spread), (other_mean, *other_spread) = (
         [float(number) for number in text.split(" ± ")] for text in (value, other_value)
     )
-    return distance(mean, other_mean, max([*spread, *other_spread, 0.0])) <= RELATIVE
+    bounds = [float(word) for word in accepted.split() if _NUMBER.fullmatch(word)]
+    return distance(mean, other_mean, max([*spread, *other_spread, 0.0]), bounds) <= RELATIVE

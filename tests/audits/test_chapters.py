@@ -105,7 +105,7 @@ def test_verdicts_are_the_same_on_other_threads_and_instructions(
     differences = {}
     for one, other in zip(found, expected, strict=True):
         spread = max(one["spread"], other["spread"])
-        differences[one["id"]] = distance(one["measured"], other["measured"], spread)
+        differences[one["id"]] = distance(one["measured"], other["measured"], spread, other["interval"])
     worst = max(differences, key=lambda name: differences[name])
     record_property(f"{chapter}, {how}: largest relative difference of a measured value", differences[worst])
     record_property(f"{chapter}, {how}: the claim of that value", worst)
