@@ -1,7 +1,8 @@
 """`--promises FILE`: what the tests marked `promise` measured, kept for the reproducibility page.
 
-FILE maps each test function to its promises, how many of its cases passed and failed, and the values that it recorded
-by `record_property`. The functions that were run replace their entries; the others keep theirs as long as they exist.
+FILE maps each test function, or each chapter of one that takes a `chapter`, to its promises, how many of its cases
+passed and failed, and the values that it recorded by `record_property`. What was run replaces its entries; the others
+stay as long as their functions exist.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from descent.records import provenance, write_json
 from nbval_results import Results
 from small_project import read
 
-PROMISE = "promise"
+PROMISE, CHAPTER = "promise", "chapter"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,8 +22,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A report knows no markers: note them among the properties, which reports carry between processes."""
+    """Reports know no markers and parameters: note them among the properties, which go between processes."""
     for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        item.user_properties += [(CHAPTER, parameters[CHAPTER])] if CHAPTER in parameters else []
         item.user_properties += [(PROMISE, name) for mark in item.iter_markers(PROMISE) for name in mark.args]
 
 
@@ -42,12 +45,18 @@ class Kept:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         said = report.when == "call" or not report.passed  # an error before or after the call counts as failed
-        if said and PROMISE in dict(report.user_properties):
-            self.reports.setdefault(report.nodeid.partition("[")[0], []).append(report)
+        known = dict(report.user_properties)
+        if said and PROMISE in known:
+            name = report.nodeid.partition("[")[0] + (f"[{known[CHAPTER]}]" if CHAPTER in known else "")
+            self.reports.setdefault(name, []).append(report)
 
     def pytest_sessionfinish(self) -> None:
         kept: dict[str, Any] = read(self.file) if self.file.is_file() else {}
         kept = {name: entry for name, entry in kept.items() if is_defined(self.root, name)}
+        whole = {
+            name.partition("[")[0] for name in self.reports
+        }  # of all chapters at once, as an older file may say it
+        kept = {name: entry for name, entry in kept.items() if name not in whole}
         kept |= {name: summary(reports) for name, reports in self.reports.items()}
         write_json(self.file, dict(sorted(kept.items())))
 
@@ -57,7 +66,7 @@ def summary(reports: list[pytest.TestReport]) -> dict[str, Any]:
     properties = [pair for report in reports for pair in report.user_properties]
     measured: dict[str, list[Any]] = {}
     for name, value in properties:
-        if name != PROMISE:
+        if name not in (PROMISE, CHAPTER):
             measured.setdefault(name, []).append(value)
     outcomes = [report.outcome for report in reports]
     return {
@@ -69,6 +78,6 @@ def summary(reports: list[pytest.TestReport]) -> dict[str, Any]:
 
 
 def is_defined(root: Path, name: str) -> bool:
-    """Whether there still is a test function of this name, `path::function`."""
-    path, _, function = name.partition("::")
+    """Whether there still is a test function of this name, `path::function` or `path::function[chapter]`."""
+    path, _, function = name.partition("[")[0].partition("::")
     return (root / path).is_file() and f"def {function}(" in (root / path).read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """Tests that hold a promise are found, and what they measured is kept and shown."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -66,6 +67,29 @@ def test_what_was_measured_is_kept_case_by_case(tmp_path: Path) -> None:
     assert set(audited(tmp_path, limit=4, only="sizes", sample=renamed)) == {
         f"test_sample.py::{name}" for name in ("test_sizes", "test_elsewhere")
     }
+
+
+def test_a_chapter_replaces_its_own_entry_only(tmp_path: Path) -> None:
+    sample = """
+import pytest
+
+@pytest.mark.promise("R2")
+@pytest.mark.parametrize("way", [1, 2])
+@pytest.mark.parametrize("chapter", ["saddles", "grokking"])
+def test_chapters(chapter, way, record_property):
+    record_property("ways", way)
+    assert way < LIMIT
+"""
+    kept = audited(tmp_path, limit=3, sample=sample)
+    names = [f"test_sample.py::test_chapters[{chapter}]" for chapter in ("grokking", "saddles")]
+    assert list(kept) == names
+    assert all((entry["passed"], entry["measured"]) == (2, {"ways": [1, 2]}) for entry in kept.values())
+    again = audited(tmp_path, limit=2, only="saddles", sample=sample)
+    assert again[names[0]] == kept[names[0]]
+    assert (again[names[1]]["passed"], again[names[1]]["failed"]) == (1, 1)
+    whole = {"test_sample.py::test_chapters": again.pop(names[0])}
+    (tmp_path / "kept.json").write_text(json.dumps(whole))
+    assert list(audited(tmp_path, limit=3, only="saddles", sample=sample)) == names[1:], "of all chapters, and older"
 
 
 def test_every_promise_is_held_by_a_test_and_no_test_names_another() -> None:

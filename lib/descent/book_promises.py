@@ -55,7 +55,10 @@ class PromisesDirective(Table):
     def promise(self, name: str, sentence: str, tests: dict[str, Any]) -> nodes.row:
         """One promise's row."""
         mine = {path: test for path, test in tests.items() if name in test["promises"]}
-        said = [measured_text(key, values) for test in mine.values() for key, values in test["measured"].items()]
+        measured: dict[str, list[Any]] = {}
+        for key, values in (pair for test in mine.values() for pair in test["measured"].items()):
+            measured.setdefault(key, []).extend(values)
+        said = [measured_text(key, values) for key, values in measured.items()]
         cases: Counter[tuple[str, str]] = Counter()
         for path, test in mine.items():
             file = PurePosixPath(path.partition("::")[0]).name
