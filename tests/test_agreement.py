@@ -2,7 +2,7 @@
 
 import pytest
 
-from descent.agreement import brought, distance
+from descent.agreement import UNJUDGED, alike, brought, distance
 
 HEADER = "| claim | the source | accepted | measured | seeds | verdict |\n| --- | --- | --- | --- | --- | --- |"
 
@@ -58,3 +58,28 @@ def test_the_distance_is_per_the_largest_value_spread_or_nearest_bound_and_two_z
     assert distance(1, 3, interval=(-5, 40)) == 0.4
     assert distance(0, 0.01, interval=(0.0, None)) == 1
     assert distance(1e-12, -1e-12) < 1e-4  # both are zero for float32
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("x86_64 AVX512", "x86_64 AVX512", True),
+        ("x86_64 AVX2", "x86_64 AVX512", True),
+        ("x86_64 DEFAULT", "x86_64 AVX2", False),
+        ("arm64 DEFAULT", "arm64 DEFAULT", True),
+        ("arm64 DEFAULT", "x86_64 DEFAULT", False),
+    ],
+)
+def test_processors_are_alike_or_not(one: str, other: str, expected: bool) -> None:
+    assert alike(one, other) == alike(other, one) == expected
+
+
+@pytest.mark.parametrize("verdict", ["reproduced", "not reproduced"])
+def test_between_unlike_processors_a_value_counts_where_a_verdict_rests_on_it(verdict: str) -> None:
+    stored, near, far = (table(value, UNJUDGED) for value in ("2", "2.1", "200 ± 3"))
+    assert [brought(found, stored, False) for found in (near, far)] == [stored, stored]
+    assert [brought(found, stored, True) for found in (near, far)] == [stored, far]
+    for changed in (table("2", verdict), table("2", UNJUDGED, seeds=3), table("2", UNJUDGED, name="other")):
+        assert brought(changed, stored, False) == changed
+    stored, near, far = (table(value, verdict) for value in ("2", "2.1", "200 ± 3"))
+    assert [brought(found, stored, False) for found in (near, far)] == [stored, far]
