@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test html pdf edition chapter words checkpoints records store bench lint format repository colab colab-simulated bounds audit advisories lock clean
+.PHONY: help book test html scripts pdf edition chapter words checkpoints records store bench lint format repository colab colab-simulated bounds audit advisories lock clean
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
@@ -30,6 +30,9 @@ test: $(READY) ## unit, structure and browser tests, and nbval over every notebo
 
 html: $(READY) ## build the published edition as committed, executing nothing
 	$(RUN) build --edition published
+
+scripts: $(READY) ## fetch the part of plotly.js that draws in 3-D: the next html or book is 3 MB lighter; needs npm
+	$(PYTHON) -m descent.scripts
 
 pdf: $(READY) ## print what `make html` or `make book` has built as _build/anatomy_of_descent.pdf; the next one links to it
 	$(PYTHON) -m descent.book_pdf

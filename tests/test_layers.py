@@ -9,14 +9,14 @@ LIBRARY = Path(__file__).parents[1] / "lib" / "descent"
 LAYERS = [
     "devices",
     "vectors seeding records idx cifar project precision dependencies operations fourier superposition toy_theory "
-    "printable browser print_pages agreement",
+    "printable browser agreement",
     "fetching locks colab outputs feature_geometry toy_steps",
     "datasets models resnets surfaces ensembles checks lanczos stores spectra clusters allocator transformers",
-    "training capture curvature eigen density paths critical kernel directions checkpoints folding path_shape",
+    "training capture curvature eigen density paths critical kernel directions checkpoints folding path_shape scripts",
     "escape style execution landscape resnet_training grokking induction toy_models",
     "grok_measures surface_shape surface_export surface_plots plots scenes scorecard chapters pool assembly "
     "feature_plots",
-    "book book_claims book_download parameters new_chapter repository sweeps grok_times tally",
+    "book book_claims book_download print_pages parameters new_chapter repository sweeps grok_times tally",
     "edition book_pdf book_parameters book_links book_promises landscape_records grokking_records",
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}

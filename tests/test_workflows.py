@@ -87,7 +87,7 @@ def test_the_weekly_rebuild_runs_every_chapter_at_both_presets_without_a_cache()
 
 
 def test_what_is_published_is_what_is_committed() -> None:
-    assert run_targets(ROOT / ".github/workflows/pages.yml") == ["html", "pdf", "html"]
+    assert run_targets(ROOT / ".github/workflows/pages.yml") == ["scripts", "html", "pdf", "html"]
 
 
 @pytest.mark.parametrize("said", ["pip install x", "make book | tail", "make book; make test", "make Nothing"])

@@ -12,8 +12,6 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from html import escape
-from importlib.metadata import files
-from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,10 +19,13 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
+from descent.scripts import PART, WHOLE, mathjax, part_of_plotly, suffices, whole_plotly
+
 PLOTLY = "application/vnd.plotly.v1+json"
 FIGURES = "_figures"  # the folder of the figures' data, beside the pages
 ASSETS = Path(__file__).parent / "assets"
 PLAIN_MARK = re.compile(r'<span class="[npw]">([^<]*)</span>')
+ICON_SCRIPT = re.compile(r'<script[^>]*src="[^"]*/fontawesome\.js[^"]*"></script>')
 _LOG = logging.getLogger(__name__)
 
 
@@ -111,30 +112,59 @@ def check_outputs(app: Sphinx, doctree: nodes.document) -> None:
         _LOG.warning(fault, location=node if node.line else app.env.docname, type="descent", subtype="output")
 
 
-def _mathjax() -> Path:
-    """The one file of MathJax 3 that needs no other (SVG output, so no fonts either)."""
-    for file in files("sphinx-mathjax-offline") or ():
-        if file.match("static/mathjax/tex-svg.js"):
-            return Path(str(file.locate()))
-    raise FileNotFoundError("sphinx-mathjax-offline holds no tex-svg.js; install it again: pip install -e '.[book]'")
-
-
 def copy_assets(app: Sphinx) -> None:
-    """Collect scripts of installed packages and this package's own assets in a folder that Sphinx serves as static."""
+    """Collect scripts of installed packages and this package's own assets in a folder that Sphinx serves as static.
+
+    Raises:
+        DamagedDataError: what was fetched of plotly.js is not the published file.
+    """
     folder = Path(app.doctreedir) / "assets"
     folder.mkdir(parents=True, exist_ok=True)
-    plotly = Path(str(resources("plotly") / "package_data" / "plotly.min.js"))
-    for source in (_mathjax(), plotly, *ASSETS.iterdir()):
+    for source in (mathjax("tex-chtml.js"), whole_plotly(), *ASSETS.iterdir()):
         shutil.copyfile(source, folder / source.name)
+    fonts = "output/chtml/fonts/woff-v2"  # where the script looks for them, from where it lies itself
+    shutil.copytree(mathjax(fonts), folder / fonts, dirs_exist_ok=True)
+    (folder / PART).unlink(missing_ok=True)
+    if part := part_of_plotly():
+        (folder / PART).write_bytes(part)
     app.config.html_static_path.append(str(folder))
     app.config.html_favicon = app.config.html_favicon or str(ASSETS / "favicon.svg")
 
 
+def _kinds(figure: PlotlyFigure) -> set[str]:
+    """The kinds of traces of a figure and of the steps of its animation."""
+    content = json.loads(figure["figure"])
+    steps = [trace for frame in content["frames"] for trace in frame.get("data", []) if "type" in trace]
+    return {trace.get("type", "scatter") for trace in [*content["data"], *steps]}
+
+
 def add_plotly(app: Sphinx, page: str, template: str, context: Any, doctree: nodes.document | None) -> None:
-    """Load plotly.js, some megabytes, only on pages that have an interactive figure."""
-    if doctree is not None and next(iter(doctree.findall(PlotlyFigure)), None) is not None:
-        for number, script in enumerate(("plotly.min.js", "interactive.js")):  # deferred: the text is there first
+    """Load plotly.js only on pages that have an interactive figure, and of it the part that draws them, if fetched."""
+    figures = list(doctree.findall(PlotlyFigure)) if doctree is not None else []
+    if figures:
+        fetched = (Path(app.doctreedir) / "assets" / PART).is_file()
+        plotly = PART if fetched and suffices(set().union(*map(_kinds, figures))) else WHOLE
+        for number, script in enumerate((plotly, "interactive.js")):  # deferred: the text is there first
             app.add_js_file(script, priority=800 + number, loading_method="defer")
+
+
+def drop_what_no_page_needs(app: Sphinx, failure: Exception | None) -> None:
+    """Leave out the script of the theme's icons where its style has them as a font, and a plotly.js that is unused."""
+    folder = Path(app.outdir)
+    style = folder / "_static/styles/pydata-sphinx-theme.css"
+    if failure or not style.is_file():
+        return
+    unused = {folder / "_static" / name for name in (WHOLE, PART)}
+    icons = "Font Awesome" in style.read_text(encoding="utf-8")
+    if icons:
+        unused |= set((folder / "_static/scripts").glob("fontawesome.js*"))
+    for page in folder.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        unused -= {folder / "_static" / name for name in (WHOLE, PART) if f"_static/{name}" in text}
+        if icons and ICON_SCRIPT.search(text):
+            page.write_text(ICON_SCRIPT.sub("", text), encoding="utf-8")
+    for file in unused:
+        file.unlink(missing_ok=True)
 
 
 def lighten_code(app: Sphinx, page: str, template: str, context: Any, doctree: nodes.document | None) -> None:
@@ -169,4 +199,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-page-context", add_plotly)
     app.connect("html-page-context", lighten_code)
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("build-finished", drop_what_no_page_needs)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import yaml
 from bs4 import BeautifulSoup, Tag
 
+from descent.scripts import mathjax
+
 ASSETS = Path(__file__).parent / "assets"
 NOT_PRINTED = "a.headerlink, script, .only-on-screen, button"
 SETTINGS = (
@@ -127,7 +129,7 @@ def combined(html: Path, book: Book) -> str:
     head += [f"<title>{escape(book.title)}</title>"]
     head += [f'<link rel="stylesheet" href="{style.as_uri()}">' for style in styles]
     head += [f"<script>window.MathJax = {SETTINGS}</script>"]
-    head += [f'<script defer src="{(static / "tex-svg.js").as_uri()}"></script></head><body>']
+    head += [f'<script defer src="{mathjax("tex-svg.js").as_uri()}"></script></head><body>']
     return "\n".join([*head, front(book, titles), *map(str, articles.values()), "</body></html>"])
 
 

@@ -116,6 +116,17 @@ def test_page(browser: object, name: str, record_property: Callable[[str, object
         visit.page.close()
 
 
+# each has a sign of a font that is there; of those of the theme's modes only one is shown
+ICONS = """(() => {
+  const all = [...document.querySelectorAll("button i[class*=fa-], a i[class*=fa-]")];
+  const icons = all.filter(icon => icon.offsetParent);
+  return icons.length > 3 && icons.every(icon => {
+    const { content, font } = getComputedStyle(icon, "::before");
+    return /^".+"$/.test(content) && document.fonts.check(font, content[1]);
+  });
+})()"""
+
+
 def check(visit: Visit) -> None:
     """No fault, and every picture, interactive figure and formula drawn."""
     assert visit.draws(), "an interactive figure is blank"
@@ -123,9 +134,7 @@ def check(visit: Visit) -> None:
     pictures = visit.page.eval_on_selector_all("img:not([hidden])", "all => all.map(i => [i.src, i.naturalWidth])")
     assert [source for source, width in pictures if width == 0] == []
     if visit.count("span.math, div.math"):
-        typeset = (
-            "[...document.querySelectorAll('span.math, div.math')].every(m => m.querySelector('mjx-container svg'))"
-        )
+        typeset = "[...document.querySelectorAll('span.math, div.math')].every(m => m.querySelector('mjx-math'))"
         assert visit.until(typeset), "a formula is not typeset"
     for figure in visit.page.locator(FIGURES).all():
         described = figure.get_attribute("alt") or figure.get_attribute("aria-label") or ""
@@ -133,7 +142,8 @@ def check(visit: Visit) -> None:
     text = visit.page.evaluate("document.body.innerText")
     assert r"\(" not in text
     assert r"\[" not in text
-    assert "mjx-merror" not in visit.page.content()
+    assert visit.count("mjx-merror, [data-mjx-error]") == 0
+    assert visit.until(ICONS), "an icon is not drawn"
     for width in (1300, 390):  # a desk and a phone
         visit.page.set_viewport_size({"width": width, "height": 844})
         over = visit.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
@@ -205,6 +215,14 @@ def test_nothing_of_a_scene_is_cut_off_on_a_phone(browser: object, name: str) ->
     assert visit.draws()
     assert cut_off(visit) == []
     assert visit.faults == []
+    visit.page.close()
+
+
+def test_an_icon_that_is_not_drawn_is_seen(browser: object) -> None:
+    visit = opened(browser, "scorecard.html")
+    assert visit.until(ICONS)
+    visit.page.add_style_tag(content=".theme-switch::before { content: none !important; }")
+    assert not visit.until(ICONS, 500)
     visit.page.close()
 
 
