@@ -116,6 +116,9 @@ def test_page(browser: object, name: str, record_property: Callable[[str, object
         visit.page.close()
 
 
+TOO_WIDE = """[...document.querySelectorAll("div.math mjx-math")].filter(formula =>
+  formula.getBoundingClientRect().right > formula.closest("div.math").getBoundingClientRect().right + 1
+).map(formula => formula.closest("div.math").textContent)"""
 # each has a sign of a font that is there; of those of the theme's modes only one is shown
 ICONS = """(() => {
   const all = [...document.querySelectorAll("button i[class*=fa-], a i[class*=fa-]")];
@@ -144,6 +147,7 @@ def check(visit: Visit) -> None:
     assert r"\[" not in text
     assert visit.count("mjx-merror, [data-mjx-error]") == 0
     assert visit.until(ICONS), "an icon is not drawn"
+    assert visit.page.evaluate(TOO_WIDE) == [], "formulas that must be scrolled even on a desk"
     for width in (1300, 390):  # a desk and a phone
         visit.page.set_viewport_size({"width": width, "height": 844})
         over = visit.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
