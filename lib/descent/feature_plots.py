@@ -74,7 +74,7 @@ def planes(panels: Mapping[str, Array], columns: int, labels: Labels, groups: Se
         groups: `(n,)`, features of one number have one colour; empty gives all the same.
     """
     rows = -(-len(panels) // columns)
-    size = (10, 10 / columns * rows + 0.3)
+    size = (10, (10 / columns + 0.3) * rows + 0.5)  # room for titles, and for the labels below
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
     turn = np.linspace(0, 2 * np.pi, 200)
     for number, ((title, W), axis) in enumerate(zip(panels.items(), axes.flat, strict=False)):
