@@ -39,6 +39,21 @@ def test_planes_draw_a_ray_for_each_feature() -> None:
     plt.close("all")
 
 
+@pytest.mark.parametrize(("count", "columns"), [(4, 4), (6, 3), (5, 4), (2, 2), (1, 1)])
+def test_planes_have_room_for_their_titles(count: int, columns: int) -> None:
+    use_style()
+    figure = planes({f"{number} times": np.eye(2) for number in range(count)}, columns, LABELS)
+    figure.canvas.draw()
+    for axis in figure.axes[:count]:
+        box = axis.get_tightbbox()
+        assert box is not None
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+    plt.close("all")
+
+
 def test_solids_come_interactive_and_still_with_their_edges() -> None:
     interactive, still = solids({"tetrahedron": solid("tetrahedron"), "antiprism": solid("square antiprism")}, "share")
     assert len(interactive.data) == 6

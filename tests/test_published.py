@@ -1,9 +1,15 @@
 """The published edition as committed: whole, of the chapters of the contents, with the seeds behind its headlines."""
 
+import base64
+import io
+import json
 import math
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from PIL import Image
 
 from descent.outputs import read_executed
 from descent.project import chapters, project_root
@@ -49,3 +55,34 @@ def test_a_chapter_measures_over_seeds_and_says_how_far_they_lie_apart(chapter: 
 def test_a_spread_that_is_missing_is_found() -> None:
     claims = [{"id": "a", "seeds": 5, "spread": math.nan}, {"id": "b", "seeds": 1, "spread": math.nan}]
     assert seeds_and_spreads(claims) == ([5], ["a"])
+
+
+def edges_with_ink(png: bytes) -> list[str]:
+    """The edges of a picture on white that something dark touches: what stands there is cut off."""
+    grey = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+    edges = {"top": grey[0], "bottom": grey[-1], "left": grey[:, 0], "right": grey[:, -1]}
+    return [name for name, pixels in edges.items() if (pixels < 200).any()]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_no_picture_is_cut_off(chapter: str) -> None:
+    cells = json.loads((ROOT / "book" / f"{chapter}.ipynb").read_text())["cells"]
+    found = [
+        (number, base64.b64decode("".join(output["data"]["image/png"])))
+        for number, cell in enumerate(cells)
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert found
+    assert {number: edges for number, png in found if (edges := edges_with_ink(png))} == {}
+
+
+def test_a_title_that_is_cut_off_is_found() -> None:
+    figure, axis = plt.subplots(layout="none")
+    for top, expected in ((0.85, []), (0.97, ["top"])):
+        figure.subplots_adjust(top=top)
+        axis.set_title("a title")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        assert edges_with_ink(buffer.getvalue()) == expected
+    plt.close(figure)

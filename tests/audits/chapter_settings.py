@@ -105,7 +105,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "dimensions": [3],
         "conditions": [1.0, 20.0],
         "distances": [0.01, 0.0001],
-        "budget": 2000,
+        "budget": 100,
         "matrices": 2000,
         "dataset": "mnist",
         "side": 3,
