@@ -2,6 +2,7 @@ import copy
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,13 @@ def test_another_networks_checkpoint_does_not_fit(tmp_path: Path) -> None:
     message = "'4.projection.0.weight' does not fit: .*resnet8.safetensors lacks it"
     with pytest.raises(ValueError, match=message):
         load_checkpoint(tmp_path, SMALL)
+
+
+def test_a_network_of_another_width_is_refused_by_what_differs(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, SMALL, trained(SMALL), {})
+    message = rf"^width=4: expected {SMALL.width}, which is what .*resnet8\.safetensors was trained with$"
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(tmp_path, replace(SMALL, width=4))
 
 
 def change_last(state: dict[str, Tensor], tensor: Tensor | None) -> dict[str, Tensor]:

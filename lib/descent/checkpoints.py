@@ -97,7 +97,7 @@ def load_checkpoint(folder: str | Path, network: Network) -> Checkpoint:
 
     Raises:
         FileNotFoundError: no such checkpoint; names those that are there.
-        ValueError: the file is damaged, or does not fit the network.
+        ValueError: the file is damaged, or does not fit the network; names the first property that differs.
     """
     path = Path(folder) / f"{network.name}.safetensors"
     if not path.is_file():
@@ -110,8 +110,12 @@ def load_checkpoint(folder: str | Path, network: Network) -> Checkpoint:
         with safetensors.safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             about = json.loads((file.metadata() or {})["about"])
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            kept = asdict(Network(**about["network"]))
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: no checkpoint of this book ({error})") from error
+    for name, asked in asdict(network).items():
+        if asked != kept[name]:
+            raise ValueError(f"{name}={asked!r}: expected {kept[name]!r}, which is what {path} was trained with")
     model = network.build()
     fill(model, state, str(path))
     return Checkpoint(network, model.eval(), about, found)

@@ -187,5 +187,9 @@ OTHER: dict[str, dict[str, Any]] = {
     },
 }
 
-# what has to change with a value, in the run without it too: networks for CIFAR-10 are trained for these depths only
-TOGETHER: dict[tuple[str, str], dict[str, Any]] = {("resnet_landscape", "dataset"): {"depths": [20, 56]}}
+# what has to change with a value, in the run without it too: networks for CIFAR-10 are trained for these depths and
+# this width only, and a budget decides only where a racer needs more steps
+TOGETHER: dict[tuple[str, str], dict[str, Any]] = {
+    ("resnet_landscape", "dataset"): {"depths": [20, 56], "width": 16},
+    ("saddles", "budget"): {"conditions": [1.0, 100.0]},
+}
