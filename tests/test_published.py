@@ -78,11 +78,10 @@ def test_no_picture_is_cut_off(chapter: str) -> None:
 
 
 def test_a_title_that_is_cut_off_is_found() -> None:
-    figure, axis = plt.subplots(layout="none")
     for top, expected in ((0.85, []), (0.97, ["top"])):
-        figure.subplots_adjust(top=top)
-        axis.set_title("a title")
+        figure = plt.figure()
+        figure.add_axes((0.2, 0.2, 0.7, top - 0.2)).set_title("a title")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
+        plt.close(figure)
         assert edges_with_ink(buffer.getvalue()) == expected
-    plt.close(figure)
