@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from descent.book_promises import measured_text
+from descent.book_promises import MANY, gathered, measured_text
 from small_project import environment, read
 
 TESTS = Path(__file__).parent
@@ -104,3 +104,11 @@ def test_every_promise_is_held_by_a_test_and_no_test_names_another() -> None:
 )
 def test_values_are_shown_as_a_range_or_as_words(values: list[object], text: str) -> None:
     assert measured_text("n", values) == text
+
+
+def test_many_cases_of_one_kind_are_shown_as_their_range() -> None:
+    few = {f"saddles, way {case}: difference": [case] for case in range(MANY)}
+    many = {f"saddles, part {case}: values": [case, 9] for case in range(MANY + 1)}
+    other = {"grokking, part 0: values": [3], "seconds, in all": [1], "part 1: values": [2]}
+    expected = few | {f"saddles, {MANY + 1} cases: values": [n for case in range(MANY + 1) for n in (case, 9)]} | other
+    assert gathered(few | many | other) == expected

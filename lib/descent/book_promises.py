@@ -6,8 +6,9 @@ The sentences are in `promises.yml`, what `make audit` measured in `promises.jso
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -19,7 +20,22 @@ from sphinx.util import logging
 from descent.book_claims import Table
 from descent.scorecard import rounded
 
+MANY = 5  # cases of one kind, above which the table has their range
+_CASE = re.compile(r"(?P<whose>[^,:]+), [^:]+: (?P<what>.+)")
 _LOG = logging.getLogger(__name__)
+
+
+def gathered(measured: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """What was measured, with more than `MANY` names `whose, case: what` of the same `whose` and `what` as one."""
+    cases = {name: found.group("whose", "what") for name in measured if (found := _CASE.fullmatch(name))}
+    count = Counter(cases.values())
+    shorter: dict[str, list[Any]] = {}
+    for name, values in measured.items():
+        of = cases.get(name)
+        if of is not None and count[of] > MANY:
+            name = f"{of[0]}, {count[of]} cases: {of[1]}"
+        shorter.setdefault(name, []).extend(values)
+    return shorter
 
 
 def measured_text(name: str, values: Sequence[Any]) -> str:
@@ -58,7 +74,7 @@ class PromisesDirective(Table):
         measured: dict[str, list[Any]] = {}
         for key, values in (pair for test in mine.values() for pair in test["measured"].items()):
             measured.setdefault(key, []).extend(values)
-        said = [measured_text(key, values) for key, values in measured.items()]
+        said = [measured_text(key, values) for key, values in gathered(measured).items()]
         cases: Counter[tuple[str, str]] = Counter()
         for path, test in mine.items():
             file = PurePosixPath(path.partition("::")[0]).name
