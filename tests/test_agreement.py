@@ -1,8 +1,11 @@
 """Rows of a table of claims that another processor measured: which agree, and which are found to differ."""
 
+from typing import get_args
+
 import pytest
 
 from descent.agreement import UNJUDGED, alike, brought, distance
+from descent.scorecard import Verdict
 
 HEADER = "| claim | the source | accepted | measured | seeds | verdict |\n| --- | --- | --- | --- | --- | --- |"
 
@@ -72,6 +75,10 @@ def test_the_distance_is_per_the_largest_value_spread_or_nearest_bound_and_two_z
 )
 def test_processors_are_alike_or_not(one: str, other: str, expected: bool) -> None:
     assert alike(one, other) == alike(other, one) == expected
+
+
+def test_what_is_not_judged_is_called_so_by_the_scorecard() -> None:
+    assert set(get_args(Verdict)) == {"reproduced", "not reproduced", UNJUDGED}
 
 
 @pytest.mark.parametrize("verdict", ["reproduced", "not reproduced"])

@@ -31,8 +31,8 @@ TRACES = frozenset({"cone", "isosurface", "mesh3d", "scatter", "scatter3d", "str
 DIGESTS = {"4.1.1": "a2e13872f0102c1cf959955d5d62a534a2321e812ae34f120924b488a2cde057"}
 
 
-def mathjax(name: str = "") -> Path:
-    """A file or folder of MathJax 3 as its package lays it out; by default the folder of all.
+def mathjax(name: str) -> Path:
+    """A file or folder of MathJax 3, `name` as its package lays it out.
 
     Raises:
         FileNotFoundError: it is not installed.
@@ -42,8 +42,7 @@ def mathjax(name: str = "") -> Path:
             path = Path(str(file.locate())).parent / name
             if path.exists():
                 return path
-    missing = name or "tex-chtml.js"
-    raise FileNotFoundError(f"sphinx-mathjax-offline holds no {missing}; install it again: pip install -e '.[book]'")
+    raise FileNotFoundError(f"sphinx-mathjax-offline holds no {name}; install it again: pip install -e '.[book]'")
 
 
 def whole_plotly() -> Path:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from descent.browser import ARGUMENTS, find_chromium
+from descent.scripts import TRACES
 
 ROOT = Path(__file__).parents[2]
 HTML = Path(os.environ.get("DESCENT_HTML", ROOT / "_build/html"))
@@ -219,6 +220,13 @@ def test_nothing_of_a_scene_is_cut_off_on_a_phone(browser: object, name: str) ->
     assert visit.draws()
     assert cut_off(visit) == []
     assert visit.faults == []
+    visit.page.close()
+
+
+def test_the_part_of_plotly_draws_the_traces_that_it_is_chosen_for(browser: object) -> None:
+    visit = opened(browser, "gradient_svd.html")
+    assert visit.until("window.Plotly")
+    assert set(visit.page.evaluate("Object.keys(Plotly.PlotSchema.get().traces)")) >= TRACES
     visit.page.close()
 
 

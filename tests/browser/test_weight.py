@@ -54,6 +54,7 @@ def test_shared_scripts_are_light(record_property) -> None:  # type: ignore[no-u
     record_property("all shared scripts, MB as a server sends them (gzip)", round(sent / MEGABYTE, 2))
     record_property("pages that load all of plotly.js", len(whole))
     assert 0 < light <= (2 if whole else 4) * MEGABYTE
+    assert on_disk <= (6.5 if whole else 4) * MEGABYTE
     assert 0 < sent <= 4 * MEGABYTE
 
 
