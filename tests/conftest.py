@@ -1,20 +1,33 @@
-"""`--promises FILE`: what the tests marked `promise` measured, kept for the reproducibility page.
+"""Each test is on its own; and `--promises FILE`: what those marked `promise` measured, for the reproducibility page.
 
 FILE maps each test function, or each chapter of one that takes a `chapter`, to its promises, how many of its cases
 passed and failed, and the values that it recorded by `record_property`. What was run replaces its entries; the others
 stay as long as their functions exist.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import pytest
 
 from descent.records import provenance, write_json
 from nbval_results import Results
 from small_project import read
 
+mpl.use("Agg")  # nothing is shown
+
 PROMISE, CHAPTER = "promise", "chapter"
+
+
+@pytest.fixture(autouse=True)
+def _own_style_and_figures() -> Iterator[None]:
+    """Which files share a process, and in what order, differs from run to run: it must decide nothing."""
+    with mpl.rc_context():
+        yield
+    plt.close("all")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,9 +1,5 @@
-import matplotlib as mpl
 import numpy as np
 import pytest
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 
 from descent.feature_geometry import edges, frame
 from descent.feature_plots import Solid, matrices, norm_bars, planes, solids
@@ -28,7 +24,6 @@ def test_panels_have_labels_at_the_edge_and_one_scale() -> None:
     squares = matrices({"a": np.eye(3), "b": -2 * np.eye(4)}, 2, LABELS)
     assert {axis.images[0].get_clim() for axis in squares.axes[:2]} == {(-1.0, 1.0)}
     assert squares.axes[-1].get_ylabel() == "interference"
-    plt.close("all")
 
 
 def test_planes_draw_a_ray_for_each_feature() -> None:
@@ -36,7 +31,6 @@ def test_planes_draw_a_ray_for_each_feature() -> None:
     assert [len(axis.lines) for axis in figure.axes] == [1 + 2 * 2, 1 + 2 * 3]
     colours = [line.get_color() for line in figure.axes[1].lines[1::2]]
     assert colours[0] == colours[1] != colours[2]
-    plt.close("all")
 
 
 @pytest.mark.parametrize(("count", "columns"), [(4, 4), (6, 3), (5, 4), (2, 2), (1, 1)])
@@ -51,7 +45,6 @@ def test_planes_have_room_for_their_titles(count: int, columns: int) -> None:
         assert box.y0 >= 0
         assert box.x1 <= figure.bbox.x1
         assert box.y1 <= figure.bbox.y1
-    plt.close("all")
 
 
 def test_solids_come_interactive_and_still_with_their_edges() -> None:
@@ -63,7 +56,6 @@ def test_solids_come_interactive_and_still_with_their_edges() -> None:
     assert interactive.data[5].marker.showscale is False
     assert [axis.get_title() for axis in still.axes[:2]] == ["tetrahedron", "antiprism"]
     assert len(still.axes[0].lines) == 4 + 6
-    plt.close("all")
 
 
 def test_points_that_are_not_in_space_are_refused() -> None:

@@ -1,12 +1,9 @@
 import io
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 
 from descent import plots, scenes, style
 from descent.plots import Panel
@@ -58,7 +55,6 @@ def test_every_figure_has_labelled_axes() -> None:
         main = figure.axes[0]
         assert main.get_xlabel(), name
         assert main.get_ylabel(), name
-    plt.close("all")
 
 
 def test_labels_and_alt_text_are_mandatory() -> None:

@@ -1,14 +1,11 @@
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d import proj3d
@@ -28,11 +25,8 @@ HOLES = [(1, 5, np.nan), (1, 2, np.inf), (3, 5, -np.inf)]
 
 
 @pytest.fixture(autouse=True)
-def _drawing() -> Iterator[None]:
-    with mpl.rc_context():
-        style.use_style()
-        yield
-    plt.close("all")
+def _drawing() -> None:
+    style.use_style()
 
 
 def drawn(loss: np.ndarray, alpha: np.ndarray = ALPHA, beta: np.ndarray = BETA) -> Surface:
