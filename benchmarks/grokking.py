@@ -1,8 +1,11 @@
 """Milliseconds of a full-batch training step of the grokking network: ours, the textbook's pass, the published code.
 
 The network is that of Nanda et al. 2023 at p = 113 on 30 % of the pairs. All have the same weights, the loss in float64
-and AdamW; they differ in the pass alone, take turns, and figures are medians over the turns. The textbook's pass
-computes all three positions, attention fused. All have as many threads as this process has cores.
+and AdamW, at rate zero so that the weights stay; they take turns, and figures are medians over the turns. The
+textbook's pass computes all three positions, attention fused. All have as many threads as this process has cores.
+
+Weights are those of a start, and those of the record of a run's end. There, gradients of many logits are subnormal
+numbers; ours has zeros instead, the others multiply them as they are, and so does our pass with the textbook's loss.
 
 The published code takes part when PEERS names a folder that holds its repository:
     cd peers; git clone https://github.com/mechanistic-interpretability-grokking/progress-measures-paper
@@ -17,26 +20,34 @@ of a square product.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.flop_counter import FlopCounterMode
 
 from descent.allocator import keep_freed_memory
+from descent.grokking import cross_entropy_in_double
 from descent.operations import operation, split
+from descent.records import Record
 from descent.seeding import cores, deterministic
+from descent.training import Batch
 from descent.transformers import OneLayerTransformer, Sizes, every_position
+from descent.vectors import Layout, unflatten
 from measure import Result, gemm, importable, interleaved
 
-P, FRACTION, TURNS, STEPS = 113, 0.3, 15, 5
+P, FRACTION, SEED, TURNS, STEPS = 113, 0.3, 1, 15, 5
 TASK = f"a full-batch training step, p = {P}, {int(FRACTION * P * P):,} pairs"
+RECORD = Path(__file__).parents[1] / "data/records/grokking" / f"seed-{SEED}.npz"
 Pass = Callable[[Tensor], Tensor]
+Loss = Callable[[nn.Module, Batch], Tensor]
 
 
 def published(peers: Path, weights: dict[str, Tensor]) -> tuple[nn.Module, Pass]:
@@ -56,14 +67,19 @@ def published(peers: Path, weights: dict[str, Tensor]) -> tuple[nn.Module, Pass]
     return network, forward
 
 
-def training(model: nn.Module, forward: Pass, pairs: Tensor, targets: Tensor) -> Callable[[int], None]:
+def of_textbook(forward: Pass) -> Loss:
+    """Its loss for a pass."""
+    return lambda _, batch: nn.functional.cross_entropy(forward(batch[0]).double(), batch[1])
+
+
+def training(model: nn.Module, loss: Loss, batch: Batch) -> Callable[[int], None]:
     """A few steps of training."""
-    optimizer = AdamW(model.parameters(), 1e-3, (0.9, 0.98), weight_decay=1.0, fused=True)
+    optimizer = AdamW(model.parameters(), 0.0, (0.9, 0.98), weight_decay=1.0, fused=True)
 
     def steps(_: int) -> None:
         for _ in range(STEPS):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(forward(pairs).double(), targets).backward()
+            loss(model, batch).backward()
             optimizer.step()
 
     return steps
@@ -77,33 +93,47 @@ def operations_of(model: OneLayerTransformer, pairs: Tensor, targets: Tensor) ->
     return float(counter.get_total_flops())
 
 
-def run() -> list[Result]:
+def starts(seed: int) -> dict[str, OneLayerTransformer]:
+    """The network at its start, and with the weights of a record of this seed."""
+    first, last = (OneLayerTransformer(Sizes(P), seed) for _ in range(2))
+    final = Record.load(RECORD).values["final"].astype(np.float32)
+    last.load_state_dict(unflatten(torch.from_numpy(final), Layout.of(last.named_parameters())))
+    return {"at the start": first, "at the end of a run": last}
+
+
+def compared(task: str, model: OneLayerTransformer, batch: Batch) -> list[Result]:
     """Milliseconds a step, times slower than ours, largest difference of the logits; ours also against its limit."""
-    keep_freed_memory()  # for all of them, as training has it
-    task = operation("addition", P)
-    shown, _ = split(len(task), FRACTION, 0)
-    pairs, targets = task.pairs[shown], task.targets[shown]
-    with deterministic(cores()):
-        models = {name: OneLayerTransformer(Sizes(P), 0) for name in ("ours", "textbook")}
-        ours, textbook = models.values()
-        passes: dict[str, tuple[nn.Module, Pass]] = {
-            "ours": (ours, ours),
-            "textbook: every position, fused attention": (textbook, lambda x: every_position(textbook, x)),
-        }
-        if peers := os.environ.get("PEERS"):
-            passes["published code"] = published(Path(peers), ours.state_dict())
-        else:
-            print("PEERS is not set: the published code is left out", file=sys.stderr)
-        with torch.no_grad():
-            expected = ours(pairs)
-            apart = {name: float((forward(pairs) - expected).abs().max()) for name, (_, forward) in passes.items()}
-        limit = operations_of(ours, pairs, targets) / gemm("float32", 2048, 10)
-        works = {name: training(model, forward, pairs, targets) for name, (model, forward) in passes.items()}
-        taken = {name: seconds / STEPS for name, (seconds, _) in interleaved(works, TURNS).items()}
+    ours, plain, textbook = (copy.deepcopy(model) for _ in range(3))
+    passes: dict[str, tuple[nn.Module, Pass]] = {
+        "ours": (ours, ours),
+        "our pass, the textbook's loss": (plain, plain),
+        "textbook: every position, fused attention": (textbook, lambda x: every_position(textbook, x)),
+    }
+    if peers := os.environ.get("PEERS"):
+        passes["published code"] = published(Path(peers), ours.state_dict())
+    with torch.no_grad():
+        expected = ours(batch[0])
+        apart = {name: float((forward(batch[0]) - expected).abs().max()) for name, (_, forward) in passes.items()}
+    limit = operations_of(ours, *batch) / gemm("float32", 2048, 10)
+    losses = {name: of_textbook(forward) for name, (_, forward) in passes.items()} | {"ours": cross_entropy_in_double}
+    works = {name: training(network, losses[name], batch) for name, (network, _) in passes.items()}
+    taken = {name: seconds / STEPS for name, (seconds, _) in interleaved(works, TURNS).items()}
     results = []
     for name, seconds in taken.items():
         figures = {"ms": 1e3 * seconds, "times ours": seconds / taken["ours"], "logits apart": apart[name]}
         if name == "ours":
             figures |= {"times its limit": seconds / limit, "minutes for 12,000 steps": 200 * seconds}
-        results.append(Result(TASK, name, figures))
+        results.append(Result(task, name, figures))
     return results
+
+
+def run() -> list[Result]:
+    """Of both starts, see `compared`."""
+    if "PEERS" not in os.environ:
+        print("PEERS is not set: the published code is left out", file=sys.stderr)
+    keep_freed_memory()  # for all of them, as training has it
+    task = operation("addition", P)
+    shown, _ = split(len(task), FRACTION, SEED)
+    batch = task.pairs[shown], task.targets[shown]
+    with deterministic(cores()):
+        return [row for when, model in starts(SEED).items() for row in compared(f"{TASK}, {when}", model, batch)]

@@ -1,13 +1,17 @@
 """Each test is on its own; and `--promises FILE`: what those marked `promise` measured, for the reproducibility page.
 
 FILE maps each test function, or each chapter of one that takes a `chapter`, to its promises, how many of its cases
-passed and failed, and the values that it recorded by `record_property`. What was run replaces its entries; the others
-stay as long as their functions exist.
+passed and failed, and the values that it recorded by `record_property`. What was run replaces its entries, of a session
+that was interrupted what came to its end; the others stay as long as their functions exist.
 """
 
+import os
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -23,9 +27,9 @@ PROMISE, CHAPTER = "promise", "chapter"
 
 
 @pytest.fixture(autouse=True)
-def _own_style_and_figures() -> Iterator[None]:
+def _process_as_found() -> Iterator[None]:
     """Which files share a process, and in what order, differs from run to run: it must decide nothing."""
-    with mpl.rc_context():
+    with mpl.rc_context(), patch.dict(os.environ), patch.object(sys, "path", [*sys.path]):
         yield
     plt.close("all")
 
@@ -55,23 +59,34 @@ class Kept:
     def __init__(self, file: Path, root: Path) -> None:
         self.file, self.root = file, root
         self.reports: dict[str, list[pytest.TestReport]] = {}
+        self.cases: Counter[str] = Counter()  # of each entry; none where processes share the tests
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.cases = Counter(entry_of(item.nodeid, item.user_properties) for item in session.items)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         said = report.when == "call" or not report.passed  # an error before or after the call counts as failed
         known = dict(report.user_properties)
         if said and PROMISE in known:
-            name = report.nodeid.partition("[")[0] + (f"[{known[CHAPTER]}]" if CHAPTER in known else "")
-            self.reports.setdefault(name, []).append(report)
+            self.reports.setdefault(entry_of(report.nodeid, report.user_properties), []).append(report)
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus == pytest.ExitCode.INTERRUPTED or session.shouldfail:
+            reached = {name: {report.nodeid for report in each} for name, each in self.reports.items()}
+            whole = [name for name, tests in reached.items() if len(tests) == self.cases[name]]
+            self.reports = {name: self.reports[name] for name in whole}
         kept: dict[str, Any] = read(self.file) if self.file.is_file() else {}
         kept = {name: entry for name, entry in kept.items() if is_defined(self.root, name)}
-        whole = {
-            name.partition("[")[0] for name in self.reports
-        }  # of all chapters at once, as an older file may say it
-        kept = {name: entry for name, entry in kept.items() if name not in whole}
+        older = {name.partition("[")[0] for name in self.reports}  # of all chapters at once, as an older file says it
+        kept = {name: entry for name, entry in kept.items() if name not in older}
         kept |= {name: summary(reports) for name, reports in self.reports.items()}
         write_json(self.file, dict(sorted(kept.items())))
+
+
+def entry_of(test: str, properties: list[tuple[str, Any]]) -> str:
+    """`path::function`, or `path::function[chapter]`."""
+    known = dict(properties)
+    return test.partition("[")[0] + (f"[{known[CHAPTER]}]" if CHAPTER in known else "")
 
 
 def summary(reports: list[pytest.TestReport]) -> dict[str, Any]:

@@ -22,11 +22,14 @@ from descent.grok_measures import (
     without_components,
 )
 from descent.grok_times import GrokTimes, course
-from descent.grokking import Experiment, Run, cross_entropy_in_double, train
+from descent.grokking import Experiment, Run, cross_entropy_in_double, prepared, train
+from descent.project import project_root
+from descent.records import Record
 from descent.seeding import deterministic
 from descent.spectra import gram, spectrum
+from descent.training import Batch
 from descent.transformers import every_position
-from descent.vectors import flatten, unflatten
+from descent.vectors import Layout, flatten, unflatten
 
 SMALL = Experiment(p=13, fraction=0.5, width=16, heads=2, hidden=24, steps=60, every=20)
 
@@ -71,6 +74,34 @@ def test_the_softmax_is_in_double(small: Run) -> None:
     found = cross_entropy_in_double(nn.Identity(), (logits, torch.tensor([1, 0])))
     assert found.dtype == torch.float64
     assert found.item() == pytest.approx(math.log1p(math.exp(-20)), rel=1e-9)
+
+
+def test_no_gradient_is_subnormal_and_no_weight_differs_by_a_bit() -> None:
+    """At the end of a run, where thousands of gradients of logits would be."""
+    final = Record.load(project_root() / "data/records/grokking/seed-1.npz").values["final"].astype(np.float32)
+
+    def plain(model: nn.Module, batch: Batch) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(batch[0]).double(), batch[1])
+
+    weights, subnormal = [], []
+    for loss in (cross_entropy_in_double, plain):
+        with deterministic(1):
+            start = prepared(Experiment(seed=1))
+            start.model.load_state_dict(unflatten(torch.from_numpy(final), Layout.of(start.model.named_parameters())))
+            pairs, targets = start.batches(0)
+            logits = start.model(pairs).detach().requires_grad_()
+            loss(nn.Identity(), (logits, targets)).backward()
+            subnormal.append(int(((logits.grad != 0) & (logits.grad.abs() < torch.finfo(torch.float32).tiny)).sum()))
+            start.optimizer.param_groups[0]["lr"] = 1e-3  # of the first step of the warm-up it is zero
+            for _ in range(2):
+                start.optimizer.zero_grad()
+                loss(start.model, (pairs, targets)).backward()
+                start.optimizer.step()
+            weights.append(flatten(dict(start.model.named_parameters())).detach())
+    assert subnormal[0] == 0
+    assert subnormal[1] > 1000
+    assert not np.array_equal(weights[0].numpy(), final)
+    assert torch.equal(*weights)
 
 
 def test_seeds_differ_in_weights_and_split_and_batches_are_used() -> None:

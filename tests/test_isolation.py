@@ -9,19 +9,31 @@ from small_project import environment
 
 TESTS = Path(__file__).parent
 SAMPLE = """
+import os
+import sys
+
 import matplotlib.pyplot as plt
 import pytest
 
-@pytest.mark.parametrize("turn", range(2))
-def test_a_test_that_leaves_its_style_and_a_figure(turn):
-    assert not plt.rcParams["figure.constrained_layout.use"]
-    assert not plt.get_fignums()
+FOUND = {
+    "style": lambda: plt.rcParams["figure.constrained_layout.use"],
+    "figure": lambda: plt.get_fignums(),
+    "variable": lambda: "LEFT" in os.environ,
+    "path": lambda: "left" in sys.path,
+}
+
+@pytest.mark.parametrize("left", [*FOUND, *FOUND])
+def test_of_a_clean_process(left):
+    found = FOUND[left]()
     plt.rcParams["figure.constrained_layout.use"] = True
     plt.figure()
+    os.environ["LEFT"] = "1"
+    sys.path.append("left")
+    assert not found
 """
 
 
-def test_a_style_and_a_figure_do_not_reach_the_next_test(tmp_path: Path) -> None:
+def test_what_a_test_leaves_behind_does_not_reach_the_next_one(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").touch()
     (tmp_path / "test_sample.py").write_text(SAMPLE)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
@@ -31,4 +43,4 @@ def test_a_style_and_a_figure_do_not_reach_the_next_test(tmp_path: Path) -> None
             shutil.copy(TESTS / name, tmp_path)
         ran = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
         outcomes.append(ran.stdout.strip().splitlines()[-1].partition(" in ")[0])
-    assert outcomes == ["1 failed, 1 passed", "2 passed"], "without the fixture the second one sees what the first left"
+    assert outcomes == ["7 failed, 1 passed", "8 passed"], "without the fixture all but the first see what was left"

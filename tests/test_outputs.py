@@ -1,12 +1,14 @@
 """Outputs and words that a notebook's source and its executed copy lend each other."""
 
+import json
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from descent.execution import cleaned
-from descent.outputs import computed, with_checked_outputs, with_words_of
+from descent.outputs import as_text, computed, read_executed, sealed, with_checked_outputs, with_words_of
 
 
 def code(name: str, source: str, *tags: str, outputs: Any = (), count: int | None = None) -> dict[str, Any]:
@@ -40,6 +42,20 @@ EXECUTED = {
         code("c", "print(epochs)", "nbval-check-output", outputs=["9"], count=4),
     ],
 }
+
+
+def test_a_figure_is_one_line_of_the_text_and_the_rest_as_editors_lay_it_out(tmp_path: Path) -> None:
+    figure = {"data": [{"x": [1, 2], "name": "β"}], "layout": {}}
+    output = {"output_type": "display_data", "data": {"application/x+json": figure, "text/plain": ["a\n", "b"]}}
+    notebook = sealed({**deepcopy(EXECUTED), "cells": [code("f", "draw()", outputs=[output, output]), words("w", "β")]})
+    text = as_text(notebook)
+    assert text.splitlines().count(f'      "application/x+json": {json.dumps(figure, ensure_ascii=False)},') == 2
+    (tmp_path / "chapter.ipynb").write_text(text, encoding="utf-8")
+    assert read_executed(tmp_path / "chapter.ipynb") == notebook
+    del notebook["cells"][0]["outputs"][:]
+    assert as_text(notebook) == json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    with pytest.raises(ValueError, match="Out of range float values"):
+        as_text({"cells": [code("n", "", outputs=[{"data": {"application/x+json": {"x": float("nan")}}}])]})
 
 
 def test_checked_outputs_are_stored_and_all_others_stripped() -> None:

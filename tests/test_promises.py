@@ -69,6 +69,25 @@ def test_what_was_measured_is_kept_case_by_case(tmp_path: Path) -> None:
     }
 
 
+def test_a_session_that_is_interrupted_replaces_only_what_came_to_its_end(tmp_path: Path) -> None:
+    sample = """
+import pytest
+
+@pytest.mark.promise("R2")
+@pytest.mark.parametrize("way", [1, 2])
+@pytest.mark.parametrize("chapter", ["grokking", "saddles"])
+def test_chapters(chapter, way, record_property):
+    record_property("limit", LIMIT)
+    if LIMIT == 2 and (chapter, way) == ("saddles", 2):
+        raise KeyboardInterrupt
+"""
+    kept = audited(tmp_path, limit=1, sample=sample)
+    grokking, saddles = (f"test_sample.py::test_chapters[{chapter}]" for chapter in ("grokking", "saddles"))
+    again = audited(tmp_path, limit=2, sample=sample)
+    assert again[saddles] == kept[saddles], "one of its two cases was not reached"
+    assert again[grokking] == {**kept[grokking], "measured": {"limit": [2, 2]}}
+
+
 def test_a_chapter_replaces_its_own_entry_only(tmp_path: Path) -> None:
     sample = """
 import pytest

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from descent.outputs import sealed
+from descent.outputs import as_text, sealed
 from descent.project import NEUTRAL_PARAMETERS
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -168,7 +168,7 @@ def _publish(job: Job, raw: Path, results: Path, measured: Mapping[str, Any]) ->
         **measured,
         "provenance": provenance(job.parameters.get("seed")),
     }
-    text = json.dumps(sealed(notebook), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = as_text(sealed(notebook))
     try:
         with ExitStack() as places:  # it closes the first last
             places.enter_context(atomic_path(job.output)).write_text(text, encoding="utf-8")

@@ -43,6 +43,33 @@ def sealed(executed: dict[str, Any]) -> dict[str, Any]:
     return executed
 
 
+def as_text(executed: Mapping[str, Any]) -> str:
+    """A notebook's JSON as editors lay it out, but each figure's own JSON in one line: indented it is 40 % longer."""
+    lines: dict[str, str] = {}
+
+    def in_one_line(value: Any) -> Any:
+        if isinstance(value, str | list):  # text and pictures
+            return value
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        mark = hashlib.sha256(line.encode()).hexdigest()
+        lines[mark] = line
+        return mark
+
+    def shorter(output: Mapping[str, Any]) -> dict[str, Any]:
+        return {**output, "data": {kind: in_one_line(value) for kind, value in output.get("data", {}).items()}}
+
+    cells = [
+        {**cell, "outputs": [shorter(output) if "data" in output else output for output in cell["outputs"]]}
+        if "outputs" in cell
+        else cell
+        for cell in executed["cells"]
+    ]
+    text = json.dumps({**executed, "cells": cells}, indent=1, ensure_ascii=False, allow_nan=False)
+    for mark, line in lines.items():
+        text = text.replace(f'"{mark}"', line)
+    return text + "\n"
+
+
 def read_executed(path: Path) -> dict[str, Any]:
     """An executed notebook, proven to say what the runner wrote.
 
@@ -103,10 +130,10 @@ def bring_words(source: Path, executed: Path) -> bool:
     Raises:
         ValueError: see `with_words_of` and `read_executed`; nothing is written.
     """
-    from descent.records import write_json  # imports torch: not for a refusal
+    from descent.records import write_atomic  # imports torch: not for a refusal
 
     before = json.dumps(found := read_executed(executed))
     after = sealed(with_words_of(json.loads(source.read_text(encoding="utf-8")), found))
     if changed := json.dumps(after) != before:
-        write_json(executed, after)
+        write_atomic(executed, as_text(after))
     return changed

@@ -75,14 +75,20 @@ def _surface(relief: Relief) -> go.Surface:
 
 def _trail(path: Array, name: str, colour: str, in_legend: bool) -> go.Scatter3d:
     """A path, with a bead where it ends."""
-    x, y, z = path.astype(np.float32).T
-    z = z + np.float32(0.02)  # above the surface, which would hide stretches of a line within it
-    size = np.zeros(len(path))
-    size[-1] = 10  # wider than the line, or it would not be seen
-    return go.Scatter3d(
-        x=x, y=y, z=z, name=name, mode="lines+markers", line={"color": colour, "width": 6}, legendgroup=name,
-        marker={"size": size, "color": colour, "line": {"width": 0}}, showlegend=in_legend,
+    trail = go.Scatter3d(
+        name=name, mode="lines+markers", line={"color": colour, "width": 6}, legendgroup=name,
+        marker={"color": colour, "line": {"width": 0}}, showlegend=in_legend,
     )  # fmt: skip
+    return trail.update(_course(path))
+
+
+def _course(path: Array) -> dict[str, Any]:
+    """What changes of a trail as its path grows; a frame of an animation holds no more."""
+    x, y, z = path.astype(np.float32).T
+    size = np.zeros(len(path), np.uint8)
+    size[-1] = 10  # wider than the line, or it would not be seen
+    lifted = z + np.float32(0.02)  # above the surface, which would hide stretches of a line within it
+    return {"x": x, "y": y, "z": lifted, "marker": {"size": size}}
 
 
 def _axes(labels: Labels) -> dict[str, Any]:
@@ -134,8 +140,9 @@ def moving(relief: Relief, times: Array, labels: Labels, unit: str) -> tuple[go.
     if bad := [name for name, path in relief.paths.items() if len(path) != len(times)]:
         raise ValueError(f"path {bad[0]!r} of {len(relief.paths[bad[0]])} points: expected {len(times)}, one per time")
     colour = dict(zip(relief.paths, (*COLOURS, GREY), strict=False))
-    frames = [_frame(relief, colour, index, str(time)) for index, time in enumerate(times)]
-    interactive = go.Figure([_surface(relief), *frames[0].data], frames=frames)
+    first = [_trail(path[:1], name, colour[name], True) for name, path in relief.paths.items()]
+    frames = [_frame(relief, index, str(time)) for index, time in enumerate(times)]
+    interactive = go.Figure([_surface(relief), *first], frames=frames)
     interactive.update_scenes(**_axes(labels), camera=_camera(2.2))
     move = {"frame": {"duration": 60, "redraw": True}, "transition": {"duration": 0}, "mode": "immediate"}
     steps = [{"method": "animate", "label": str(time), "args": [[str(time)], move]} for time in times]
@@ -159,8 +166,8 @@ def moving(relief: Relief, times: Array, labels: Labels, unit: str) -> tuple[go.
     return interactive, _still({f"after {times[-1]} {unit}s": relief}, colour, labels)
 
 
-def _frame(relief: Relief, colour: Mapping[str, str], index: int, name: str) -> go.Frame:
-    data = [_trail(path[: index + 1], label, colour[label], True) for label, path in relief.paths.items()]
+def _frame(relief: Relief, index: int, name: str) -> go.Frame:
+    data = [go.Scatter3d(_course(path[: index + 1])) for path in relief.paths.values()]
     return go.Frame(data=data, traces=list(range(1, len(data) + 1)), name=name)
 
 

@@ -11,9 +11,6 @@ ROOT = Path(__file__).parents[2]
 HTML = Path(os.environ.get("DESCENT_HTML", ROOT / "_build/html"))
 PAGES = sorted(HTML.glob("*.html"))
 MEGABYTE = 1_000_000
-# A published notebook is within 1 MB but for this one, whose pictures (PNG, for GitHub and Colab, which draw no others)
-# alone weigh more; the limit is a little above what the edition has.
-NOTEBOOKS = {"saddles": 1.2}
 
 with_a_book = pytest.mark.skipif(not PAGES, reason=f"there is no book in {HTML}; make one with `make book`")
 
@@ -64,7 +61,7 @@ def test_published_notebooks_are_light(record_property) -> None:  # type: ignore
     assert weights
     record_property("heaviest published notebook, MB", round(max(weights.values()), 2))
     record_property("published notebooks above 1 MB", sum(weight > 1 for weight in weights.values()))
-    assert {name: weight for name, weight in weights.items() if weight > NOTEBOOKS.get(name, 1)} == {}
+    assert {name: weight for name, weight in weights.items() if weight > 1} == {}
 
 
 @with_a_book

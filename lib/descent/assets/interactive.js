@@ -6,6 +6,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const ZOOMS = { "+": 1 / 1.1, "=": 1 / 1.1, "-": 1.1, "−": 1.1 };
   const ANGLE = Math.PI / 24;
   const PHONE = 500; // pixels of a figure's width, below which it is laid out for a phone
+  const SCENE = 300; // pixels of a scene's width, below which its axes are hard to read: fewer stand beside one another
   const AXES = ["xaxis", "yaxis", "zaxis"];
   const LIFT = 0.12; // how far a scene stands above the middle: titles of axes are below it
 
@@ -44,17 +45,29 @@ document.addEventListener("DOMContentLoaded", () => {
     return { eye: point((axis) => scale * eye[axis] + center[axis]), center, up };
   }
 
-  // on a phone scenes stand below one another, the legend under them; a row of small scenes is no higher than they need
+  // where scenes stand that have too little width as they are: fewer in a row, the last row in the middle
+  function rearranged(count, columns) {
+    const rows = Math.ceil(count / columns);
+    return Array.from({ length: count }, (_, index) => {
+      const row = Math.floor(index / columns), top = 1 - row / rows, inRow = Math.min(columns, count - row * columns);
+      const left = ((columns - inRow) / 2 + (index % columns)) / columns;
+      return { x: [left, left + 1 / columns], y: [top - 0.9 / rows, top - 0.07 / rows], top };
+    });
+  }
+
+  // each scene has the width that it needs, on a phone all of it; a row of small scenes is no higher than they need
   function fitted(layout, width, height) {
-    const names = scenes(layout), narrow = width < PHONE, below = narrow && names.length > 1;
-    const part = ({ x = [0, 1] } = {}) => width * (x[1] - x[0]);
-    const across = Math.min(...names.map((name) => part(layout[name].domain)));
-    const fit = { ...layout }, tall = below ? names.length * 1.15 * width : Math.min(height, 1.15 * across + 90);
+    const names = scenes(layout), narrow = width < PHONE;
+    const domains = names.map((name) => ({ x: [0, 1], y: [0, 1], ...layout[name].domain }));
+    const part = ({ x }) => width * (x[1] - x[0]);
+    const room = Math.max(1, Math.floor(width / SCENE)), beside = new Set(domains.map(({ x }) => x[0])).size;
+    const moved = beside > room ? rearranged(names.length, room) : undefined;
+    const rows = Math.ceil(names.length / room), across = Math.min(...domains.map(part));
+    const fit = { ...layout }, tall = moved ? (rows * 1.15 * width) / room : Math.min(height, 1.15 * across + 90);
     const margin = { t: 0, b: 0, ...layout.margin };
-    names.forEach((name, row) => {
-      const top = 1 - row / names.length, { x = [0, 1], y = [0, 1] } = layout[name].domain ?? {};
-      const domain = below ? { x: [0, 1], y: [top - 0.9 / names.length, top - 0.07 / names.length] } : { x, y };
-      const size = [part(domain), (tall - margin.t - margin.b) * (domain.y[1] - domain.y[0])];
+    names.forEach((name, index) => {
+      const { x, y } = (moved ?? domains)[index], domain = { x, y };
+      const size = [part(domain), (tall - margin.t - margin.b) * (y[1] - y[0])];
       const axes = Object.fromEntries(AXES.map((axis) => [axis, titled(layout[name][axis], size[0])]));
       const titles = AXES.some((axis) => axes[axis].title.text);
       const lines = Math.max(...AXES.map((axis) => axes[axis].title.text.split("<br>").length));
@@ -62,7 +75,10 @@ document.addEventListener("DOMContentLoaded", () => {
       fit[name] = { ...layout[name], ...axes, domain, camera };
     });
     fit.height = tall;
-    if (below) fit.annotations = layout.annotations?.map((text, row) => ({ ...text, x: 0.5, y: 1 - row / names.length }));
+    if (moved) fit.annotations = layout.annotations?.map((text, index) => {
+      const { x, top } = moved[index];
+      return { ...text, x: (x[0] + x[1]) / 2, y: top };
+    });
     if (narrow) fit.legend = { ...layout.legend, orientation: "h", x: 0, xanchor: "left", y: 0, yanchor: "top" };
     return [fit, tall];
   }
