@@ -114,7 +114,7 @@ def cross_entropy_in_double(model: nn.Module, batch: Batch) -> Tensor:
     pairs, targets = batch
     logits: Tensor = model(pairs)
     if logits.requires_grad:
-        logits.register_hook(without_subnormals)
+        logits.register_hook(without_subnormals)  # type: ignore[no-untyped-call]
     return nn.functional.cross_entropy(logits.double(), targets)
 
 

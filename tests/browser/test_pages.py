@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -440,6 +440,11 @@ def test_arrow_keys_turn_an_interactive_figure_and_zero_puts_it_back(browser: ob
     visit.page.close()
 
 
+def apart(first: list[list[float]], second: list[list[float]]) -> bool:
+    """Whether two rectangles, `[[left, right], [bottom, top]]`, share no area."""
+    return any(a[1] <= b[0] or b[1] <= a[0] for a, b in zip(first, second, strict=True))
+
+
 def test_on_a_phone_scenes_stand_below_one_another_and_colour_bars_below_them(browser: object) -> None:
     visit = opened(browser, "superposition.html")
     asked = """all => all.map(c => Object.entries(c._fullLayout).filter(([name]) => /^scene\\d*$/.test(name))
@@ -453,13 +458,12 @@ def test_on_a_phone_scenes_stand_below_one_another_and_colour_bars_below_them(br
     assert visit.draws()
     phone = canvases.evaluate_all(asked)
     several = [number for number, scenes in enumerate(wide) if len(scenes) > 1]
-    assert several
+    assert [len(wide[number]) for number in several] == [4]
     for number in several:
-        assert {tuple(y) for _, y in wide[number]} == {(0, 1)}
+        assert {x for (x, _), _ in wide[number]} == {0, 0.5}, "two in a row: four have too little width"
         assert [x for x, _ in phone[number]] == [[0, 1]] * len(wide[number])
-        bottoms = [y[0] for _, y in phone[number]]
-        assert bottoms == sorted(bottoms, reverse=True)
-        assert all(after[1] <= before[0] for (_, before), (_, after) in pairwise(phone[number]))
+        assert all(apart(*pair) for scenes in (wide[number], phone[number]) for pair in combinations(scenes, 2))
+        assert all(before[0] >= after[1] for (_, before), (_, after) in pairwise(phone[number])), "in another order"
     assert canvases.locator(".infolayer .colorbar").count() > 0
     across = canvases.evaluate_all("all => all.map(c => c._fullLayout._size.w / c._fullLayout.width)")
     assert min(across) > 0.9, "something stands beside the scenes"

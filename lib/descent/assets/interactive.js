@@ -76,8 +76,8 @@ document.addEventListener("DOMContentLoaded", () => {
     });
     fit.height = tall;
     if (moved) fit.annotations = layout.annotations?.map((text, index) => {
-      const { x, top } = moved[index];
-      return { ...text, x: (x[0] + x[1]) / 2, y: top };
+      const { x, top } = moved[index] ?? {}; // the scenes' titles come first
+      return x ? { ...text, x: (x[0] + x[1]) / 2, y: top } : text;
     });
     if (narrow) fit.legend = { ...layout.legend, orientation: "h", x: 0, xanchor: "left", y: 0, yanchor: "top" };
     return [fit, tall];
