@@ -93,9 +93,9 @@ def operations_of(model: OneLayerTransformer, pairs: Tensor, targets: Tensor) ->
     return float(counter.get_total_flops())
 
 
-def starts(seed: int) -> dict[str, OneLayerTransformer]:
-    """The network at its start, and with the weights of a record of this seed."""
-    first, last = (OneLayerTransformer(Sizes(P), seed) for _ in range(2))
+def starts() -> dict[str, OneLayerTransformer]:
+    """The network at its start, and with the weights of the record."""
+    first, last = (OneLayerTransformer(Sizes(P), SEED) for _ in range(2))
     final = Record.load(RECORD).values["final"].astype(np.float32)
     last.load_state_dict(unflatten(torch.from_numpy(final), Layout.of(last.named_parameters())))
     return {"at the start": first, "at the end of a run": last}
@@ -136,4 +136,4 @@ def run() -> list[Result]:
     shown, _ = split(len(task), FRACTION, SEED)
     batch = task.pairs[shown], task.targets[shown]
     with deterministic(cores()):
-        return [row for when, model in starts(SEED).items() for row in compared(f"{TASK}, {when}", model, batch)]
+        return [row for when, model in starts().items() for row in compared(f"{TASK}, {when}", model, batch)]

@@ -89,6 +89,9 @@ def test_a_race_moves_every_runner_to_each_time() -> None:
     interactive, _ = scenes.moving(relief(), np.arange(4), Labels("x", "y", "z"), "step")
     assert [frame.name for frame in interactive.frames] == ["0", "1", "2", "3"]
     assert [len(trail.x) for trail in interactive.frames[2].data] == [3, 3]
+    assert {key for frame in interactive.frames for trail in frame.data for key in trail.to_plotly_json()} == {
+        "type", "x", "y", "z", "marker",
+    }, "what stays the same is said once"  # fmt: skip
     assert [step.label for step in interactive.layout.sliders[0].steps] == ["0", "1", "2", "3"]
     with pytest.raises(ValueError, match="path 'SGD' of 4 points: expected 3, one per time"):
         scenes.moving(relief(), np.arange(3), Labels("x", "y", "z"), "step")

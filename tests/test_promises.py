@@ -36,6 +36,18 @@ def test_of_nothing():
     pass
 """
 
+CHAPTERS = """
+import pytest
+
+@pytest.mark.promise("R2")
+@pytest.mark.parametrize("way", [1, 2])
+@pytest.mark.parametrize("chapter", ["grokking", "saddles"])
+def test_chapters(chapter, way, record_property):
+    record_property("ways", way)
+    assert way < LIMIT
+"""
+GROKKING, SADDLES = (f"test_sample.py::test_chapters[{chapter}]" for chapter in ("grokking", "saddles"))
+
 
 def audited(
     folder: Path, limit: int, late: int = 1, only: str = "test", sample: str = SAMPLE
@@ -70,45 +82,23 @@ def test_what_was_measured_is_kept_case_by_case(tmp_path: Path) -> None:
 
 
 def test_a_session_that_is_interrupted_replaces_only_what_came_to_its_end(tmp_path: Path) -> None:
-    sample = """
-import pytest
-
-@pytest.mark.promise("R2")
-@pytest.mark.parametrize("way", [1, 2])
-@pytest.mark.parametrize("chapter", ["grokking", "saddles"])
-def test_chapters(chapter, way, record_property):
-    record_property("limit", LIMIT)
-    if LIMIT == 2 and (chapter, way) == ("saddles", 2):
-        raise KeyboardInterrupt
-"""
-    kept = audited(tmp_path, limit=1, sample=sample)
-    grokking, saddles = (f"test_sample.py::test_chapters[{chapter}]" for chapter in ("grokking", "saddles"))
-    again = audited(tmp_path, limit=2, sample=sample)
-    assert again[saddles] == kept[saddles], "one of its two cases was not reached"
-    assert again[grokking] == {**kept[grokking], "measured": {"limit": [2, 2]}}
+    kept = audited(tmp_path, limit=2, sample=CHAPTERS)
+    stop = 'if (chapter, way) == ("saddles", 2): raise KeyboardInterrupt'
+    again = audited(tmp_path, limit=3, sample=CHAPTERS.replace("assert way < LIMIT", stop))
+    assert again[SADDLES] == kept[SADDLES], "one of its two cases was not reached"
+    assert [(each[GROKKING]["passed"], each[GROKKING]["failed"]) for each in (kept, again)] == [(1, 1), (2, 0)]
 
 
 def test_a_chapter_replaces_its_own_entry_only(tmp_path: Path) -> None:
-    sample = """
-import pytest
-
-@pytest.mark.promise("R2")
-@pytest.mark.parametrize("way", [1, 2])
-@pytest.mark.parametrize("chapter", ["saddles", "grokking"])
-def test_chapters(chapter, way, record_property):
-    record_property("ways", way)
-    assert way < LIMIT
-"""
-    kept = audited(tmp_path, limit=3, sample=sample)
-    names = [f"test_sample.py::test_chapters[{chapter}]" for chapter in ("grokking", "saddles")]
-    assert list(kept) == names
+    kept = audited(tmp_path, limit=3, sample=CHAPTERS)
+    assert list(kept) == [GROKKING, SADDLES]
     assert all((entry["passed"], entry["measured"]) == (2, {"ways": [1, 2]}) for entry in kept.values())
-    again = audited(tmp_path, limit=2, only="saddles", sample=sample)
-    assert again[names[0]] == kept[names[0]]
-    assert (again[names[1]]["passed"], again[names[1]]["failed"]) == (1, 1)
-    whole = {"test_sample.py::test_chapters": again.pop(names[0])}
+    again = audited(tmp_path, limit=2, only="saddles", sample=CHAPTERS)
+    assert again[GROKKING] == kept[GROKKING]
+    assert (again[SADDLES]["passed"], again[SADDLES]["failed"]) == (1, 1)
+    whole = {"test_sample.py::test_chapters": again.pop(GROKKING)}
     (tmp_path / "kept.json").write_text(json.dumps(whole))
-    assert list(audited(tmp_path, limit=3, only="saddles", sample=sample)) == names[1:], "of all chapters, and older"
+    assert list(audited(tmp_path, limit=3, only="saddles", sample=CHAPTERS)) == [SADDLES], "of all chapters, and older"
 
 
 def test_every_promise_is_held_by_a_test_and_no_test_names_another() -> None:

@@ -108,8 +108,9 @@ def cross_entropy_in_double(model: nn.Module, batch: Batch) -> Tensor:
     """Cross-entropy with the softmax in float64, in nats, mean per example: in float32 losses end at about 1e-7.
 
     Back in float32, gradients of logits are zero where they would be subnormal, below 1.2e-38. Late in a run, when
-    logits lie 80 nats apart and more, thousands would be, and a step takes up to ten times as long: processors
-    multiply such numbers slowly. Beside the others of their sums they are nothing: no weight changes by a bit.
+    logits lie 80 nats apart and more, thousands would be, and processors multiply such numbers slowly: a step takes
+    several times as long (`benchmarks/grokking.py`). Beside the others of their sums they are nothing: no weight
+    changes by a bit.
     """
     pairs, targets = batch
     logits: Tensor = model(pairs)
