@@ -12,7 +12,7 @@ UV ?= uv
 # a Python that is new enough, whatever it is called on this machine; PYTHON3=... names another
 PYTHON3 ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
-RUN = $(PYTHON) -m descent.edition
+RUN = $(PYTHON) -m descent_book.run.edition
 INSTALL = $(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 
 help:
@@ -32,22 +32,22 @@ html: $(READY) ## build the published edition as committed, executing nothing
 	$(RUN) build --edition published
 
 scripts: $(READY) ## fetch the part of plotly.js that draws in 3-D: the next html or book is 3 MB lighter; needs npm
-	$(PYTHON) -m descent.scripts
+	$(PYTHON) -m descent_book.pages.scripts
 
 pdf: $(READY) ## print what `make html` or `make book` has built as _build/anatomy_of_descent.pdf; the next one links to it
-	$(PYTHON) -m descent.book_pdf
+	$(PYTHON) -m descent_book.pages.pdf
 
 edition: $(READY) ## run chapters at preset paper into book/: CHAPTER=name PRESET=name PARAMS="-p seed 3" FORCE=1
 	$(RUN) run --preset $(or $(PRESET),paper) $(CHAPTER:%=--chapter %) $(PARAMS) $(SCHEDULER:%=-p scheduler %) $(if $(FORCE),--force)
 
 chapter: $(READY) ## a new chapter from the template, which runs and passes every structure test: NAME=my_chapter
-	$(PYTHON) -m descent.new_chapter "$(NAME)"
+	$(PYTHON) -m descent_book.run.new_chapter "$(NAME)"
 
 words: $(READY) ## bring the text of the published chapters up to their sources; a chapter whose code changed waits for `edition`
 	$(RUN) words
 
 checkpoints: $(READY) ## train the networks that are missing from data/checkpoints: hours on a CPU, resumable
-	$(PYTHON) -m descent.resnet_training
+	$(PYTHON) -m descent.experiments.cifar_resnets
 
 # which module makes the records of a chapter
 MAKER_resnet_landscape = landscape_records
@@ -77,13 +77,13 @@ format: $(READY) ## mend what ruff can mend
 
 repository: $(READY) ## stamp the repository's address into badges and setup cells: URL=https://...
 	@test -n "$(URL)" || { echo "give the address: make repository URL=https://github.com/owner/name" >&2; exit 2; }
-	$(PYTHON) -m descent.repository "$(URL)"
+	$(PYTHON) -m descent_book.run.address "$(URL)"
 
 colab: ## inside Google's Colab image: add only what it lacks to its own Python, run every chapter at quick
 	python3 -m pip install --quiet --no-deps --editable .
 	python3 -m pip install --quiet --no-deps curvlinops-for-pytorch einconv linear_operator
-	python3 -m pip install --quiet papermill pooch pyevtk pyyaml safetensors
-	python3 -m descent.edition run --preset quick --force
+	python3 -m pip install --quiet lazy-loader papermill pooch pyevtk pyyaml safetensors
+	python3 -m descent_book.run.edition run --preset quick --force
 
 audit: $(READY) ## everything the reproducibility page promises, at length: an hour or two; kept as book/promises.json
 	$(RUN) build --edition published

@@ -21,11 +21,11 @@ import scipy.sparse.linalg
 import torch
 from sklearn.utils.extmath import randomized_svd
 
-from descent.capture import GradientRecorder, Recipe
-from descent.models import mlp
-from descent.seeding import deterministic
-from descent.spectra import gram, spectrum
-from descent.training import MiniBatches, Plan, cross_entropy, fit
+from descent.models.small import mlp
+from descent.repro.seeding import deterministic
+from descent.spectra.singular_values import gram_matrix, singular_spectrum
+from descent.training.capture import CapturePlan, GradientRecorder
+from descent.training.loop import MiniBatches, TrainingPlan, cross_entropy, fit
 from measure import PeakMemory, Result, repeat
 
 STEPS, PARAMETERS, LEADING = 1876, 101_770, 200
@@ -41,11 +41,11 @@ def matrix(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 
 
 def ours(rows: np.ndarray) -> np.ndarray:
-    return spectrum(gram(rows)).values
+    return singular_spectrum(gram_matrix(rows)).values
 
 
 def ours_with_vectors(rows: np.ndarray) -> np.ndarray:
-    found = spectrum(gram(rows))
+    found = singular_spectrum(gram_matrix(rows))
     found.right(rows, LEADING)
     return found.values
 
@@ -99,7 +99,7 @@ def gemm_rate() -> list[Result]:
     square, other = np.random.default_rng(0).standard_normal((2, side, side))
     gemm, _ = repeat(lambda: square @ other, 5)
     peak = 2 * side**3 / gemm
-    took, _ = repeat(lambda: gram(rows), 3)
+    took, _ = repeat(lambda: gram_matrix(rows), 3)
     done = (STEPS + 1) * STEPS * PARAMETERS / took  # one triangle, a multiply and an add for each entry
     figures = {
         "GEMM GFLOP/s": peak / 1e9,
@@ -154,7 +154,7 @@ def limited(path: str, rows: int, columns: int) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
-    spectrum(gram(np.memmap(path, np.float32, "r", shape=(rows, columns))))
+    singular_spectrum(gram_matrix(np.memmap(path, np.float32, "r", shape=(rows, columns))))
     anonymous = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
     print(int(anonymous.split()[1]) * 1024)
 
@@ -164,7 +164,10 @@ def capture_cost() -> list[Result]:
     inputs = torch.rand(60_000, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     batches = MiniBatches((inputs, torch.arange(60_000) % 10), 64, 0)
     results = []
-    for label, recipe in {"every step": Recipe(range(10**9)), "400 of 1,876 steps": Recipe(range(0, 1876, 5))}.items():
+    for label, recipe in {
+        "every step": CapturePlan(range(10**9)),
+        "400 of 1,876 steps": CapturePlan(range(0, 1876, 5)),
+    }.items():
         ratios, plain_ms = [], []
         for _ in range(9):
             plain, recorded = (step_seconds(batches, which) for which in (None, recipe))
@@ -175,13 +178,13 @@ def capture_cost() -> list[Result]:
     return results
 
 
-def step_seconds(batches: MiniBatches, recipe: Recipe | None, steps: int = 600) -> float:
+def step_seconds(batches: MiniBatches, recipe: CapturePlan | None, steps: int = 600) -> float:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder, deterministic(1):
         model = mlp((1, 28, 28), [128], 10, 0)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         recorder = GradientRecorder(model, optimizer, recipe, Path(folder)) if recipe is not None else None
         began = time.perf_counter()
-        fit(model, cross_entropy, batches, optimizer, Plan(steps))
+        fit(model, cross_entropy, batches, optimizer, TrainingPlan(steps))
         if recorder is not None:
             recorder.close()  # what is still on its way to the disk counts
         return (time.perf_counter() - began) / steps

@@ -33,14 +33,14 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.flop_counter import FlopCounterMode
 
-from descent.allocator import keep_freed_memory
-from descent.grokking import cross_entropy_in_double
-from descent.operations import operation, split
-from descent.records import Record
-from descent.seeding import cores, deterministic
-from descent.training import Batch
-from descent.transformers import OneLayerTransformer, Sizes, every_position
-from descent.vectors import Layout, unflatten
+from descent.data.operations import modular_task, split_pairs
+from descent.experiments.grokking import cross_entropy_in_double
+from descent.models.transformer import OneLayerTransformer, TransformerSizes, every_position
+from descent.models.vectors import Layout, unflatten
+from descent.repro.machine import cores, keep_freed_memory
+from descent.repro.records import Record
+from descent.repro.seeding import deterministic
+from descent.training.loop import Batch
 from measure import Result, gemm, importable, interleaved
 
 P, FRACTION, SEED, TURNS, STEPS = 113, 0.3, 1, 15, 5
@@ -95,7 +95,7 @@ def operations_of(model: OneLayerTransformer, pairs: Tensor, targets: Tensor) ->
 
 def starts() -> dict[str, OneLayerTransformer]:
     """The network at its start, and with the weights of the record."""
-    first, last = (OneLayerTransformer(Sizes(P), SEED) for _ in range(2))
+    first, last = (OneLayerTransformer(TransformerSizes(P), SEED) for _ in range(2))
     final = Record.load(RECORD).values["final"].astype(np.float32)
     last.load_state_dict(unflatten(torch.from_numpy(final), Layout.of(last.named_parameters())))
     return {"at the start": first, "at the end of a run": last}
@@ -132,8 +132,8 @@ def run() -> list[Result]:
     if "PEERS" not in os.environ:
         print("PEERS is not set: the published code is left out", file=sys.stderr)
     keep_freed_memory()  # for all of them, as training has it
-    task = operation("addition", P)
-    shown, _ = split(len(task), FRACTION, SEED)
+    task = modular_task("addition", P)
+    shown, _ = split_pairs(len(task), FRACTION, SEED)
     batch = task.pairs[shown], task.targets[shown]
     with deterministic(cores()):
         return [row for when, model in starts().items() for row in compared(f"{TASK}, {when}", model, batch)]

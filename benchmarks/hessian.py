@@ -30,13 +30,13 @@ from scipy.sparse.linalg import LinearOperator
 from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
-from descent.curvature import hessian
-from descent.datasets import load, standardised
-from descent.density import spectral_density
-from descent.eigen import dense, extreme_eigenpairs
-from descent.models import mlp
-from descent.resnets import cifar_resnet
-from descent.seeding import numpy_generator, torch_generator
+from descent.curvature.density import spectral_density
+from descent.curvature.eigen import dense_matrix, extreme_eigenpairs
+from descent.curvature.operators import hessian
+from descent.data.datasets import load_dataset, standardise
+from descent.models.resnet import cifar_resnet
+from descent.models.small import mlp
+from descent.repro.seeding import numpy_generator, torch_generator
 from measure import Result, repeat
 
 LOSS = nn.CrossEntropyLoss()
@@ -201,8 +201,8 @@ class Textbook:
 
 def small() -> Work:
     """64-24-10, tanh, 1,810 weights, after 200 steps of gradient descent on digits."""
-    data = load("digits")
-    inputs = standardised(data)
+    data = load_dataset("digits")
+    inputs = standardise(data)
     model = mlp(inputs.shape[1:], [24], data.classes, 0, activation=nn.Tanh)
     return trained(Work(model, inputs, data.targets), 200, 0.5)
 
@@ -307,7 +307,7 @@ def run() -> list[Result]:
     """Both networks."""
     others = peers()
     work = small()
-    exact = np.linalg.eigvalsh(dense(work.double().operator()))
+    exact = np.linalg.eigvalsh(dense_matrix(work.double().operator()))
     results = products("tanh network", work, 50)
     pairs = [(method, tolerance) for method in others for tolerance in (1e-3, 1e-6)]
     results += top("tanh network", work, [(Ours(0), 1e-5), *pairs], 5, exact)

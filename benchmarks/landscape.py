@@ -35,12 +35,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from descent.checkpoints import Network, load_checkpoint
-from descent.datasets import load, standardised
-from descent.directions import Direction, random_direction
-from descent.landscape import Evaluator, grid
-from descent.precision import has_bfloat16
-from descent.seeding import cores, torch_generator
+from descent.data.datasets import load_dataset, standardise
+from descent.landscape.directions import Direction, random_direction
+from descent.landscape.evaluator import Evaluator
+from descent.landscape.surface import plane_grid
+from descent.models.weights import ResNetDescription, load_checkpoint
+from descent.repro.machine import cores, has_bfloat16
+from descent.repro.seeding import torch_generator
 from measure import Result, gemm, importable, interleaved, operations
 
 Point = tuple[float, float]
@@ -67,14 +68,14 @@ class Plane(NamedTuple):
 
 def cifar(count: int) -> tuple[Tensor, Tensor]:
     """The first training images and their classes, standardised."""
-    train = load("cifar10")
+    train = load_dataset("cifar10")
     some = replace(train, inputs=train.inputs[:count], targets=train.targets[:count])
-    return standardised(some, train), some.targets.clone()
+    return standardise(some, train), some.targets.clone()
 
 
 def plane(depth: int, data: tuple[Tensor, Tensor]) -> Plane:
     """Trained where its checkpoint is there."""
-    network = Network(depth, "projection")
+    network = ResNetDescription(depth, "projection")
     if (CHECKPOINTS / f"{network.name}.safetensors").is_file():
         model = load_checkpoint(CHECKPOINTS, network).model
     else:
@@ -205,7 +206,7 @@ def processes(work: Plane, rounds: int) -> list[Result]:
 
 def grid_of(work: Plane, images: int, side: int) -> Callable[[int], object]:
     evaluator, line = work.evaluator("auto", images), np.linspace(-0.5, 0.5, side)
-    points = grid(line, line)
+    points = plane_grid(line, line)
     return lambda _: evaluator(points)
 
 

@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from descent.records import write_json
+from descent.repro.files import write_json
 from measure import Result, machine
 
 HERE = Path(__file__).parent

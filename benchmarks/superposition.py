@@ -18,10 +18,10 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from descent.allocator import keep_freed_memory
-from descent.seeding import cores, deterministic, torch_generator
-from descent.toy_models import Recipe, Toys, train
-from descent.toy_steps import Inputs, gradients
+from descent.experiments.toy_models import ToyModels, ToyTraining, train_toy_models
+from descent.experiments.toy_steps import Inputs, toy_gradients
+from descent.repro.machine import cores, keep_freed_memory
+from descent.repro.seeding import deterministic, torch_generator
 from measure import Result, gemm, interleaved
 
 N, M, MODELS, BATCH, TURNS, STEPS = 200, 20, 20, 1024, 7, 9
@@ -38,7 +38,7 @@ def loss_of(W: Tensor, b: Tensor, x: Tensor) -> Tensor:
 
 def textbook(density: Tensor) -> Callable[[], None]:
     """A step of the source's formulation for the models of these densities."""
-    toys, generator = Toys(N, M, range(len(density)), density), torch_generator(0, "benchmark")
+    toys, generator = ToyModels(N, M, range(len(density)), density), torch_generator(0, "benchmark")
     W, b = toys.start().requires_grad_(), torch.zeros(len(density), N, requires_grad=True)
     optimizer, shape = torch.optim.AdamW([W, b], 1e-3), (BATCH, len(density), N)
 
@@ -54,13 +54,13 @@ def textbook(density: Tensor) -> Callable[[], None]:
 
 def ours(seeds: list[int]) -> Callable[[], None]:
     """A few steps of ours, one more to begin with."""
-    toys = Toys(N, M, seeds, DENSITY)
-    return lambda: train(toys, Recipe(STEPS, BATCH)) and None
+    toys = ToyModels(N, M, seeds, DENSITY)
+    return lambda: train_toy_models(toys, ToyTraining(STEPS, BATCH)) and None
 
 
 def apart() -> tuple[float, float]:
     """Largest differences of losses and of gradients from the source's formulation on one batch, over the largest."""
-    toys = Toys(N, M, range(MODELS), DENSITY)
+    toys = ToyModels(N, M, range(MODELS), DENSITY)
     inputs, (density, _, noise) = Inputs(toys, BATCH), toys.tensors()
     inputs.draw()
     x = inputs.block(slice(0, MODELS), density, noise)[0].permute(2, 0, 1)
@@ -69,7 +69,7 @@ def apart() -> tuple[float, float]:
     expected.backward()
     mine = SimpleNamespace(W=toys.start(), b=torch.zeros(MODELS, N))
     mine.W.grad, mine.b.grad = torch.zeros_like(mine.W), torch.zeros_like(mine.b)
-    found = gradients(mine.W, mine.b, inputs, toys, True)
+    found = toy_gradients(mine.W, mine.b, inputs, toys, True)
     assert found is not None
     assert W.grad is not None
     loss = abs(float(found.sum() / expected.detach()) - 1)

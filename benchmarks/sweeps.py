@@ -16,12 +16,13 @@ from contextlib import contextmanager
 import numpy as np
 from distributed import LocalCluster
 
-from descent.datasets import load, standardised
-from descent.directions import random_direction
-from descent.landscape import Evaluator, grid
-from descent.resnets import cifar_resnet
-from descent.seeding import cores
-from descent.sweeps import Sweep, sweep
+from descent.data.datasets import load_dataset, standardise
+from descent.landscape.directions import random_direction
+from descent.landscape.evaluator import Evaluator
+from descent.landscape.surface import plane_grid
+from descent.models.resnet import cifar_resnet
+from descent.repro.machine import cores
+from descent.repro.sweeps import Sweep, sweep
 from measure import Result
 
 SIDE, IMAGES, SHARD = 12, 250, 12
@@ -30,9 +31,9 @@ TASK = f"a surface of {SIDE} x {SIDE} points, ResNet-20, {IMAGES} images, shards
 
 def evaluator() -> Evaluator:
     """Initial weights will do: what a point costs does not depend on them."""
-    data, model = load("cifar10"), cifar_resnet(20, 10, 0).eval()
+    data, model = load_dataset("cifar10"), cifar_resnet(20, 10, 0).eval()
     directions = [random_direction(model, 0, name) for name in ("alpha", "beta")]
-    return Evaluator(model, standardised(data)[:IMAGES].clone(), data.targets[:IMAGES].clone(), directions)
+    return Evaluator(model, standardise(data)[:IMAGES].clone(), data.targets[:IMAGES].clone(), directions)
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def cluster(workers: int) -> Iterator[str]:
 def run() -> list[Result]:
     """Seconds, speed-up over one process, and speed-up over the number of workers; whether the bits are the same."""
     task, axis = evaluator(), np.linspace(-1, 1, SIDE)
-    points = grid(axis, axis)
+    points = plane_grid(axis, axis)
     counts = sorted({1, cores()})
     seconds: dict[str, tuple[int, float]] = {}
     same = {}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from descent.agreement import alike, brought, processor
-from descent.records import provenance
+from descent.repro.records import provenance
+from descent_book.run.agreement import alike, brought, processor
 
 collect_ignore = ["drafts"]  # chapters that _toc.yml does not name yet
 NOT_COMPARED = ("text/html", "text/markdown", "application/vnd.plotly.v1+json", "image/svg+xml", "stderr")

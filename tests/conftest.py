@@ -17,7 +17,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 
-from descent.records import provenance, write_json
+from descent.repro.files import write_json
+from descent.repro.records import provenance
 from nbval_results import Results
 from small_project import read
 

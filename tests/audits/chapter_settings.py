@@ -7,7 +7,7 @@ RECORD_NOTHING = {
     "preset": "the name of the settings, which decides only which claims are judged",
     "results_dir": "where the record goes",
     "figures_dir": "where copies of the figures go",
-    "scheduler": "where the work is done; tests/test_scaling_out.py holds that the result is the same",
+    "scheduler": "where the work is done; tests/house/test_scaling_out.py holds that the result is the same",
 }
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
-from descent import repository
+from descent_book.run import address
 
 IMAGE = Path(__file__).with_name("colab-image.txt")
 STUB = 'raise RuntimeError("a chapter asks for what only a reader may grant: Drive, files or a sign-in")\n'
@@ -83,12 +83,12 @@ def git_rules(root: Path, folder: Path) -> dict[str, str]:
     copy = folder / "repository.git"
     subprocess.run(["git", "clone", "--quiet", "--bare", root, copy], check=True)
     head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-    update = ["update-ref", f"refs/heads/{repository.BRANCH}", head.stdout.strip()]
+    update = ["update-ref", f"refs/heads/{address.BRANCH}", head.stdout.strip()]
     subprocess.run(["git", "-C", copy, *update], check=True)
     return {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{copy.as_uri()}.insteadOf",
-        "GIT_CONFIG_VALUE_0": repository.configured_address(root),
+        "GIT_CONFIG_VALUE_0": address.configured_address(root),
     }
 
 

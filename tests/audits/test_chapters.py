@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from chapter_runs import CHAPTERS, begin, claims, memory, peak, stored_verdicts
-from descent.agreement import RELATIVE, alike, comparable, distance
-from descent.seeding import cores
+from descent.repro.machine import cores
+from descent_book.run.agreement import RELATIVE, alike, comparable, distance
 
 MEMORY_GIB = 4.0
 OTHERS = {

@@ -10,9 +10,10 @@ from pathlib import Path
 import colab_machine
 import pytest
 
-from descent import project
+from descent import checkout
+from descent_book.run import project
 
-ROOT = project.project_root()
+ROOT = checkout.project_root()
 COLABS_OWN = ("torch", "numpy", "scipy", "matplotlib", "plotly", "scikit-learn", "pandas", "ipykernel", "ipython")
 
 

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from chapter_settings import OTHER, RECORD_NOTHING, SMALL, TOGETHER
 
-from descent import chapters, project
-from descent.execution import environment
-from descent.kernel import run_notebook
-from descent.records import FIGURE_FORMATS, Record
+from descent import checkout
+from descent.repro.records import FIGURE_FORMATS, Record
+from descent_book.run import project
+from descent_book.run.kernel import run_notebook
+from descent_book.run.worker import environment
 
-ROOT = project.project_root()
+ROOT = checkout.project_root()
 NAMES = project.chapters(ROOT)
 CHANGES = [(name, parameter) for name in NAMES for parameter in OTHER.get(name, {})]
 MEASURED = ("measured", "spread", "seeds", "verdict")
@@ -27,8 +28,8 @@ Recorded = dict[str, Any]
 
 def run(chapter: str, folder: Path, **values: Any) -> Recorded:
     """What the chapter leaves at these settings, as papermill runs it: arrays by name, and each claim's numbers."""
-    chapters.settings_class(project.notebook_path(ROOT, chapter))(
-        **{**chapters.defaults(project.notebook_path(ROOT, chapter)), **values}
+    chapter.settings_class(project.notebook_path(ROOT, chapter))(
+        **{**chapter.defaults(project.notebook_path(ROOT, chapter)), **values}
     )
     folder.mkdir(parents=True)
     given = {"preset": "small", **values, "results_dir": str(folder)}
@@ -78,7 +79,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("chapter", NAMES)
 def test_every_parameter_is_tried_or_named_with_the_reason(chapter: str) -> None:
-    assert set(chapters.defaults(project.notebook_path(ROOT, chapter))) - set(RECORD_NOTHING) == set(OTHER[chapter])
+    assert set(chapter.defaults(project.notebook_path(ROOT, chapter))) - set(RECORD_NOTHING) == set(OTHER[chapter])
 
 
 @pytest.mark.promise("R8")

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from descent.browser import ARGUMENTS, find_chromium
-from descent.scripts import TRACES
+from descent_book.pages.browser import ARGUMENTS, find_chromium
+from descent_book.pages.scripts import TRACES
 
 ROOT = Path(__file__).parents[2]
 HTML = Path(os.environ.get("DESCENT_HTML", ROOT / "_build/html"))

@@ -1,0 +1,44 @@
+"""Where the checkout of the book is on this machine, and where its data are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class ProjectError(Exception):
+    """The folder is not a checkout of the book, or its table of contents names a page that is not there."""
+
+
+def project_root(start: str | Path | None = None) -> Path:
+    """The folder that holds `_toc.yml`: `start`, or else this package's checkout, the current folder or one above.
+
+    Raises:
+        ProjectError: none of them holds a `_toc.yml`.
+    """
+    if start is not None:
+        candidates = [Path(start).resolve()]
+    else:
+        here = Path.cwd()
+        candidates = [Path(__file__).resolve().parents[2], here, *here.parents]
+    for candidate in candidates:
+        if (candidate / "_toc.yml").is_file():
+            return candidate
+    wanted = "the folder given" if start is not None else "the package's checkout, the current folder or one above it"
+    raise ProjectError(f"{candidates[0]}: no _toc.yml found; expected it in {wanted}. Run inside a clone of the book.")
+
+
+def data_folder() -> Path:
+    """Where data is looked for and kept.
+
+    The folder that `DESCENT_DATA` names; else `data/` of the checkout; else, for an installed package, the user's
+    cache folder.
+    """
+    if named := os.environ.get("DESCENT_DATA"):
+        return Path(named).expanduser().absolute()
+    root = Path(__file__).resolve().parents[2]
+    if (root / "pyproject.toml").is_file():
+        return root / "data"
+    from pooch import os_cache  # here: see fetching.download
+
+    return Path(os_cache("anatomy-of-descent"))

@@ -1,0 +1,5 @@
+"""Hessians and Gauss-Newton matrices as operators: their extreme eigenpairs, density and trace."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

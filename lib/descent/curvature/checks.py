@@ -1,0 +1,163 @@
+"""What a second derivative of a network's loss needs, checked by name before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import zip_longest
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+
+DataBatches = Iterable[Sequence[Tensor]]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+PIECEWISE_LINEAR = (nn.L1Loss, nn.HingeEmbeddingLoss, nn.MultiLabelMarginLoss, nn.MarginRankingLoss)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+def chosen_parameter_names(model: nn.Module, parameters: Iterable[str] | None) -> set[str]:
+    """The names of `parameters`, all trained ones for None.
+
+    Raises:
+        ValueError: an unknown name, none at all, or parameters of several dtypes or devices.
+    """
+    named = dict(model.named_parameters())
+    if isinstance(parameters, str):
+        raise ValueError(f"parameters={parameters!r}: expected a list of names")
+    chosen = {n for n, p in named.items() if p.requires_grad} if parameters is None else set(parameters)
+    if unknown := sorted(chosen - set(named)):
+        raise ValueError(f"parameter {unknown[0]!r}: expected one of {', '.join(named)}")
+    if not chosen:
+        raise ValueError("parameters: expected at least one, and the model trains none")
+    kinds = {f"{named[name].dtype} on {named[name].device}" for name in chosen}
+    if len(kinds) > 1:
+        raise ValueError(f"parameters of {' and '.join(sorted(kinds))}: expected one dtype on one device")
+    return chosen
+
+
+def check_modules(model: nn.Module) -> None:
+    """Refuse modules that are random or depend on the batch.
+
+    Raises:
+        ValueError: with the module's name.
+    """
+    for name, module in model.named_modules():
+        what = f"{type(module).__name__} {name!r}"
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+            raise ValueError(f"{what} is in training mode: products would be random; expected model.eval()")
+        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if batch_norm and (module.training or module.running_mean is None):
+            raise ValueError(f"{what} uses each batch's own statistics: expected model.eval() with running statistics")
+        if isinstance(module, NORMS) and module.training and module.running_mean is not None:
+            raise ValueError(
+                f"{what} is in training mode and would change its running statistics: expected model.eval()"
+            )
+
+
+def check_loss_type(loss: LossFunction) -> None:
+    """Refuse torch's losses that are no mean or are piecewise linear.
+
+    Raises:
+        ValueError: with the loss's name.
+    """
+    name = type(loss).__name__
+    reduction = getattr(loss, "reduction", "mean")
+    if reduction not in ("mean", "batchmean"):
+        raise ValueError(f"{name} with reduction={reduction!r}: expected 'mean', a mean per example")
+    linear = isinstance(loss, PIECEWISE_LINEAR) or loss is nn.functional.l1_loss
+    if linear or (isinstance(loss, nn.MultiMarginLoss) and loss.p == 1):
+        raise ValueError(f"loss {getattr(loss, '__name__', name)} is piecewise linear: it has no second derivative")
+
+
+def check_order(batches: DataBatches) -> None:
+    """Refuse batches that are known to shuffle, to drop examples or to end after one pass.
+
+    Raises:
+        ValueError: with the sampler's name or the number of examples.
+    """
+    if isinstance(batches, Iterator):
+        raise ValueError(f"batches is a {type(batches).__name__}, spent after one pass: expected a list or a loader")
+    if not isinstance(batches, DataLoader):
+        return
+    if isinstance(batches.dataset, IterableDataset) or not isinstance(batches.batch_sampler, BatchSampler):
+        return  # nothing can be read off it: `check_values` compares two passes
+    sampler = batches.batch_sampler.sampler
+    if not isinstance(sampler, SequentialSampler):
+        raise ValueError(f"the loader draws its order with a {type(sampler).__name__}: expected shuffle=False")
+    count, size = len(sampler), batches.batch_sampler.batch_size
+    if batches.batch_sampler.drop_last and count % size:
+        raise ValueError(f"the loader drops the last {count % size} of {count} examples: expected drop_last=False")
+
+
+def check_values(model: nn.Module, loss: LossFunction, batches: DataBatches) -> None:
+    """Refuse batches that are empty or change, random outputs, and losses unfit for a Hessian.
+
+    One forward pass over the data without gradients; the loss is probed on the first batch.
+
+    Raises:
+        ValueError: in one sentence, with the value.
+    """
+    device = next(model.parameters()).device
+    count = 0
+    for first, second in zip_longest(batches, batches):
+        if first is None or second is None or not all(map(_same, first, second)):
+            raise ValueError(f"batch {count} differs between two passes over batches: expected the same data each time")
+        inputs, targets = (part.to(device) for part in first)
+        with torch.no_grad():
+            value = loss(model(inputs), targets)
+        if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+            what = f"shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss returned {what}: expected a scalar tensor, the mean over the batch's examples")
+        if not torch.isfinite(value):
+            raise ValueError(f"loss of batch {count} is {value.item()}: expected a finite number")
+        if count == 0:
+            _probe(model, loss, inputs, targets)
+        count += 1
+    if count == 0:
+        raise ValueError("batches is empty: expected at least one pair (inputs, targets)")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num()))
+
+
+def _probe(model: nn.Module, loss: LossFunction, inputs: Tensor, targets: Tensor) -> None:
+    """The checks that need outputs: determinism, a mean per example, derivatives."""
+    with torch.no_grad():
+        outputs = model(inputs)
+        if not torch.equal(outputs, model(inputs)):
+            raise ValueError("the model gives other outputs on the same inputs: products would be random")
+        if outputs.ndim and len(outputs) == len(targets) > 1:
+            half = len(outputs) // 2
+            parts = [loss(outputs[part], targets[part]).item() for part in (slice(half), slice(half, None))]
+            mean = (half * parts[0] + (len(outputs) - half) * parts[1]) / len(outputs)
+            whole = loss(outputs, targets).item()
+            if abs(whole - mean) > 1e-4 * max(map(abs, [whole, *parts])):
+                raise ValueError(
+                    f"loss is {whole:.6g} on {len(outputs)} examples, {mean:.6g} as the mean of its halves: "
+                    "expected a mean per example"
+                )
+    _probe_derivatives(loss, outputs, targets)
+
+
+def _probe_derivatives(loss: LossFunction, outputs: Tensor, targets: Tensor) -> None:
+    """Refuse a loss without gradient, and one whose gradient jumps though its second derivative is zero."""
+    ramp = torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype, device=outputs.device).reshape(outputs.shape)
+    far = 10 * (1 + outputs.abs().max()) * (ramp + 0.5 / outputs.numel())
+    points = [outputs, torch.zeros_like(outputs), outputs + far, outputs - far]  # at zero no softmax is saturated
+    if targets.shape == outputs.shape and targets.is_floating_point():
+        points.append(targets.to(outputs.dtype))  # where a Huber loss curves
+    gradients = []
+    for point in points:
+        point = point.detach().requires_grad_()
+        value = loss(point, targets)
+        if not value.requires_grad:
+            raise ValueError("loss has no gradient in the outputs, as an accuracy has none: expected a smooth function")
+        (gradient,) = torch.autograd.grad(value, point, create_graph=True, materialize_grads=True)
+        if gradient.requires_grad:
+            (second,) = torch.autograd.grad(gradient, point, torch.ones_like(point) + ramp, materialize_grads=True)
+            if second.any():
+                return
+        gradients.append(gradient.detach())
+    if not all(torch.allclose(gradients[0], other) for other in gradients):
+        raise ValueError("loss is piecewise linear in the outputs: it has no second derivative")

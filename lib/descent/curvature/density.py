@@ -1,0 +1,178 @@
+"""Trace and spectral density of a symmetric operator from random probes, with standard errors over the probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import ArrayLike
+from scipy.sparse.linalg import LinearOperator
+from tqdm import tqdm
+
+from descent.curvature.lanczos import Array, Products, lanczos_tridiagonalise
+
+GRID_POINTS = 1024
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over independent probes.
+
+    Attributes:
+        value: the mean.
+        standard_error: of the mean: the probes' standard deviation over the root of their number.
+        samples: number of probes.
+    """
+
+    value: float
+    standard_error: float
+    samples: int
+
+    @classmethod
+    def of(cls, probes: Array) -> Estimate:
+        """The estimate from one number per probe, `(s,)`."""
+        return cls(float(probes.mean()), float(probes.std(ddof=1) / np.sqrt(len(probes))), len(probes))
+
+
+@dataclass(frozen=True)
+class Density:
+    """The density of eigenvalues, each counted 1 / P, and the quadrature that it comes from.
+
+    Attributes:
+        grid: `(g,)`, where the density is given, in the operator's units.
+        density: `(g,)`, share of the eigenvalues per unit, each smeared to a Gaussian of standard deviation `width`.
+        standard_error: `(g,)`, of `density`, over the probes.
+        width: in the operator's units.
+        nodes: `(s, m)`, one row of Ritz values per probe, the deflated eigenvalues at its end.
+        weights: `(s, m)`, share of the spectrum at each node; rows sum to 1.
+    """
+
+    grid: Array
+    density: Array
+    standard_error: Array
+    width: float
+    nodes: Array
+    weights: Array
+
+    def mean_of(self, function: Callable[[Array], Array]) -> Estimate:
+        """The mean of a function over all eigenvalues, tr f(H) / P; `function` maps arrays elementwise."""
+        return Estimate.of((self.weights * function(self.nodes)).sum(1))
+
+    def moment(self, power: int) -> Estimate:
+        """Mean of the eigenvalues to a power, tr H^power / P, exact for each probe up to power 2 steps - 1."""
+        return self.mean_of(lambda nodes: nodes**power)
+
+    def mass_below(self, bound: float) -> Estimate:
+        """Share of the eigenvalues below `bound`; at 0 an estimate of the index over P.
+
+        Ritz values stand for whole stretches of the spectrum, so at a bound within a dense stretch the share is off by
+        up to a node's weight, which the standard error does not count. Rounding scatters zero eigenvalues to either
+        side: a bound a little below zero leaves them out.
+        """
+        return self.mean_of(lambda nodes: (nodes < bound).astype(float))
+
+
+def estimate_trace(
+    operator: LinearOperator | Array,
+    samples: int,
+    generator: np.random.Generator,
+    *,
+    power: int = 1,
+    progress: str | None = None,
+) -> Estimate:
+    """The trace of H, or of H^2 at the same cost, by Hutchinson's method (1990): the mean of z^T H z over random signs.
+
+    One product per sample. The standard error falls as 1 / sqrt(samples); for a diagonal H and power 1 it is zero.
+
+    Raises:
+        ValueError: fewer than two samples, or another power.
+    """
+    if samples < 2 or power not in (1, 2):
+        raise ValueError(f"samples={samples}, power={power}: expected at least 2, and 1 or 2")
+    multiply = Products(operator)
+    probes = np.empty(samples)
+    for i in tqdm(range(samples), desc=progress, disable=progress is None, unit="sample"):
+        signs = generator.choice([-1.0, 1.0], multiply.size)
+        product = multiply(signs)
+        probes[i] = product @ (signs if power == 1 else product)
+    return Estimate.of(probes)
+
+
+def spectral_density(
+    operator: LinearOperator | Array,
+    steps: int,
+    samples: int,
+    generator: np.random.Generator,
+    *,
+    known: tuple[Array, Array] | None = None,
+    width: float | None = None,
+    grid: ArrayLike | None = None,
+    progress: str | None = None,
+) -> Density:
+    """The density of eigenvalues by stochastic Lanczos quadrature (Lin et al. 2016, sec. 3.2; Ghorbani et al. 2019).
+
+    Each probe is a random direction whose Lanczos matrix gives a Gauss quadrature of the spectrum; Lanczos vectors are
+    fully reorthogonalised, so no eigenvalue is found twice. `steps` products per sample, fewer where a Krylov space is
+    exhausted; memory `(steps, P)`.
+
+    Eigenpairs that are `known` are counted exactly and the probes are drawn orthogonal to them. A few outliers carry
+    most of the probes' variance, so that the same error takes several times fewer samples.
+
+    Args:
+        operator: `(P, P)`, symmetric.
+        steps: Lanczos steps per probe.
+        samples: probes, at least two.
+        generator: draws the probes, Gaussian.
+        known: values `(k,)` and orthonormal vectors `(P, k)`, k below P, such as those of `eigen.extreme_eigenpairs`.
+        width: of each eigenvalue's Gaussian; a hundredth of the range of the Ritz values unless given.
+        grid: `(g,)`, ascending; else 1,024 points, five widths beyond the Ritz values at either side.
+        progress: text before a progress bar; None shows none.
+
+    Raises:
+        ValueError: steps, samples or width out of range, a grid that does not ascend, shapes that do not fit.
+    """
+    multiply = Products(operator)
+    values, vectors = known if known is not None else (np.zeros(0), np.zeros((multiply.size, 0)))
+    if steps < 1 or samples < 2:
+        raise ValueError(f"steps={steps}, samples={samples}: expected at least 1 and at least 2")
+    if vectors.shape != (multiply.size, len(values)) or len(values) >= multiply.size:
+        raise ValueError(
+            f"known vectors of shape {vectors.shape}: expected ({multiply.size}, {len(values)}), k below P"
+        )
+    if (width is not None and not width > 0) or (grid is not None and not (np.diff(np.asarray(grid)) > 0).all()):
+        raise ValueError(f"width={width}, or the grid: expected a width above 0 and a grid that ascends")
+    rank = min(steps, multiply.size - len(values))
+    nodes, weights = np.zeros((2, samples, rank + len(values)))
+    for i in tqdm(range(samples), desc=progress, disable=progress is None, unit="sample"):
+        nodes[i], weights[i] = _probe(multiply, rank, generator, values, vectors)
+    return _smeared(nodes, weights, width, None if grid is None else np.asarray(grid, np.float64))
+
+
+def _probe(
+    multiply: Products, steps: int, generator: np.random.Generator, values: Array, vectors: Array
+) -> tuple[Array, Array]:
+    """Nodes and weights, `(steps + k,)` each, from one random direction orthogonal to the known vectors."""
+    start = generator.standard_normal(multiply.size)
+    start -= vectors @ (vectors.T @ start)
+    diagonal, off, _ = lanczos_tridiagonalise(multiply, start, steps, vectors)
+    ritz, rotation = scipy.linalg.eigh_tridiagonal(diagonal, off)
+    free = (multiply.size - len(values)) / multiply.size
+    lacking = steps - len(ritz)  # of an exhausted space: any node, at weight zero
+    nodes = np.concatenate([ritz, np.full(lacking, ritz[0]), values])
+    weights = np.concatenate([rotation[0] ** 2 * free, np.zeros(lacking), np.full(len(values), 1 / multiply.size)])
+    return nodes, weights
+
+
+def _smeared(nodes: Array, weights: Array, width: float | None, grid: Array | None) -> Density:
+    low, high = float(nodes.min()), float(nodes.max())
+    if width is None:  # a single eigenvalue has no range
+        width = (high - low or abs(high) or 1.0) / 100
+    if grid is None:
+        grid = np.linspace(low - 5 * width, high + 5 * width, GRID_POINTS)
+    curves = np.empty((len(nodes), len(grid)))
+    for i, (row, shares) in enumerate(zip(nodes, weights, strict=True)):
+        curves[i] = np.exp(-0.5 * ((grid[:, None] - row) / width) ** 2) @ shares / (width * np.sqrt(2 * np.pi))
+    error = curves.std(axis=0, ddof=1) / np.sqrt(len(nodes))
+    return Density(grid, curves.mean(axis=0), error, width, nodes, weights)

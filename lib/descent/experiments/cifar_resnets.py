@@ -1,0 +1,240 @@
+"""How the residual networks of the book are trained on CIFAR-10: a short one-cycle schedule that two cores can bear.
+
+`python -m descent.experiments.cifar_resnets` trains the six that are missing from `data/checkpoints`, each resumably.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from descent.checkout import project_root
+from descent.data.datasets import Dataset, load_dataset, standardise
+from descent.landscape.directions import weight_matrices
+from descent.models.resnet import set_gates
+from descent.models.vectors import flatten
+from descent.models.weights import ResNetDescription, round_to_float16, save_checkpoint
+from descent.repro.machine import autocast, compute_device, has_bfloat16
+from descent.repro.records import Record, provenance
+from descent.repro.seeding import torch_generator
+from descent.spectra.trajectory import trajectory_plane
+from descent.training.capture import CapturePlan, GradientRecorder
+from descent.training.loop import Batch, MiniBatches, TrainingPlan, fit, newest_checkpoint
+
+FEWEST = 10  # steps: OneCycleLR divides by zero where its rise is one step long
+# oneDNN's weight gradient of a strided 1 x 1 convolution, channels last, writes past its memory where the input has
+# fewer channels than a vector has numbers: 8 with AVX2, 16 with AVX-512 (github.com/uxlfoundation/oneDNN, issue 6035)
+SAFE_CHANNELS = 16
+DEPTHS = (110, 56, 20)  # the long ones first
+PLANE_LIMIT = 1_000_000  # weights: a larger plane would take more of the repository than the network itself
+NETWORKS = tuple(ResNetDescription(depth, shortcuts) for depth in DEPTHS for shortcuts in ("projection", "none"))
+
+
+@dataclass(frozen=True)
+class ResNetSchedule:
+    """The settings of one training; those of Li et al. 2018 where a comment does not say otherwise.
+
+    Attributes:
+        epochs: passes over the training set (Li et al.: 300).
+        small_epochs: of these the first ones, on images averaged to half their side, at a quarter of the cost.
+        fade: share of the steps over which the shortcuts of a network that is to have none are taken away.
+        peak: highest learning rate of the cycle, mean per example; a lower one without shortcuts, as there.
+        batch_size: examples a step.
+        momentum: Nesterov's.
+        weight_decay: on all parameters.
+        seed: of weights, order and augmentation.
+        snapshots: weight vectors kept along the way.
+        dataset: what `descent.data.datasets.load_dataset` gives.
+        shift: pixels by which an image is shifted at most in each direction.
+        mirror: whether every second image is mirrored.
+        precision: `auto` is bfloat16 where the machine multiplies in it, else float32.
+    """
+
+    epochs: int = 10
+    small_epochs: int = 8
+    fade: float = 0.5
+    peak: float = 0.1
+    batch_size: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    seed: int = 0
+    snapshots: int = 40
+    dataset: str = "cifar10"
+    shift: int = 4
+    mirror: bool = True
+    precision: str = "auto"
+
+    @classmethod
+    def of(cls, network: ResNetDescription, **options: Any) -> ResNetSchedule:
+        """The book's schedule for a network."""
+        return cls(**{"peak": 0.05 if network.shortcuts == "none" else 0.1, **options})
+
+
+def augment_images(images: Tensor, generator: torch.Generator, shift: int = 4, mirror: bool = True) -> Tensor:
+    """A random shift of up to `shift` pixels, filled with zeros, and a mirror image of every second.
+
+    `(n, c, h, w)` alike.
+    """
+    count, channels, height, width = images.shape
+    places = 2 * shift + 1
+    rows, columns = (torch.randint(places, (count, 1), generator=generator) + torch.arange(n) for n in (height, width))
+    mirrored = (torch.rand(count, generator=generator) < 0.5) & mirror
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    padded = nn.functional.pad(images, (shift,) * 4)
+    each, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[None, :, None, None]
+    return padded[each, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def memory_format(model: nn.Module) -> torch.memory_format:
+    """Channels last, the faster one, unless a strided 1 x 1 convolution has fewer inputs than `SAFE_CHANNELS`."""
+    short = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
+    narrow = any(max(layer.stride) > 1 and layer.in_channels < SAFE_CHANNELS for layer in short)
+    return torch.contiguous_format if narrow else torch.channels_last
+
+
+class AugmentedBatches:
+    """The batch of a step: augmented images, targets, and what remains of the shortcuts, `(1,)`."""
+
+    layout = torch.channels_last
+
+    def __init__(self, data: Dataset, schedule: ResNetSchedule, fading: bool, device: torch.device) -> None:
+        self._images, self._device, self._schedule = standardise(data), device, schedule
+        self._index = MiniBatches((torch.arange(len(data)), data.targets), schedule.batch_size, schedule.seed)
+        self.steps = schedule.epochs * self._index.per_epoch
+        self._small = schedule.small_epochs * self._index.per_epoch
+        self._fading = schedule.fade * self.steps if fading else None
+
+    def __call__(self, step: int) -> Batch:
+        """`(b, 3, h, w)` float32, `(b,)` int64, `(1,)`; a function of the step alone."""
+        index, targets = self._index(step)
+        schedule = self._schedule
+        generator = torch_generator(schedule.seed, f"augmentation {step}")
+        images = augment_images(self._images[index], generator, schedule.shift, schedule.mirror)
+        if step < self._small:
+            images = nn.functional.avg_pool2d(images, 2)
+        images = images.contiguous(memory_format=self.layout)
+        return images.to(self._device), targets.to(self._device), torch.tensor([self._gate(step)])
+
+    def _gate(self, step: int) -> float:
+        if self._fading is None:
+            return 1.0
+        return max(0.0, 1 - step / self._fading) if self._fading else 0.0
+
+
+def faded_cross_entropy(model: nn.Module, batch: Batch, precision: str = "auto") -> Tensor:
+    """Cross-entropy in nats, mean per example, with the shortcuts weighted by the batch's third part."""
+    images, targets, gate = batch
+    set_gates(model, float(gate))
+    with autocast(images.device, precision):
+        logits = model(images)
+    return nn.functional.cross_entropy(logits.float(), targets)
+
+
+def error_rate(model: nn.Module, data: Dataset, reference: Dataset, precision: str = "auto") -> float:
+    """Share of misclassified images, in evaluation mode, standardised by the pixels of `reference`, the train split."""
+    device = next(model.parameters()).device
+    images, wrong, training = standardise(data, reference), 0, model.training
+    model.eval()
+    with torch.inference_mode(), autocast(device, precision):
+        for start in range(0, len(data), 500):
+            part = images[start : start + 500].to(device).contiguous(memory_format=torch.channels_last)
+            wrong += int((model(part).argmax(1).cpu() != data.targets[start : start + 500]).sum())
+    model.train(training)
+    return wrong / len(data)
+
+
+def train_resnet(
+    network: ResNetDescription,
+    folder: Path,
+    schedule: ResNetSchedule,
+    read: Callable[..., Dataset] = load_dataset,
+    *,
+    progress: bool = True,
+) -> Path:
+    """Train one network, or go on from where a killed run was; the path of its checkpoint in `folder`.
+
+    A network that is to have no shortcuts starts with option A's, which are taken away linearly over the first
+    `fade` of the steps: from scratch it does not begin to learn in so few epochs. Beside the checkpoint goes the
+    record `<name>-path.npz`: see `path_record`.
+
+    Raises:
+        ValueError: a schedule of fewer than ten steps; nothing has been computed.
+    """
+    device = compute_device()
+    fading, work = network.shortcuts == "none", folder / ".work" / network.name
+    data = read(schedule.dataset, "train")
+    batches = AugmentedBatches(data, schedule, fading, device)
+    _refuse_short(schedule, batches.steps)
+    model = (replace(network, shortcuts="padding") if fading else network).build(schedule.seed)
+    batches.layout = memory_format(model)
+    model.to(device, memory_format=batches.layout)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(model.parameters(), schedule.peak, schedule.momentum,
+                                weight_decay=schedule.weight_decay, nesterov=True)  # fmt: skip
+    cycle = OneCycleLR(optimizer, schedule.peak, batches.steps, pct_start=0.2, cycle_momentum=False)
+    plan = TrainingPlan(
+        batches.steps, cycle, (), work, 100, f"{network} {schedule}", network.name if progress else None
+    )
+    loss = partial(faded_cross_entropy, precision=schedule.precision)
+    steps = np.linspace(0, batches.steps, schedule.snapshots, endpoint=False).astype(int)
+    recipe = CapturePlan(steps, "weight", list(weight_matrices(model)))
+    with GradientRecorder(model, optimizer, recipe, work / "weights", newest_checkpoint(work)[0]) as recorder:
+        history = fit(model, loss, batches, optimizer, plan)
+        round_to_float16(model)
+        if fading:
+            set_gates(model, 0.0)  # also where the last step kept a rest, or a killed run had made it already
+        end = flatten({name: part.cpu() for name, part in weight_matrices(model).items()}).numpy()
+        rows = np.concatenate([np.asarray(recorder.stack().rows), end[None]])
+        path_record(network, rows, [*recorder.stack().steps, batches.steps]).save(folder / f"{network.name}-path.npz")
+    fifties = np.split(history.losses, range(50, batches.steps, 50))
+    about = {
+        "schedule": asdict(schedule),
+        "loss_every_50_steps": [round(float(part.mean()), 4) for part in fifties],
+        "test_error": error_rate(model, read(schedule.dataset, "test"), data, schedule.precision),
+        "provenance": {**provenance(schedule.seed), "device": device.type, "bfloat16": has_bfloat16(device)},
+    }
+    return save_checkpoint(folder, network, model.cpu(), about)
+
+
+def _refuse_short(schedule: ResNetSchedule, steps: int) -> None:
+    if steps < FEWEST:
+        sizes = f"epochs={schedule.epochs}, batch_size={schedule.batch_size}"
+        raise ValueError(f"{sizes}: {steps} steps; expected at least {FEWEST}, for the learning rate to rise and fall")
+
+
+def path_record(network: ResNetDescription, rows: np.ndarray[Any, Any], steps: list[int]) -> Record:
+    """The path of a training, reduced: `(k, P)` weight vectors of the matrices -> a record.
+
+    Values: `gram` `(k, k)` float64, products of the rows less the last; `steps` `(k,)`; `plane` `(2, P)` float16,
+    the first two principal directions of unit length, unless P is above `PLANE_LIMIT`.
+    """
+    plane = trajectory_plane(rows)
+    values = {"gram": plane.gram, "steps": np.array(steps)}
+    if rows.shape[1] <= PLANE_LIMIT:
+        values["plane"] = plane.directions.astype(np.float16)
+    return Record(f"{network.name}-path", values, {}, {})
+
+
+def main(arguments: list[str]) -> None:
+    """Train the named networks, or all that are not there yet."""
+    parser = argparse.ArgumentParser(prog="python -m descent.experiments.cifar_resnets", description=main.__doc__)
+    names = {network.name: network for network in NETWORKS}
+    parser.add_argument("network", nargs="*", choices=[[], *names], help=f"of {', '.join(names)}")
+    parser.add_argument("--folder", type=Path, default=project_root() / "data" / "checkpoints", help="where they go")
+    given = parser.parse_args(arguments)
+    for network in [names[name] for name in given.network or names]:
+        if not (given.folder / f"{network.name}.safetensors").is_file():
+            print(train_resnet(network, given.folder, ResNetSchedule.of(network)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,185 @@
+"""A race out of a saddle: how many steps an optimiser needs, at its best step size, from each distance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import binom
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+from descent.curvature.eigen import saddle_free_step
+from descent.curvature.operators import hessian
+from descent.repro.seeding import deterministic, torch_generator
+from descent.saddles.functions import SmoothFunction, quadratic, saddle_curvatures
+
+Array = NDArray[np.float64]
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0, 1.9, 3.5, 10.0)  # 2 / h is where plain SGD diverges, h = 1
+REACH = 10.0  # a run further from the saddle than this, and not escaped, is lost
+NOISE = 1e-3  # per coordinate of each gradient, of "SGD + noise"
+TUNING_RUNS = 5
+OPTIMISERS: dict[str, Callable[..., Optimizer]] = {
+    "SGD": SGD,
+    "momentum": partial(SGD, momentum=0.9),
+    "Nesterov": partial(SGD, momentum=0.9, nesterov=True),
+    "RMSprop": RMSprop,
+    "Adam": Adam,
+    "AdamW": AdamW,
+    "SGD + noise": SGD,
+}
+NEWTON = "saddle-free Newton"
+RACERS = (*OPTIMISERS, NEWTON)
+
+
+@dataclass(frozen=True)
+class EscapeCourse:
+    """One kind of saddle, and who starts where.
+
+    A quadratic with one unstable direction of curvature -1 / condition, the others from 1 to 1 / condition. A run has
+    escaped when its loss is as low as a unit move along the unstable direction would make it, -1 / (2 condition).
+
+    Attributes:
+        dimension: of the saddle, at least 2.
+        condition: largest over smallest curvature, in size.
+        distances: from the saddle to the starts, in random directions.
+        runs: starts at each distance, each with its own rotation.
+        budget: steps after which a run counts as not escaped.
+        seed: of rotations, directions and noise.
+        rotated: False leaves the saddle's axes along the coordinates.
+    """
+
+    dimension: int
+    condition: float
+    distances: Sequence[float]
+    runs: int
+    budget: int
+    seed: int
+    rotated: bool = True
+
+    def lay_out(self) -> tuple[SmoothFunction, Tensor, Tensor]:
+        """The surface, the starts `(distances, runs, n)` and the rotations `(runs, n, n)`."""
+        n, generator = self.dimension, torch_generator(self.seed, f"course {self.dimension} {self.condition}")
+        turns = torch.linalg.qr(torch.randn(self.runs, n, n, dtype=torch.float64, generator=generator))[0]
+        turns = turns if self.rotated else torch.eye(n, dtype=torch.float64).repeat(self.runs, 1, 1)
+        surface = quadratic(saddle_curvatures(n, 1, self.condition), turns)
+        shape = (len(self.distances), self.runs, n)
+        directions = torch.randn(shape, dtype=torch.float64, generator=generator)
+        directions /= directions.norm(dim=-1, keepdim=True)
+        return surface, torch.tensor(self.distances, dtype=torch.float64)[:, None, None] * directions, turns
+
+
+def escape_times(course: EscapeCourse, optimiser: str, rates: Sequence[float]) -> Array:
+    """Steps to escape at several step sizes, `(rates, distances, runs)`; infinite where a run did not.
+
+    Real optimisers of torch.optim, a parameter group for each step size. Ends as soon as one step size has brought
+    every run out, or none can any more: the others' times may then be infinite for want of steps.
+
+    Raises:
+        ValueError: an unknown optimiser.
+    """
+    if optimiser not in OPTIMISERS:
+        raise ValueError(f"optimiser={optimiser!r}: expected one of {', '.join(OPTIMISERS)}")
+    surface, starts, _ = course.lay_out()
+    goal, generator = surface.critical_points[0].eigenvalues[0] / 2, torch_generator(course.seed, f"noise {optimiser}")
+    points = torch.stack([starts] * len(rates))
+    optimizer = OPTIMISERS[optimiser]([{"params": [p], "lr": rate} for p, rate in zip(points, rates, strict=True)])
+    times = torch.full(points.shape[:-1], math.inf, dtype=torch.float64)
+    lost = torch.zeros(times.shape, dtype=torch.bool)
+    for step in range(course.budget + 1):
+        gradients = surface.gradient(points)
+        low = (points * gradients).sum(-1) / 2 <= goal  # a quadratic's value from its gradient
+        lost |= times.isinf() & ~(points.norm(dim=-1) < REACH)
+        times[low & ~lost & times.isinf()] = step
+        if times.isfinite().flatten(1).all(1).any() or (lost | times.isfinite()).all():
+            break
+        if "noise" in optimiser:
+            gradients += NOISE * torch.randn(points.shape, dtype=torch.float64, generator=generator)
+        for group, gradient in zip(optimizer.param_groups, gradients, strict=True):
+            group["params"][0].grad = gradient
+        optimizer.step()
+    return times.numpy()
+
+
+class PointAsWeights(nn.Module):
+    """A point as the weights of a model whose output is the surface's value there, whatever the input."""
+
+    def __init__(self, surface: SmoothFunction, point: Tensor) -> None:
+        super().__init__()
+        self.surface, self.point = surface, nn.Parameter(point.clone())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The value, `(1,)`."""
+        return self.surface.value(self.point).expand(len(inputs))
+
+
+def saddle_free_path(surface: SmoothFunction, start: Tensor, steps: int, goal: float = -math.inf) -> Array:
+    """Points of saddle-free Newton with step size one, `(T + 1, n)`, until the value is at most `goal`.
+
+    Each step is -|H|^-1 g in the full Krylov space of the gradient, through the curvature operators
+    (Dauphin et al. 2014).
+    """
+    nothing = [(torch.zeros(1, dtype=torch.float64), torch.zeros(1))]  # one example, which the model ignores
+    place, points = PointAsWeights(surface, start), [start.numpy()]
+    while len(points) <= steps and float(surface.value(place.point.detach())) > goal:
+        operator = hessian(place, lambda outputs, targets: outputs.mean(), nothing)
+        gradient = surface.gradient(place.point.detach()).numpy()
+        step = torch.from_numpy(saddle_free_step(operator, gradient, vectors=len(start)))
+        with torch.no_grad():
+            place.point.add_(step)
+        points.append(place.point.detach().numpy().copy())
+    return np.stack(points)
+
+
+def race_optimisers(course: EscapeCourse, racer: str) -> tuple[float, Array]:
+    """The best step size and the steps to escape, `(distances, runs)`, at one thread.
+
+    Five tuning runs choose it from `RATES`: the one whose slowest run, from each distance, takes the fewest steps (in
+    the geometric mean over distances), so that a step size which loses a run is out. Then fresh seeds race at it.
+    Saddle-free Newton has step size one.
+
+    Raises:
+        ValueError: an unknown racer.
+    """
+    if racer not in RACERS:
+        raise ValueError(f"racer={racer!r}: expected one of {', '.join(RACERS)}")
+    with deterministic():
+        if racer == NEWTON:
+            return 1.0, _newton_steps(course)
+        tuning = replace(course, seed=course.seed + 10_000, runs=TUNING_RUNS)
+        slowest = escape_times(tuning, racer, RATES).max(-1)
+        rate = RATES[int(np.log(np.clip(slowest, 1, 1e12)).mean(1).argmin())]
+        return rate, escape_times(course, racer, [rate])[0]
+
+
+def _newton_steps(course: EscapeCourse) -> Array:
+    _, starts, turns = course.lay_out()
+    curvatures = saddle_curvatures(course.dimension, 1, course.condition)
+    surfaces = [quadratic(curvatures, turn) for turn in turns]
+    limit = min(course.budget, 200)
+    steps = np.full(starts.shape[:-1], np.inf)
+    for place in np.ndindex(*steps.shape):
+        path = saddle_free_path(surfaces[place[1]], starts[place], limit, curvatures[-1] / 2)
+        end: Any = surfaces[place[1]].value(torch.from_numpy(path[-1]))
+        steps[place] = len(path) - 1 if float(end) <= curvatures[-1] / 2 else np.inf
+    return steps
+
+
+def median_interval(samples: Array) -> tuple[Array, Array, Array]:
+    """Median over the last axis, with a 95 % interval for it from order statistics.
+
+    Its ranks are the binomial's, so that it holds the median of any distribution in 95 % of samples or more. Infinite
+    entries (runs that did not escape) are the largest, and the median is infinite where more than half of them are.
+    """
+    ordered, n = np.sort(samples, -1), samples.shape[-1]
+    rank = max(0, int(binom.ppf(0.025, n, 0.5)) - 1)
+    middle = (ordered[..., (n - 1) // 2], ordered[..., n // 2])
+    middle = (ordered[..., (n - 1) // 2], ordered[..., n // 2])
+    median = np.where(np.isinf(middle[1]), np.inf, (middle[0] + middle[1]) / 2)
+    return median, ordered[..., rank], ordered[..., n - 1 - rank]

@@ -1,0 +1,13 @@
+from .figures import FeatureCluster as FeatureCluster
+from .figures import cluster_edges as cluster_edges
+from .figures import feature_clusters as feature_clusters
+from .figures import figure_composition as figure_composition
+from .figures import figure_frame as figure_frame
+from .measures import dimensionality as dimensionality
+from .measures import dimensions_per_feature as dimensions_per_feature
+from .measures import feature_directions as feature_directions
+from .measures import feature_norms as feature_norms
+from .measures import interference as interference
+from .measures import is_learnt as is_learnt
+from .measures import is_near_line as is_near_line
+from .measures import random_directions as random_directions

@@ -1,0 +1,144 @@
+"""What the shape of a loss surface says: whether it leads to its centre, and how far from convex it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from descent.curvature.eigen import extreme_eigenpairs
+from descent.curvature.operators import hessian
+from descent.landscape.directions import Direction, moved, weight_matrices
+from descent.landscape.surface import LossSurface
+from descent.repro.seeding import numpy_generator
+
+Array = NDArray[np.float64]
+EIGENVALUES = ("smallest", "largest", "residual", "converged")
+
+
+def descent_towards_centre(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -> Array:
+    """Cosine between steepest descent within the plane and the way to the centre, `(m, n)`.
+
+    The gradient is the second-order difference quotient of log loss, whose direction is the loss's own and which is
+    less coarse where the loss grows steeply. NaN at the centre, on holes (loss not finite, or zero) and beside them (on
+    an edge, whose quotient is one-sided, two lines away as well), and where the gradient vanishes.
+
+    Raises:
+        ValueError: fewer than three grid lines in a direction.
+    """
+    if min(surface.loss.shape) < 3:
+        raise ValueError(f"a grid of {surface.loss.shape}: expected at least 3 lines in each direction")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        usable = np.isfinite(surface.loss) & (surface.loss > 0)
+        height = np.log(np.where(usable, surface.loss, np.nan))
+        slope = np.array(np.gradient(height, surface.alpha, surface.beta, edge_order=2))
+        way = np.array(np.meshgrid(centre[0] - surface.alpha, centre[1] - surface.beta, indexing="ij"))
+        lengths = np.linalg.norm(slope, axis=0) * np.linalg.norm(way, axis=0)
+        cosine: Array = -(slope * way).sum(0) / np.where(usable & (lengths > 0), lengths, np.nan)
+    return cosine
+
+
+def star_share(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -> float:
+    """Share of the grid from which a small gradient step within the plane comes nearer to the centre.
+
+    1 for a surface that falls towards its centre along every ray, whose level sets are then star-shaped; one half for
+    a surface of which the centre knows nothing. Points where `descent_towards_centre` is NaN do not count.
+
+    Raises:
+        ValueError: no point counts.
+    """
+    cosine = descent_towards_centre(surface, centre)
+    counted = np.isfinite(cosine)
+    if not counted.any():
+        raise ValueError(f"none of {cosine.size} grid points has a finite gradient")
+    return float((cosine[counted] > 0).mean())
+
+
+def plane_nonconvexity(surface: LossSurface) -> Array:
+    """`nonconvexity_ratio` of the 2 x 2 Hessian within the plane, `(m - 2, n - 2)` for the inner grid points.
+
+    Second-order difference quotients of the loss on its equally spaced grid. The two eigenvalues are weighted means of
+    the full Hessian's (Li et al. 2018, section 6), and lie between its extremes: a ratio of zero does not mean that
+    the loss is convex, a large one means that it is not. NaN beside holes.
+
+    Raises:
+        ValueError: fewer than three grid lines in a direction, or unequal steps.
+    """
+    if min(surface.loss.shape) < 3:
+        raise ValueError(f"a grid of {surface.loss.shape}: expected at least 3 lines in each direction")
+    steps = [np.diff(axis) for axis in (surface.alpha, surface.beta)]
+    if not all(np.allclose(step, step[0]) for step in steps):
+        raise ValueError("the grid has unequal steps: expected equal ones in each direction")
+    loss, (a, b) = np.where(np.isfinite(surface.loss), surface.loss, np.nan), (step[0] for step in steps)
+    inner = loss[1:-1, 1:-1]
+    aa = (loss[2:, 1:-1] - 2 * inner + loss[:-2, 1:-1]) / a**2
+    bb = (loss[1:-1, 2:] - 2 * inner + loss[1:-1, :-2]) / b**2
+    ab = (loss[2:, 2:] - loss[2:, :-2] - loss[:-2, 2:] + loss[:-2, :-2]) / (4 * a * b)
+    middle, radius = (aa + bb) / 2, np.hypot((aa - bb) / 2, ab)
+    return nonconvexity_ratio(middle - radius, middle + radius)
+
+
+class LineCurvature:
+    """Extreme eigenvalues of the Hessian of the loss at points of a plane; a task for `descent.repro.sweeps`.
+
+    The Hessian is that of the loss, mean per example, in all weights of more than one dimension: biases and batch
+    normalisation are left out (Li et al. 2018, section 6). In the weights' own precision and evaluation mode, on copies
+    of the model.
+
+    Args:
+        model: trained.
+        inputs: `(n, ...)`.
+        targets: `(n,)` classes.
+        directions: as for `descent.landscape.evaluator.Evaluator`.
+        tolerance: of the eigenvalues, relative to the larger (Li et al.: 1e-2).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        directions: Sequence[Direction],
+        tolerance: float = 1e-2,
+    ) -> None:
+        self._model, self._batch, self._directions = model, (inputs, targets), list(directions)
+        self._tolerance = tolerance
+
+    def __call__(self, points: ArrayLike) -> dict[str, Array]:
+        """Points `(s, k)` to `smallest`, `largest` `(s,)` eigenvalues (loss / weight^2), `residual`, `converged`.
+
+        Where the loss or a product with its Hessian is not finite, all are NaN but `converged`, which is 0.
+        """
+        rows = [self._at(point) for point in np.atleast_2d(np.asarray(points, float))]
+        return {name: np.array([row[name] for row in rows], float) for name in EIGENVALUES}
+
+    def _at(self, point: Array) -> dict[str, float]:
+        model = moved(self._model, self._directions, point).eval()
+        names = list(weight_matrices(model))
+        generator = numpy_generator(0, "eigenvalues on a plane")
+        try:
+            operator = hessian(model, nn.functional.cross_entropy, [self._batch], names)
+            pairs = extreme_eigenpairs(operator, 2, "both", generator, tolerance=self._tolerance, max_matvecs=400)
+        except ValueError as error:
+            if "finite" not in str(error):
+                raise
+            return {**dict.fromkeys(EIGENVALUES, np.nan), "converged": 0.0}
+        values, residual = pairs.values, float(pairs.residuals.max(initial=0))
+        if len(values) < 2:
+            values = np.full(2, np.nan)
+        smallest, largest = float(values[0]), float(values[-1])
+        return {"smallest": smallest, "largest": largest, "residual": residual, "converged": float(pairs.converged)}
+
+
+def nonconvexity_ratio(smallest: ArrayLike, largest: ArrayLike) -> Array:
+    """|smallest / largest| eigenvalue of each Hessian: near 0 where the loss is almost convex (Li et al., figure 7).
+
+    1 where no eigenvalue is positive; NaN stays.
+    """
+    low, high = np.asarray(smallest, float), np.asarray(largest, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.abs(np.minimum(low, 0) / high)
+    result: Array = np.where(np.isnan(low) | np.isnan(high), np.nan, np.where(high > 0, ratio, 1.0))
+    return result

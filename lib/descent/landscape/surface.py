@@ -1,0 +1,163 @@
+"""Loss surfaces: values on a grid of a plane, kept with the grid, checked and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pyevtk.hl import gridToVTK, imageToVTK
+from torch import Tensor
+
+from descent.landscape.directions import Direction
+from descent.landscape.evaluator import Evaluator
+from descent.repro.files import atomic_path
+from descent.repro.records import Record, provenance
+from descent.repro.seeding import numpy_generator
+
+Array = NDArray[np.float64]
+Values = dict[str, Array]
+
+
+def _check(inputs: Tensor, targets: Tensor, directions: Sequence[Direction], batch: int) -> None:
+    if len(inputs) != len(targets) or len(targets) == 0:
+        raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets: expected as many, and at least one")
+    if not directions:
+        raise ValueError("directions is empty: expected one for a line, two for a plane")
+    if batch < 1:
+        raise ValueError(f"batch={batch}: expected at least 1 image at a time")
+
+
+@dataclass(frozen=True)
+class LossSurface:
+    """Values on a grid; the grid travels with them.
+
+    Attributes:
+        alpha: `(m,)`, coordinates along the first direction.
+        beta: `(n,)`, along the second.
+        values: name -> `(m, n)`; `loss` among them, see `Evaluator`.
+        images: examples in each mean.
+        precision: in which it was computed.
+    """
+
+    alpha: Array
+    beta: Array
+    values: Mapping[str, Array]
+    images: int
+    precision: str
+
+    def __post_init__(self) -> None:
+        wanted = (len(self.alpha), len(self.beta))
+        for name, values in self.values.items():
+            if values.shape != wanted:
+                raise ValueError(f"{name} of shape {values.shape}: expected (len(alpha), len(beta)) = {wanted}")
+        if "loss" not in self.values:
+            raise ValueError(f"values {', '.join(self.values)}: expected loss among them")
+
+    @property
+    def loss(self) -> Array:
+        """`(m, n)`, mean per example."""
+        return self.values["loss"]
+
+    def record(self, name: str, settings: Mapping[str, Any], provenance: Mapping[str, Any]) -> Record:
+        """As a record: the values, `alpha` and `beta`."""
+        about = {**settings, "images": self.images, "precision": self.precision}
+        return Record(name, {"alpha": self.alpha, "beta": self.beta, **self.values}, about, provenance)
+
+    @classmethod
+    def of(cls, record: Record) -> LossSurface:
+        """From what `record` made.
+
+        Raises:
+            ValueError: the record is of something else.
+        """
+        values = dict(record.values)
+        if not {"alpha", "beta", "loss"} <= set(values) or not {"images", "precision"} <= set(record.settings):
+            raise ValueError(f"record {record.name!r} holds {', '.join(values)}: expected alpha, beta, loss and more")
+        alpha, beta = values.pop("alpha"), values.pop("beta")
+        return cls(alpha, beta, values, record.settings["images"], record.settings["precision"])
+
+
+def plane_grid(alpha: ArrayLike, beta: ArrayLike) -> Array:
+    """All points of a grid, `(m n, 2)`, the second coordinate fastest: `values.reshape(m, n)` is a surface's order."""
+    a, b = np.meshgrid(np.asarray(alpha, float), np.asarray(beta, float), indexing="ij")
+    return np.stack([a.ravel(), b.ravel()], 1)
+
+
+def loss_surface(
+    evaluator: Evaluator, alpha: ArrayLike, beta: ArrayLike, run: Callable[[Evaluator, Array], Values] | None = None
+) -> LossSurface:
+    """The values on a grid.
+
+    Args:
+        evaluator: with two directions.
+        alpha: `(m,)`.
+        beta: `(n,)`.
+        run: `run(evaluator, points (m n, 2)) -> values (m n,)`, such as one that shares the points out with
+            `descent.repro.sweeps`; None evaluates them one after the other here.
+    """
+    a, b = np.asarray(alpha, float), np.asarray(beta, float)
+    points = plane_grid(a, b)
+    values = evaluator(points) if run is None else run(evaluator, points)
+    shaped = {name: found.reshape(len(a), len(b)) for name, found in values.items()}
+    return LossSurface(a, b, shaped, evaluator.images, evaluator.precision)
+
+
+def recompute_points(evaluator: Evaluator, found: LossSurface, seed: int, share: float = 0.02) -> Array:
+    """Relative difference of the loss at randomly chosen grid points when they are computed anew in float32.
+
+    Returns:
+        `(ceil(share m n),)`, |loss - anew| / anew; 0 where both are infinite or NaN alike, infinite where one is.
+    """
+    points = plane_grid(found.alpha, found.beta)
+    chosen = numpy_generator(seed, "recheck").choice(len(points), int(np.ceil(share * len(points))), replace=False)
+    before, anew = found.loss.ravel()[chosen], evaluator.in_float32()(points[chosen])["loss"]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = np.abs(before - anew) / np.abs(anew)
+    same = (before == anew) | (np.isnan(before) & np.isnan(anew))
+    return np.where(same, 0, np.where(np.isfinite(relative), relative, np.inf))
+
+
+SUFFIXES = (".npz", ".vti", ".vts")
+CLIP = 10.0  # of the height in a .vts, as in the pictures of Li et al. 2018
+
+
+def export_surface(surface: LossSurface, path: str | Path, clip: float = CLIP) -> Path:
+    """Write a surface, atomically; the suffix decides.
+
+    `.npz`: a record with every value and the grid. `.vti`: an image of every value over the flat grid, which must rise
+    in equal steps. `.vts`: the surface itself, its height log(1 + min(loss, clip)), with every value on it; where the
+    loss is NaN the height is that of `clip`, and the value says NaN.
+
+    Raises:
+        ValueError: another suffix, or for a `.vti` steps that are not equal and upwards.
+    """
+    target = Path(path)
+    if target.suffix not in SUFFIXES:
+        raise ValueError(f"{target.name}: expected a name that ends in {', '.join(SUFFIXES)}")
+    if target.suffix == ".npz":
+        surface.record(target.stem, {}, provenance()).save(target)
+        return target
+    values = {name: np.ascontiguousarray(found[:, :, None], float) for name, found in surface.values.items()}
+    with atomic_path(target) as temporary:
+        stem = str(temporary.with_suffix(""))  # pyevtk adds the suffix
+        if target.suffix == ".vti":
+            steps = _step(surface.alpha, "alpha"), _step(surface.beta, "beta"), 1.0
+            origin = float(surface.alpha[0]), float(surface.beta[0]), 0.0
+            imageToVTK(stem, origin=origin, spacing=steps, pointData=values)
+        else:
+            capped = np.where(np.isnan(surface.loss), clip, surface.loss).clip(None, clip)
+            a, b = np.meshgrid(surface.alpha, surface.beta, indexing="ij")
+            axes = (np.ascontiguousarray(axis[:, :, None]) for axis in (a, b, np.log1p(capped)))
+            gridToVTK(stem, *axes, pointData=values)
+    return target
+
+
+def _step(axis: NDArray[np.float64], name: str) -> float:
+    steps = np.diff(axis)
+    if len(steps) == 0 or steps[0] <= 0 or not np.allclose(steps, steps[0], rtol=1e-6, atol=0):
+        raise ValueError(f"{name} does not rise in equal steps, as a .vti must: expected a .vts or .npz")
+    return float(steps[0])

@@ -1,0 +1,5 @@
+"""Networks of the chapters, named weights as one vector, and published weights."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

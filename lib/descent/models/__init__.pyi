@@ -1,0 +1,13 @@
+from .folding import fold_batch_norm as fold_batch_norm
+from .resnet import cifar_resnet as cifar_resnet
+from .small import mlp as mlp
+from .small import small_convnet as small_convnet
+from .transformer import OneLayerTransformer as OneLayerTransformer
+from .transformer import TransformerSizes as TransformerSizes
+from .vectors import Layout as Layout
+from .vectors import flatten as flatten
+from .vectors import unflatten as unflatten
+from .weights import Checkpoint as Checkpoint
+from .weights import ResNetDescription as ResNetDescription
+from .weights import load_checkpoint as load_checkpoint
+from .weights import save_checkpoint as save_checkpoint

@@ -1,0 +1,96 @@
+"""The residual networks for CIFAR-10, with and without their shortcuts."""
+
+from __future__ import annotations
+
+from typing import Literal, cast, get_args
+
+from torch import Tensor, nn
+
+from descent.repro.seeding import global_seed
+
+Shortcuts = Literal["projection", "padding", "none"]
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions with batch normalisation, added to the input (He et al. 2016, figure 2).
+
+    Where the block halves the image and widens it, the shortcut is a strided 1 x 1 convolution with batch
+    normalisation (`projection`, option B), or every second pixel padded with zero channels (`padding`, option A,
+    without parameters). `none` adds nothing anywhere.
+
+    Attributes:
+        gate: times what the shortcut adds; 1, but for a training that takes the shortcuts away little by little.
+    """
+
+    def __init__(self, channels: int, wider: int, shortcuts: Shortcuts) -> None:
+        super().__init__()
+        self.stride, self.extra, self.shortcuts = 1 if wider == channels else 2, wider - channels, shortcuts
+        self.conv1 = nn.Conv2d(channels, wider, 3, self.stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(wider)
+        self.conv2 = nn.Conv2d(wider, wider, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(wider)
+        self.gate = 1.0
+        self.projection: nn.Module | None = None
+        if shortcuts == "projection" and self.extra:
+            convolution = nn.Conv2d(channels, wider, 1, self.stride, bias=False)
+            self.projection = nn.Sequential(convolution, nn.BatchNorm2d(wider))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(n, channels, h, w) -> (n, wider, h, w)`, sides halved and rounded up where wider."""
+        out = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu_()))
+        if self.shortcuts != "none" and self.gate:
+            out = out + (self._shortcut(x) if self.gate == 1 else self.gate * self._shortcut(x))
+        return cast(Tensor, out.relu_())
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        if not self.extra:
+            return x
+        if self.projection is not None:
+            return cast(Tensor, self.projection(x))
+        return nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+
+
+def set_gates(model: nn.Module, gate: float) -> None:
+    """Multiply by `gate` what every shortcut of `model` adds."""
+    for module in model.modules():
+        if isinstance(module, Residual):
+            module.gate = gate
+
+
+def cifar_resnet(
+    depth: int,
+    classes: int,
+    seed: int,
+    *,
+    shortcuts: Shortcuts = "projection",
+    width: int = 16,
+    channels: int = 3,
+) -> nn.Sequential:
+    """The residual network for CIFAR-10 of He et al. 2016, section 4.2: `(n, channels, h, w) -> (n, classes)` logits.
+
+    A 3 x 3 convolution to `width` channels, three stages of (depth - 2) / 6 blocks with one, two and four times as
+    many, mean over the image, a linear layer. Convolutions have He's normal initialisation of the fan out, the linear
+    layer torch's default. With ten classes ResNet-20, 56 and 110 have 272,474, 855,770 and 1,730,714 parameters with
+    projection shortcuts, as in the code of Li et al. 2018, and 2,752 fewer with `padding` (He et al.) or `none`.
+
+    Raises:
+        ValueError: a depth that is not 6 n + 2, a width below 1, or unknown shortcuts.
+    """
+    if depth < 8 or depth % 6 != 2:
+        raise ValueError(f"depth={depth}: expected 6 n + 2, such as 20, 32, 44, 56 or 110")
+    if shortcuts not in get_args(Shortcuts):
+        raise ValueError(f"shortcuts={shortcuts!r}: expected one of {', '.join(get_args(Shortcuts))}")
+    if width < 1:
+        raise ValueError(f"width={width}: expected at least 1 channel")
+    with global_seed(seed, "weights"):
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        wide = width
+        for wider in (width, 2 * width, 4 * width):
+            for _ in range((depth - 2) // 6):
+                layers.append(Residual(wide, wider, shortcuts))
+                wide = wider
+        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(wide, classes))
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model

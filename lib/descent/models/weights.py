@@ -1,0 +1,147 @@
+"""Committed weights: one safetensors file a network, with what it is and how it was made inside its header."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from descent.models.resnet import Shortcuts, cifar_resnet
+from descent.repro.files import sha256_of, write_atomic, write_json
+
+DIGESTS = "sha256.json"
+
+
+@dataclass(frozen=True)
+class ResNetDescription:
+    """One residual network for ten classes.
+
+    Attributes:
+        depth: layers with weights, 6 n + 2.
+        shortcuts: see `descent.models.resnet.Residual`.
+        width: channels of the first stage.
+        channels: of an image.
+    """
+
+    depth: int
+    shortcuts: Shortcuts
+    width: int = 16
+    channels: int = 3
+
+    @property
+    def name(self) -> str:
+        """Such as `resnet56` and `resnet56-noshort`."""
+        return f"resnet{self.depth}" + {"projection": "", "none": "-noshort"}.get(self.shortcuts, f"-{self.shortcuts}")
+
+    def build(self, seed: int = 0) -> nn.Sequential:
+        """The network with its initial weights."""
+        return cifar_resnet(self.depth, 10, seed, shortcuts=self.shortcuts, width=self.width, channels=self.channels)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network.
+
+    Attributes:
+        network: which.
+        model: with its trained weights, float32, in evaluation mode.
+        about: configuration, curve, test error and provenance of the training, plain JSON values.
+        sha256: of the file.
+    """
+
+    network: ResNetDescription
+    model: nn.Sequential
+    about: Mapping[str, Any]
+    sha256: str
+
+
+def save_checkpoint(folder: str | Path, network: ResNetDescription, model: nn.Module, about: Mapping[str, Any]) -> Path:
+    """Write `folder/<name>.safetensors`, and its SHA-256 into `folder/sha256.json`; the path.
+
+    Weights are kept in float16, the buffers of batch normalisation as they are: what the file holds is the network,
+    so `model` should have been rounded by `round_to_float16` before anything was measured on it.
+    """
+    weights = {name for name, _ in model.named_parameters()}
+    state = {
+        name: (tensor.to(torch.float16) if name in weights else tensor).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    about = {"network": asdict(network), **about}
+    path = Path(folder) / f"{network.name}.safetensors"
+    data = safetensors.torch.save(state, {"about": json.dumps(about)})
+    digests = _digests(Path(folder)) if (Path(folder) / DIGESTS).is_file() else {}
+    digests[path.name] = hashlib.sha256(data).hexdigest()
+    write_json(Path(folder) / DIGESTS, dict(sorted(digests.items())))  # first, so that no checkpoint is without one
+    write_atomic(path, data)
+    return path
+
+
+def round_to_float16(model: nn.Module) -> nn.Module:
+    """The same module, its parameters rounded to what float16 can say."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(torch.float16))
+    return model
+
+
+def load_checkpoint(folder: str | Path, network: ResNetDescription) -> Checkpoint:
+    """Read what `save_checkpoint` wrote, its SHA-256 checked first.
+
+    Raises:
+        FileNotFoundError: no such checkpoint; names those that are there.
+        ValueError: the file is damaged, or does not fit the network; names the first property that differs.
+    """
+    path = Path(folder) / f"{network.name}.safetensors"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in Path(folder).glob("*.safetensors"))) or "none"
+        raise FileNotFoundError(f"{path}: no such checkpoint; there are: {there}. To train it: make checkpoints")
+    expected, found = _digests(path.parent).get(path.name), sha256_of(path)
+    if found != expected:
+        raise ValueError(f"{path} is damaged: SHA-256 {found}, expected {expected}; restore it: git checkout '{path}'")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            about = json.loads((file.metadata() or {})["about"])
+            kept = asdict(ResNetDescription(**about["network"]))
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: no checkpoint of this book ({error})") from error
+    for name, asked in asdict(network).items():
+        if asked != kept[name]:
+            raise ValueError(f"{name}={asked!r}: expected {kept[name]!r}, which is what {path} was trained with")
+    model = network.build()
+    fill_parameters(model, state, str(path))
+    return Checkpoint(network, model.eval(), about, found)
+
+
+def fill_parameters(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Copy named tensors into the module.
+
+    Raises:
+        ValueError: the first name that either lacks, or the first shape that differs. Nothing is copied then.
+    """
+    own = model.state_dict()
+    for name in [*own, *state]:
+        if name not in state or name not in own:
+            where = f"{origin} lacks it" if name in own else f"it is only in {origin}"
+            raise ValueError(f"{name!r} does not fit: {where}")
+        if own[name].shape != state[name].shape:
+            shapes = f"{tuple(state[name].shape)} in {origin}, {tuple(own[name].shape)} in the network"
+            raise ValueError(f"{name!r} does not fit: {shapes}")
+    model.load_state_dict({name: state[name].to(own[name].dtype) for name in own})
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    path = folder / DIGESTS
+    try:
+        digests: dict[str, str] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it: git checkout '{path}'") from error
+    return digests

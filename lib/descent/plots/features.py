@@ -1,0 +1,178 @@
+"""From maps of features to figures: bars, matrices, points in the plane and in space. Never computes, never saves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import plotly.graph_objects as go
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from descent.plots.style import BLUE, COLOURS, GREY, ORANGE, Labels
+
+Array = NDArray[Any]
+SHARED = "cividis"  # dark: a direction of its own; bright: one that is shared
+
+
+def norm_bars(maps: Mapping[str, tuple[Array, Array]], columns: int, labels: Labels) -> Figure:
+    """A bar for each feature, as long as its norm, coloured by the interference that it has (the source's picture).
+
+    Args:
+        maps: title -> (norms `(n,)`, interference `(n,)`, of which 1 and more have one colour).
+        columns: panels in a row.
+        labels: x and y of every panel, z of the colour bar.
+    """
+    rows = -(-len(maps) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(10, 2.3 * rows + 0.4), squeeze=False, sharex=True, sharey=True)
+    scale = plt.cm.ScalarMappable(Normalize(0, 1), SHARED)
+    for number, ((title, (norms, shared)), axis) in enumerate(zip(maps.items(), axes.flat, strict=False)):
+        axis.bar(np.arange(len(norms)), norms, color=scale.to_rgba(np.clip(shared, 0, 1)), width=0.9)
+        axis.set_title(title, fontsize=11)
+        axis.set_xlabel(labels.x if number + columns >= len(maps) else "")
+        axis.set_ylabel(labels.y if number % columns == 0 else "")
+    for axis in axes.flat[len(maps) :]:
+        axis.set_visible(False)
+    figure.colorbar(scale, ax=axes, label=labels.z, shrink=0.9, pad=0.02)
+    return figure
+
+
+def draw_matrices(panels: Mapping[str, Array], columns: int, labels: Labels, end: float = 1.0) -> Figure:
+    """Matrices as coloured squares on one scale from -end to end, white at zero.
+
+    Args:
+        panels: title -> `(n, n)`.
+        columns: panels in a row.
+        labels: x and y of every panel, z of the colour bar.
+        end: values beyond have the colour of the nearer end.
+    """
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(10, 9.2 / columns * rows + 0.4), squeeze=False)
+    for number, ((title, values), axis) in enumerate(zip(panels.items(), axes.flat, strict=False)):
+        image = axis.imshow(values, cmap="RdBu_r", vmin=-end, vmax=end, interpolation="nearest")
+        axis.set_title(title, fontsize=11)
+        axis.set(xlabel=labels.x, ylabel=labels.y if number % columns == 0 else "")
+        axis.grid(visible=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    figure.colorbar(image, ax=axes, label=labels.z, shrink=0.9, pad=0.02)
+    return figure
+
+
+def planes(panels: Mapping[str, Array], columns: int, labels: Labels, groups: Sequence[int] = ()) -> Figure:
+    """The features of maps into the plane, as rays from the origin, with the circle of radius one.
+
+    Args:
+        panels: title -> `(2, n)`.
+        columns: panels in a row.
+        labels: x and y of every panel.
+        groups: `(n,)`, features of one number have one colour; empty gives all the same.
+    """
+    rows = -(-len(panels) // columns)
+    size = (10, (10 / columns + 0.3) * rows + 0.5)  # room for titles, and for the labels below
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
+    turn = np.linspace(0, 2 * np.pi, 200)
+    for number, ((title, W), axis) in enumerate(zip(panels.items(), axes.flat, strict=False)):
+        axis.plot(np.cos(turn), np.sin(turn), color=GREY, lw=0.8)
+        for feature, (x, y) in enumerate(W.T):
+            colour = COLOURS[groups[feature] % len(COLOURS)] if len(groups) else BLUE
+            axis.plot([0, x], [0, y], color=colour, lw=1.6)
+            axis.plot(x, y, "o", color=colour, ms=6)
+        axis.set_title(title, fontsize=11)
+        axis.set(aspect="equal", xlim=(-1.3, 1.3), ylim=(-1.3, 1.3))
+        axis.set_xlabel(labels.x if number + columns >= len(panels) else "")
+        axis.set_ylabel(labels.y if number % columns == 0 else "")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    return figure
+
+
+@dataclass(frozen=True)
+class Solid:
+    """Points in space and the edges between them.
+
+    Attributes:
+        points: `(n, 3)`.
+        edges: pairs of points.
+        colour: `(n,)`, what the colour of a point says.
+    """
+
+    points: Array
+    edges: Sequence[tuple[int, int]]
+    colour: Array
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 2 or self.points.shape[1] != 3 or len(self.colour) != len(self.points):
+            raise ValueError(f"points of shape {self.points.shape}, {len(self.colour)} colours: expected (n, 3) and n")
+
+
+def solids(
+    panels: Mapping[str, Solid], colour_label: str, ends: tuple[float, float] = (0.0, 1.0)
+) -> tuple[go.Figure, Figure]:
+    """Polytopes side by side, a ray from the origin to each corner: an interactive figure, and its still picture.
+
+    Args:
+        panels: title -> solid.
+        colour_label: of the colour bar of the corners.
+        ends: of the colours.
+    """
+    scenes = [[{"type": "scene"}] * len(panels)]
+    interactive = make_subplots(1, len(panels), specs=scenes, subplot_titles=list(panels), horizontal_spacing=0.01)
+    for column, solid in enumerate(panels.values(), 1):
+        for trace in _traces(solid, colour_label if column == 1 else "", ends):
+            interactive.add_trace(trace, 1, column)
+    unseen = {"visible": False, "range": [-1.25, 1.25]}
+    camera = {"eye": {"x": 1.2, "y": 1.0, "z": 0.7}}
+    interactive.update_scenes(xaxis=unseen, yaxis=unseen, zaxis=unseen, aspectmode="cube", camera=camera)
+    interactive.update_layout(height=380, margin={"l": 0, "r": 0, "t": 40, "b": 0}, showlegend=False)
+    interactive.update_annotations(font_size=13)
+    return interactive, _still(panels, colour_label, ends)
+
+
+def _lines(pairs: Sequence[tuple[Array, Array]]) -> Array:
+    """Line segments `(3 k, 3)`, NaN between them."""
+    gap = np.full(3, np.nan)
+    return np.array([point for start, end in pairs for point in (start, end, gap)], np.float32).reshape(-1, 3)
+
+
+def _traces(solid: Solid, colour_label: str, ends: tuple[float, float]) -> list[go.Scatter3d]:
+    edges = _lines([(solid.points[a], solid.points[b]) for a, b in solid.edges]).T
+    rays = _lines([(np.zeros(3), point) for point in solid.points]).T
+    marker: dict[str, Any] = {"size": 7, "color": solid.colour.astype(np.float32), "cmin": ends[0], "cmax": ends[1]}
+    marker |= {"colorscale": SHARED.capitalize(), "showscale": bool(colour_label)}
+    if colour_label:
+        marker["colorbar"] = {"title": colour_label, "thickness": 12, "len": 0.8}
+    text = [f"feature {number}<br>{value:.3f}" for number, value in enumerate(solid.colour)]
+    x, y, z = solid.points.astype(np.float32).T
+    quiet = {"mode": "lines", "hoverinfo": "skip"}
+    return [
+        go.Scatter3d(x=rays[0], y=rays[1], z=rays[2], line={"color": "#bbbbbb", "width": 2}, **quiet),
+        go.Scatter3d(x=edges[0], y=edges[1], z=edges[2], line={"color": ORANGE, "width": 5}, **quiet),
+        go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, text=text, hoverinfo="text"),
+    ]
+
+
+def _still(panels: Mapping[str, Solid], colour_label: str, ends: tuple[float, float]) -> Figure:
+    figure = plt.figure(figsize=(10, 3.1))
+    axes = []
+    for column, (title, solid) in enumerate(panels.items(), 1):
+        axis: Any = figure.add_subplot(1, len(panels), column, projection="3d")
+        axes.append(axis)
+        for point in solid.points:
+            axis.plot(*np.stack([np.zeros(3), point]).T, color="#bbbbbb", lw=0.9)
+        for a, b in solid.edges:
+            axis.plot(*solid.points[[a, b]].T, color=ORANGE, lw=1.8)
+        corners = {"cmap": SHARED, "vmin": ends[0], "vmax": ends[1], "s": 44, "depthshade": False}
+        drawn = axis.scatter(*solid.points.T, c=solid.colour, **corners)
+        axis.set_title(title, fontsize=11)
+        axis.set(xlim=(-1, 1), ylim=(-1, 1), zlim=(-1, 1))
+        axis.view_init(elev=22, azim=38)
+        axis.set_axis_off()
+        axis.set_box_aspect((1, 1, 1), zoom=1.3)
+    figure.colorbar(drawn, ax=axes, label=colour_label, shrink=0.8, pad=0.01)
+    return figure

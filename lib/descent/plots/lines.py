@@ -1,0 +1,234 @@
+"""From arrays to flat figures: never computes, never saves. `scenes` draws what has three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from descent.plots.style import BLACK, BLUE, COLOURS, GREY, RED, Labels
+
+Array = NDArray[Any]
+
+
+def normalised_spectra(curves: Mapping[str, Array], fractions: Sequence[float], dashed: Sequence[str] = ()) -> Figure:
+    """Normalised singular values on a linear and a logarithmic axis.
+
+    Args:
+        curves: label -> `(seeds, n)` values divided by the first; the mean is drawn, and a band from least to greatest.
+        fractions: thresholds to mark by horizontal lines.
+        dashed: labels to draw dashed, such as null models.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4))
+    for axis, scale in zip(axes, ("linear", "log"), strict=True):
+        for label, values in curves.items():
+            line = _band(axis, np.arange(1, values.shape[1] + 1), values, label, full_range=True)
+            line.set_linestyle("--" if label in dashed else "-")
+        for fraction in fractions:
+            axis.axhline(fraction, color=BLACK, lw=0.8, ls=":")
+            axis.annotate(
+                f"{fraction:g}", (1, fraction), xycoords=("axes fraction", "data"), fontsize=9, ha="right", va="bottom"
+            )
+        axis.set(yscale=scale, xlabel="index i", ylabel="σᵢ / σ₁", xlim=(0, None))
+    axes[0].set_ylim(0, 1.02)
+    axes[1].set_ylim(1e-3, 1.2)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(curves), fontsize=11)
+    return figure
+
+
+def _band(axis: Any, x: Array, values: Array, label: str, full_range: bool = False) -> Any:
+    """The mean of `(seeds, n)` values with a band: one standard deviation, or from the least seed to the greatest."""
+    mean = values.mean(axis=0)
+    spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
+    low, high = (values.min(axis=0), values.max(axis=0)) if full_range else (mean - spread, mean + spread)
+    (line,) = axis.plot(x, mean, label=label, marker="o" if len(x) < 16 else None, ms=4)
+    axis.fill_between(x, low, high, color=line.get_color(), alpha=0.2, lw=0)
+    return line
+
+
+def curves(panels: Mapping[str, Mapping[str, tuple[Array, Array]]], labels: Labels, log_x: bool = False) -> Figure:
+    """Panels side by side, each with its curves: mean over seeds with a band of one standard deviation.
+
+    Args:
+        panels: title -> label -> (x `(n,)`, values `(seeds, n)`).
+        labels: of all panels.
+        log_x: a logarithmic horizontal axis.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4), sharey=True, squeeze=False)
+    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        for label, (x, values) in lines.items():
+            _band(axis, x, values, label)
+        axis.set(title=title, xlabel=labels.x, xscale="log" if log_x else "linear")
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.legend()
+    axes[0, 0].set_ylabel(labels.y)
+    return figure
+
+
+def interval_plot(values: Mapping[str, Mapping[str, Array]], band: tuple[float, float], labels: Labels) -> Figure:
+    """One row per setting: each seed a dot, the mean with a bar of one standard deviation, the source's band behind.
+
+    Args:
+        values: group (colour) -> setting (row) -> `(seeds,)`. Every group has the same settings.
+        band: the source's interval.
+        labels: x is the measured quantity, y what a row is.
+    """
+    rows = list(next(iter(values.values())))
+    figure, axis = plt.subplots(figsize=(8, 0.55 * len(rows) + 1.4))
+    axis.axvspan(*band, color=BLACK, alpha=0.12, lw=0, label=f"source: {band[0]:.1f} to {band[1]:.1f}")
+    offsets = np.linspace(0.25, -0.25, len(values))
+    for (group, settings), colour, offset in zip(values.items(), COLOURS, offsets, strict=False):
+        for row, name in enumerate(rows):
+            sample = settings[name]
+            axis.plot(sample, np.full(len(sample), row + offset), ".", color=colour, alpha=0.35, ms=5)
+            spread = sample.std(ddof=1) if len(sample) > 1 else 0
+            axis.errorbar(sample.mean(), row + offset, xerr=spread, fmt="o", color=colour, ms=5, capsize=2,
+                          label=group if row == 0 else None)  # fmt: skip
+    axis.set(yticks=range(len(rows)), yticklabels=rows, xlabel=labels.x, ylabel=labels.y, xlim=(0, None))
+    axis.invert_yaxis()
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=len(values) + 1)
+    return figure
+
+
+def heat_with_shares(heats: Mapping[str, Array], shares: Mapping[str, Array], end: float, labels: Labels) -> Figure:
+    """Heat maps side by side, one row per component, then a stacked bar per component.
+
+    Args:
+        heats: title -> `(components, bins)`, each row a distribution over the horizontal axis that sums to 1.
+        shares: name (such as a layer) -> `(components,)`, fractions that sum to 1 over the names.
+        end: last value of the horizontal axis, which starts at 0.
+        labels: x and y of the heat maps, z of their common colour bar.
+    """
+    ratios = (*[2] * len(heats), 1.6)
+    figure, axes = plt.subplots(1, len(heats) + 1, figsize=(11, 4.8), width_ratios=ratios, sharey=True)
+    count = len(next(iter(heats.values())))
+    scale = PowerNorm(0.5, 0, max(heat.max() for heat in heats.values()))  # a square root lets faint rows be seen
+    for axis, (title, heat) in zip(axes, heats.items(), strict=False):
+        extent = (0, end, count + 0.5, 0.5)
+        image = axis.imshow(heat, aspect="auto", extent=extent, interpolation="nearest", norm=scale)
+        axis.set(title=title, xlabel=labels.x)
+        axis.grid(visible=False)
+    axes[0].set_ylabel(labels.y)
+    axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(image, ax=axes[-2], label=labels.z)
+    start = np.zeros(count)
+    for name, part in shares.items():
+        axes[-1].barh(np.arange(1, count + 1), part, left=start, height=0.85, label=name)
+        start = start + part
+    axes[-1].set(xlabel="share of squared entries", xlim=(0, 1))
+    axes[-1].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=9)
+    return figure
+
+
+@dataclass(frozen=True)
+class LinePanel:
+    """One pair of axes with its lines.
+
+    Attributes:
+        labels: of its axes.
+        lines: label -> (x, y) `(n,)` each, or (x, y, low, high) for a line with a band; NaN is a gap.
+        log: which axes are logarithmic: "", "x", "y" or "xy".
+        title: above it.
+        points: labels to draw as points, with bars instead of a band.
+        levels: label -> height of a dotted line.
+    """
+
+    labels: Labels
+    lines: Mapping[str, tuple[Array, ...]]
+    log: str = ""
+    title: str = ""
+    points: Sequence[str] = ()
+    levels: Mapping[str, float] = field(default_factory=dict)
+
+
+def line_panels(
+    grid: Sequence[LinePanel], columns: int, height: float = 3.4, share: bool = False, skip: int = 0
+) -> Figure:
+    """Panels in rows of `columns`, each `height` inches high; a label has one colour in all of them.
+
+    Args:
+        grid: the panels, row by row.
+        columns: panels in a row.
+        height: inches of one row.
+        share: panels share their axes' ranges, and only the outer ones are labelled.
+        skip: colours to pass over; one, to match the paths on a blue relief.
+    """
+    rows = -(-len(grid) // columns)
+    size = (10 if columns > 1 else 8, height * rows + 0.6)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=share, sharey=share)
+    names = dict.fromkeys(name for panel in grid for name in panel.lines)
+    colour = dict(zip(names, (*COLOURS, GREY)[skip:], strict=False))
+    for number, (panel, axis) in enumerate(zip(grid, axes.flat, strict=False)):
+        _lines(axis, panel, colour)
+        bottom, left = number + columns >= len(grid), number % columns == 0
+        axis.set(xscale=_scale(panel, 0), yscale=_scale(panel, 1))
+        axis.set(title=panel.title, xlabel=panel.labels.x if bottom or not share else "")
+        axis.set_ylabel(panel.labels.y if left or not share else "")
+    drawn = [axis.get_legend_handles_labels() for axis in axes.flat]  # a panel's only line is named by its axis
+    handles = {name: line for found in drawn if len(found[0]) > 1 for line, name in zip(*found, strict=True)}
+    if len(handles) > 1:
+        per_row = 4 if columns > 1 else 3
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(per_row, len(handles)))
+    return figure
+
+
+def _scale(panel: LinePanel, number: int) -> str:
+    """Of the horizontal axis (0) or the vertical: a logarithmic one needs a positive value, as where nothing ended."""
+    positive = any((np.asarray(line[number]) > 0).any() for line in panel.lines.values())
+    return "log" if "xy"[number] in panel.log and positive else "linear"
+
+
+def _lines(axis: Any, panel: LinePanel, colour: Mapping[str, str]) -> None:
+    for name, (x, y, *band) in panel.lines.items():
+        if name in panel.points:
+            bars = np.abs(np.stack(band) - y) if band else None
+            axis.errorbar(x, y, bars, fmt="o", ms=5, capsize=3, color=colour[name], label=name)
+            continue
+        axis.plot(x, y, color=colour[name], label=name, marker="o" if len(x) < 10 else None, ms=4)
+        if band:
+            axis.fill_between(x, *band, color=colour[name], alpha=0.18, lw=0)
+    for name, level in panel.levels.items():
+        axis.axhline(level, color=BLACK, lw=0.9, ls=":")
+        place = (0.99, level)
+        axis.annotate(name, place, xycoords=("axes fraction", "data"), fontsize=9, ha="right", va="bottom")
+
+
+def scatter_with_histograms(
+    points: Mapping[str, tuple[Array, Array]], histograms: Mapping[str, Array], labels: Labels, x_histogram: str
+) -> Figure:
+    """A scatter plot, and beside it histograms one above the other on one axis.
+
+    Args:
+        points: group (colour) -> (x, y), each `(n,)`.
+        histograms: title -> the values counted, on a logarithmic axis of counts.
+        labels: of the scatter plot.
+        x_histogram: label of the histograms' common axis.
+    """
+    figure = plt.figure(figsize=(10, 5))
+    grid = figure.add_gridspec(len(histograms), 2, width_ratios=(1.15, 1))
+    axis = figure.add_subplot(grid[:, 0])
+    for (name, (x, y)), colour in zip(points.items(), COLOURS, strict=False):
+        axis.plot(x, y, "o", ms=4.5, alpha=0.65, mew=0, color=colour, label=name)
+    axis.set(xlabel=labels.x, ylabel=labels.y)
+    axis.legend(loc="best", fontsize=10)
+    low, high = min(values.min() for values in histograms.values()), max(values.max() for values in histograms.values())
+    width, first = (high - low) / 80, None
+    edges = (width * np.arange(np.floor(low / width), np.ceil(high / width) + 1)).tolist()  # zero is an edge
+    for row, (title, values) in enumerate(histograms.items()):
+        first = part = figure.add_subplot(grid[row, 1], sharex=first)
+        part.hist(values[values < 0], edges, color=RED, label="negative")
+        part.hist(values[values >= 0], edges, color=BLUE, label="not negative")
+        part.set(yscale="log", ylabel="count", ylim=(0.7, 2 * len(values)))
+        part.yaxis.set_minor_formatter(NullFormatter())
+        part.set_title(title, fontsize=11)
+        part.tick_params(labelbottom=row == len(histograms) - 1)
+    part.set_xlabel(x_histogram)
+    return figure

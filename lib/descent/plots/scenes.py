@@ -1,0 +1,205 @@
+"""From arrays to figures in three dimensions: never computes, never saves. Each has a still picture beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from descent.plots.style import COLOURS, GREY, Labels
+
+Array = NDArray[Any]
+WHITE_TO_BLUE = ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")  # pale, so that the paths stand out
+
+
+@dataclass(frozen=True)
+class Relief:
+    """A surface with paths on it.
+
+    Attributes:
+        x: `(m,)`, the grid of the first coordinate.
+        y: `(n,)`, of the second.
+        z: `(n, m)`, heights; NaN is left out of the picture.
+        paths: label -> `(t, 3)`, points in order.
+    """
+
+    x: Array
+    y: Array
+    z: Array
+    paths: Mapping[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.z.shape != (len(self.y), len(self.x)):
+            raise ValueError(f"z of shape {self.z.shape}: expected (len(y), len(x)) = {len(self.y), len(self.x)}")
+
+
+def reliefs(panels: Mapping[str, Relief], labels: Labels) -> tuple[go.Figure, Figure]:
+    """Surfaces side by side with the paths on them: an interactive figure, and its still picture.
+
+    Args:
+        panels: title -> relief. A label has one colour in all panels.
+        labels: all three axes.
+    """
+    colour = dict(
+        zip(dict.fromkeys(name for panel in panels.values() for name in panel.paths), COLOURS[1:], strict=False)
+    )
+    scenes = [[{"type": "scene"}] * len(panels)]
+    interactive = make_subplots(1, len(panels), specs=scenes, subplot_titles=list(panels), horizontal_spacing=0.02)
+    for column, panel in enumerate(panels.values(), 1):
+        interactive.add_trace(_surface(panel), 1, column)
+        for name, path in panel.paths.items():
+            interactive.add_trace(_trail(path, name, colour[name], column == 1), 1, column)
+    interactive.update_scenes(**_axes(labels), camera=_camera(1.7 + 0.4 * len(panels)))
+    legend = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.02}
+    interactive.update_layout(height=460, margin={"l": 0, "r": 0, "t": 30, "b": 0}, legend=legend)
+    return interactive, _still(panels, colour, labels)
+
+
+def _surface(relief: Relief) -> go.Surface:
+    low, high = float(np.nanmin(relief.z)), float(np.nanmax(relief.z))
+    lines = {"show": True, "start": low, "end": high, "size": (high - low) / 14, "color": "rgba(255,255,255,0.6)"}
+    return go.Surface(
+        x=relief.x.astype(np.float32), y=relief.y.astype(np.float32), z=relief.z.astype(np.float32),
+        colorscale=WHITE_TO_BLUE, reversescale=True, showscale=False, opacity=0.93,
+        contours={"z": lines}, hoverinfo="skip",
+    )  # fmt: skip
+
+
+def _trail(path: Array, name: str, colour: str, in_legend: bool) -> go.Scatter3d:
+    """A path, with a bead where it ends."""
+    trail = go.Scatter3d(
+        name=name, mode="lines+markers", line={"color": colour, "width": 6}, legendgroup=name,
+        marker={"color": colour, "line": {"width": 0}}, showlegend=in_legend,
+    )  # fmt: skip
+    return trail.update(_course(path))
+
+
+def _course(path: Array) -> dict[str, Any]:
+    """What changes of a trail as its path grows; a frame of an animation holds no more."""
+    x, y, z = path.astype(np.float32).T
+    size = np.zeros(len(path), np.uint8)
+    size[-1] = 10  # wider than the line, or it would not be seen
+    lifted = z + np.float32(0.02)  # above the surface, which would hide stretches of a line within it
+    return {"x": x, "y": y, "z": lifted, "marker": {"size": size}}
+
+
+def _axes(labels: Labels) -> dict[str, Any]:
+    names = zip("xyz", (labels.x, labels.y, labels.z), strict=True)
+    return {f"{axis}axis": {"title": {"text": text}, "showbackground": False} for axis, text in names}
+
+
+def _camera(distance: float) -> dict[str, dict[str, float]]:
+    """From the side to which y grows, where the paths of this book leave."""
+    return {"eye": {"x": 0.62 * distance, "y": 0.62 * distance, "z": 0.48 * distance}}
+
+
+def _still(panels: Mapping[str, Relief], colour: Mapping[str, str], labels: Labels) -> Figure:
+    figure = plt.figure(figsize=(max(6.4, 4.6 * len(panels)), 4.4))
+    for column, (title, panel) in enumerate(panels.items(), 1):
+        axis = figure.add_subplot(1, len(panels), column, projection="3d", computed_zorder=False)
+        _draw(axis, panel, colour)
+        axis.set(title=title, xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
+    handles = [Line2D([], [], color=shade, lw=2.5, label=name) for name, shade in colour.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    return figure
+
+
+def _draw(axis: Any, relief: Relief, colour: Mapping[str, str]) -> None:
+    x, y = np.meshgrid(relief.x, relief.y)
+    axis.plot_surface(x, y, relief.z, cmap="Blues_r", alpha=0.75, rcount=60, ccount=60, lw=0.15, edgecolor="white")
+    for name, path in relief.paths.items():
+        axis.plot(*path.T, color=colour[name], lw=2.2, zorder=5)
+        axis.plot(*path[-1:].T, "o", color=colour[name], ms=5, zorder=6)
+    axis.view_init(elev=38, azim=52)
+    axis.tick_params(labelsize=8, pad=0)
+    axis.set_box_aspect((1, 1, 0.75), zoom=0.97)
+    for pane in (axis.xaxis, axis.yaxis, axis.zaxis):
+        pane.pane.set_alpha(0.0)
+
+
+def moving_paths(relief: Relief, times: Array, labels: Labels, unit: str) -> tuple[go.Figure, Figure]:
+    """The paths of a relief as a race: a slider and a button move every runner to the same time.
+
+    Args:
+        relief: every path `(t, 3)` gives a runner's place at each of `times`.
+        times: `(t,)`, in ascending order.
+        labels: all three axes.
+        unit: what a time is, such as "step".
+
+    Raises:
+        ValueError: a path that is not as long as `times`.
+    """
+    if bad := [name for name, path in relief.paths.items() if len(path) != len(times)]:
+        raise ValueError(f"path {bad[0]!r} of {len(relief.paths[bad[0]])} points: expected {len(times)}, one per time")
+    colour = dict(zip(relief.paths, (*COLOURS, GREY), strict=False))
+    first = [_trail(path[:1], name, colour[name], True) for name, path in relief.paths.items()]
+    frames = [_frame(relief, index, str(time)) for index, time in enumerate(times)]
+    interactive = go.Figure([_surface(relief), *first], frames=frames)
+    interactive.update_scenes(**_axes(labels), camera=_camera(2.2))
+    move = {"frame": {"duration": 60, "redraw": True}, "transition": {"duration": 0}, "mode": "immediate"}
+    steps = [{"method": "animate", "label": str(time), "args": [[str(time)], move]} for time in times]
+    play = {"label": "Play", "method": "animate", "args": [None, {**move, "fromcurrent": True}]}
+    pause = {"label": "Pause", "method": "animate", "args": [[None], {**move, "mode": "immediate"}]}
+    buttons = {
+        "type": "buttons",
+        "direction": "left",
+        "buttons": [play, pause],
+        "x": 0.0,
+        "xanchor": "left",
+        "y": -0.02,
+        "yanchor": "top",
+    }
+    slider = {"steps": steps, "currentvalue": {"prefix": f"{unit} "}, "x": 0.22, "len": 0.78, "y": 0, "pad": {"t": 10}}
+    margin, legend = (
+        {"l": 0, "r": 10, "t": 10, "b": 100},
+        {"x": 0.99, "xanchor": "right", "y": 0.98, "bgcolor": "rgba(0,0,0,0)"},
+    )
+    interactive.update_layout(height=640, margin=margin, legend=legend, sliders=[slider], updatemenus=[buttons])
+    return interactive, _still({f"after {times[-1]} {unit}s": relief}, colour, labels)
+
+
+def _frame(relief: Relief, index: int, name: str) -> go.Frame:
+    data = [go.Scatter3d(_course(path[: index + 1])) for path in relief.paths.values()]
+    return go.Frame(data=data, traces=list(range(1, len(data) + 1)), name=name)
+
+
+def path_3d(points: Array, colour: Array, labels: Labels, colour_label: str) -> tuple[go.Figure, Figure]:
+    """A path in three dimensions: an interactive plotly figure, and its static stand-in.
+
+    Args:
+        points: `(n, 3)`, in order.
+        colour: `(n,)`, what the colour of each point says.
+        labels: all three axes.
+        colour_label: of the colour bar.
+    """
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"points of shape {points.shape}: expected (n, 3)")
+    x, y, z = points.astype(np.float32).T
+    marker = {
+        "size": 3,
+        "color": colour.astype(np.float32),
+        "colorscale": "Viridis",
+        "colorbar": {"title": colour_label},
+    }
+    line = {"color": "rgba(120,120,120,0.25)", "width": 2}
+    interactive = go.Figure(go.Scatter3d(x=x, y=y, z=z, mode="lines+markers", marker=marker, line=line))
+    interactive.update_layout(
+        scene=_axes(labels), height=560, margin={"l": 0, "r": 0, "t": 10, "b": 0}, template="plotly_white"
+    )
+    static = plt.figure(figsize=(8, 5.5))
+    axis = static.add_subplot(projection="3d")
+    axis.plot(x, y, z, color="grey", lw=0.4, alpha=0.4)
+    dots = axis.scatter(x, y, z, c=colour, s=6)
+    axis.set(xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
+    axis.tick_params(labelsize=8)
+    axis.set_box_aspect(None, zoom=0.85)
+    static.colorbar(dots, ax=axis, label=colour_label, shrink=0.7, pad=0.12)
+    return interactive, static

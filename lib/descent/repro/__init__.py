@@ -1,0 +1,5 @@
+"""Reproducible runs: seeds, sweeps over processes and clusters, records, claims."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

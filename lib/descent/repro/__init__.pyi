@@ -1,0 +1,17 @@
+from .claims import Claim as Claim
+from .claims import Scorecard as Scorecard
+from .claims import markdown_table as markdown_table
+from .claims import value_with_spread as value_with_spread
+from .machine import colab_report as colab_report
+from .machine import compute_device as compute_device
+from .machine import cores as cores
+from .records import Record as Record
+from .records import provenance as provenance
+from .records import save_figure as save_figure
+from .seeding import deterministic as deterministic
+from .seeding import global_seed as global_seed
+from .seeding import numpy_generator as numpy_generator
+from .seeding import torch_generator as torch_generator
+from .sweeps import Sweep as Sweep
+from .sweeps import SweepError as SweepError
+from .sweeps import sweep as sweep

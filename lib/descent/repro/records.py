@@ -1,0 +1,119 @@
+"""Frozen records of what was measured, and the only way results reach the disk: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from descent.repro.files import atomic_path
+
+FIGURE_FORMATS = ("png", "svg", "pdf")
+_PACKAGES = ("anatomy-of-descent", "torch", "numpy", "scipy", "scikit-learn")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of this library's checkout, `+` where it has changes; None outside a checkout."""
+    # without --no-optional-locks, `status` refreshes the index, and killed at it leaves a lock that stops every commit
+    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def provenance(seed: int | None = None) -> dict[str, str | int | None]:
+    """Versions, commit, seed, device and threads. No time and no path, so that equal runs give equal text."""
+    import torch  # two seconds, which a build that executes nothing need not wait for
+
+    from descent.repro.machine import device_name
+
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+    }
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one measurement gave, with its settings and provenance.
+
+    Attributes:
+        name: what was measured, such as `gradient_svd`.
+        values: named arrays; a docstring beside the measurement states their shapes and units.
+        settings: the parameters of the run, as plain JSON values.
+        provenance: see `provenance`.
+    """
+
+    name: str
+    values: Mapping[str, NDArray[Any]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write as `.npz`, atomically; equal records give equal bytes. Object arrays are refused (ValueError)."""
+        if bad := [key for key, value in self.values.items() if np.asarray(value).dtype.hasobject]:
+            raise ValueError(f"{self.name}: {bad[0]!r} holds Python objects; expected numbers or text")
+        meta = json.dumps({"name": self.name, "settings": dict(self.settings), "provenance": dict(self.provenance)})
+        arrays: dict[str, Any] = {"__record__": np.array(meta), **self.values}
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Record:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is damaged (the archive keeps a checksum of each array) or is no record.
+        """
+        with open(path, "rb") as file:
+            try:
+                with np.load(file, allow_pickle=False) as archive:
+                    meta = json.loads(str(archive["__record__"]))
+                    values = {key: archive[key] for key in archive.files if key != "__record__"}
+                    entries = archive.zip.infolist()
+                    # of a damaged name or comment length, which hide an array or those behind it
+                    if len(set(archive.zip.namelist())) < len(entries) or any(entry.comment for entry in entries):
+                        raise ValueError("its table of contents is damaged")
+            except Exception as error:  # a flipped bit may also ask for a password, or for an unknown compression
+                raise ValueError(f"{path}: damaged, or no record ({error}); make it again") from error
+        return cls(meta["name"], values, meta["settings"], meta["provenance"])
+
+
+def save_figure(figure: Any, folder: str | Path, name: str) -> list[Path]:
+    """Write a matplotlib figure as `folder/name.{png,svg,pdf}`, each atomically.
+
+    Returns:
+        The three paths. An empty `folder` means "do not keep": nothing is written, [] is returned.
+    """
+    if not str(folder):
+        return []
+    paths = [Path(folder) / f"{name}.{suffix}" for suffix in FIGURE_FORMATS]
+    for path in paths:
+        with atomic_path(path) as temporary:
+            undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
+            figure.savefig(temporary, format=path.suffix[1:], bbox_inches="tight", dpi=200, metadata=undated)
+    return paths

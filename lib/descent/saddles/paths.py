@@ -1,0 +1,89 @@
+"""Paths that the optimisers of torch.optim, unaltered, take over a surface whose gradient is known in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.optim import Optimizer
+
+from descent.saddles.functions import SmoothFunction
+
+
+@dataclass(frozen=True)
+class DescentPath:
+    """What a run, or many at once, passed through; entry 0 is the start.
+
+    Attributes:
+        points: `(T + 1, ..., n)` float64, T the steps taken.
+        values: `(T + 1, ...)` of the surface.
+        gradient_norms: `(T + 1, ...)`, of the surface's gradient, noise not included.
+    """
+
+    points: NDArray[np.float64]
+    values: NDArray[np.float64]
+    gradient_norms: NDArray[np.float64]
+
+
+def follow_optimiser(
+    surface: SmoothFunction,
+    starts: ArrayLike | Tensor,
+    optimiser: Callable[[list[Tensor]], Optimizer],
+    steps: int,
+    *,
+    noise: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> DescentPath:
+    """Take `steps` steps of an optimiser, such as `lambda tensors: torch.optim.SGD(tensors, lr=0.01)`.
+
+    All starts are one tensor to the optimiser. Elementwise ones (SGD, Adam and their like) treat the runs as unrelated;
+    one that mixes coordinates (LBFGS) needs a call for each start.
+
+    A run ends where its point, value or gradient is no longer finite, as on a surface unbounded below: from there on
+    its entries are NaN, and steps at which every run has ended are left off: a single run has finite entries only.
+
+    Args:
+        surface: where to descend.
+        starts: `(..., n)`, each leading entry one run.
+        optimiser: makes the optimiser from the list with the one tensor of points.
+        steps: optimiser steps.
+        noise: standard deviation of the normal noise added to each coordinate of each gradient.
+        generator: of that noise.
+
+    Raises:
+        ValueError: `steps` below 1, a start that is not finite, negative noise, or noise without a generator.
+    """
+    points = torch.as_tensor(starts, dtype=torch.float64).detach().clone()
+    _check(surface, points, steps)
+    if noise < 0 or (noise > 0 and generator is None):
+        raise ValueError(f"noise={noise}: expected 0, or a positive number and a generator")
+    optimizer = optimiser([points])
+    taken = []
+    alive = torch.ones(*points.shape[:-1], 1, dtype=torch.bool)
+    for _ in range(steps + 1):
+        gradient = surface.gradient(points)
+        norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
+        entry = torch.cat([points, surface.value(points)[..., None], norm], -1)
+        alive = alive & entry.isfinite().all(-1, keepdim=True)
+        if not alive.any():
+            break
+        taken.append(entry.where(alive, torch.nan))
+        points.grad = gradient if generator is None or noise == 0 else gradient + noise * _normal(points, generator)
+        optimizer.step()
+    everything = torch.stack(taken).numpy()
+    return DescentPath(everything[..., :-2], everything[..., -2], everything[..., -1])
+
+
+def _check(surface: SmoothFunction, points: Tensor, steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"steps={steps}: expected at least 1")
+    if not (points.isfinite().all() and surface.value(points).isfinite().all()):
+        raise ValueError(f"starts: expected finite coordinates, and finite values of {surface.name} there")
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, dtype=like.dtype, generator=generator)

@@ -1,0 +1,192 @@
+"""The shape of a path of weights: principal components, turning, corners, and random walks as the control."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
+from scipy.signal import find_peaks
+
+from descent.repro.seeding import numpy_generator
+from descent.spectra.singular_values import gram_matrix, singular_spectrum
+
+FLAT = 1e-12  # a share of the variance below it is rounding: the Gram matrix squares the path
+
+
+@dataclass(frozen=True)
+class TrajectoryPlane:
+    """The plane of the first two principal components of a path of k weight vectors (Li et al. 2018, section 7).
+
+    Attributes:
+        directions: `(2, P)` float32, orthonormal.
+        coordinates: `(k, 2)`, each point less the last one along the directions, in units of weight.
+        explained: `(k - 1,)`, share of the path's variance in each principal component, descending.
+        residual: `(k,)`, share of each point's squared distance from the last that the plane misses; 0 for the last.
+        gram: `(k, k)` float64, products of the points less the last.
+    """
+
+    directions: NDArray[np.float32]
+    coordinates: NDArray[np.float64]
+    explained: NDArray[np.float64]
+    residual: NDArray[np.float64]
+    gram: NDArray[np.float64]
+
+
+def trajectory_plane(rows: NDArray[np.floating]) -> TrajectoryPlane:
+    """Principal components of weight vectors `(k, P)` along a training, the last row the end of it.
+
+    Raises:
+        ValueError: fewer than three points, an entry that is not finite, or points on one line.
+    """
+    if rows.ndim != 2 or len(rows) < 3:
+        raise ValueError(f"rows of shape {rows.shape}: expected at least three points (k, P)")
+    for number, row in enumerate(rows):
+        if not np.isfinite(row).all():
+            raise ValueError(f"row {number} has an entry that is not finite")
+    relative = rows - rows[-1]
+    products = gram_matrix(relative)
+    explained = explained_variance(products)
+    if explained[1] < FLAT:
+        raise ValueError(f"{len(rows)} points on one line: expected a path that spans a plane")
+    directions = (_combinations(products) @ relative).astype(np.float32)
+    coordinates, distance = path_coordinates(products), products.diagonal()
+    missed = 1 - (coordinates**2).sum(1) / np.where(distance > 0, distance, 1)
+    residual = np.where(distance > 0, missed.clip(0), 0)
+    return TrajectoryPlane(directions, coordinates, explained, residual, products)
+
+
+def _combinations(products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The first two principal directions as combinations of the points, `(2, k)`, from their Gram matrix."""
+    centring = np.eye(len(products)) - 1 / len(products)
+    values, vectors = np.linalg.eigh(centring @ products @ centring)
+    return cast("NDArray[np.float64]", (centring @ vectors[:, :-3:-1] / np.sqrt(values[:-3:-1])).T)
+
+
+def path_coordinates(products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each point along the first two principal directions, `(k, 2)` in units of weight, from `TrajectoryPlane.gram`."""
+    return products @ _combinations(products).T
+
+
+def explained_variance(products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the variance in each principal component, `(k - 1,)` descending, from a Gram matrix `(k, k)`.
+
+    Raises:
+        ValueError: all points are the same.
+    """
+    centring = np.eye(len(products)) - 1 / len(products)
+    values = np.linalg.eigvalsh(centring @ products @ centring)[::-1][:-1].clip(0)
+    if values.sum() == 0:
+        raise ValueError(f"{len(products)} equal points: expected a path that moves")
+    return cast("NDArray[np.float64]", values / values.sum())
+
+
+def random_walk(points: int, size: int, seed: int) -> NDArray[np.float64]:
+    """The Gram matrix `(points, points)` of a random walk of independent steps in `size` dimensions, less its end.
+
+    The control for `trajectory_plane`: PCA finds most of a random walk's variance in two components too. With far more
+    dimensions than points, and many points, component k has the share 6 / (pi k)^2: 61 % and 15 %, together 76 %
+    (Antognini & Sohl-Dickstein 2018). Drawn from the Wishart distribution of the steps' own Gram matrix, so that `size`
+    costs nothing.
+
+    Raises:
+        ValueError: fewer than three points, or fewer dimensions than steps.
+    """
+    if points < 3 or size < points:
+        raise ValueError(f"points={points}, size={size}: expected at least three points, and a size no less")
+    generator = numpy_generator(seed, "random walk")
+    steps = points - 1
+    factor = np.tril(generator.standard_normal((steps, steps)), -1)  # Bartlett's decomposition
+    factor[np.diag_indices(steps)] = np.sqrt(generator.chisquare(size - np.arange(steps)))
+    walk = np.vstack([np.zeros(steps), np.cumsum(factor, axis=0)])
+    walk = walk - walk[-1]
+    return cast("NDArray[np.float64]", walk @ walk.T)
+
+
+Array = NDArray[np.float64]
+SAMPLES = 400  # points at equal distances along a path, between which turns are measured
+
+
+def principal_path(products: Array, count: int) -> tuple[Array, Array]:
+    """The path in its first principal components, and the share of its variance in every component.
+
+    Args:
+        products: `(m, m)`, the Gram matrix of the points; it is centred here, over the points.
+        count: components.
+
+    Returns:
+        Coordinates `(m, count)` in the points' units, the sign of each column arbitrary, and shares `(m,)`.
+
+    Raises:
+        ValueError: not 1 to m components, or all points are the same.
+    """
+    if not 1 <= count <= len(products):
+        raise ValueError(f"count={count}: expected 1 to {len(products)}, the number of points")
+    whole = singular_spectrum(products, centre=True)
+    energy = whole.values**2
+    if not energy.sum() > 0:
+        raise ValueError(f"{len(products)} equal points: expected a path that moves")
+    return whole.left[:, :count] * whole.values[:count], energy / energy.sum()
+
+
+def turning_angles(
+    path: Array, times: NDArray[np.floating], window: float = 0.1, smooth: int = 1
+) -> tuple[Array, Array]:
+    """How much a path turns, by its own length, so that a slow stretch and a fast one count alike.
+
+    At each of `SAMPLES` places at equal distances along the path: the angle between the chord from half a window behind
+    to the place and the chord from there to half a window ahead.
+
+    Args:
+        path: `(m, k)`, points in order.
+        times: `(m,)`, such as steps, ascending.
+        window: length of both chords together, as a share of the path's length.
+        smooth: points of the moving average that is taken first; a path that trembles on the spot has length without.
+
+    Returns:
+        Times `(n,)` of the places, the window's halves at both ends left out, and angles `(n,)` in radians, 0 to pi.
+
+    Raises:
+        ValueError: fewer than three points, a path without length, or a window out of (0, 1).
+    """
+    if len(path) < 3 or path.shape[0] != len(times):
+        raise ValueError(f"path of shape {path.shape}, {len(times)} times: expected three points or more, a time each")
+    if not 0 < window < 1:
+        raise ValueError(f"window={window}: expected more than 0 and less than 1")
+    path = uniform_filter1d(path, smooth, axis=0, mode="nearest")
+    passed = np.concatenate([[0.0], np.linalg.norm(np.diff(path, axis=0), axis=1).cumsum()])
+    if not passed[-1] > 0:
+        raise ValueError(f"{len(path)} equal points: expected a path that moves")
+    places = np.linspace(0, passed[-1], SAMPLES)
+    even = np.stack([np.interp(places, passed, column) for column in path.T], axis=1)
+    reach = max(1, round(window / 2 * SAMPLES))
+    behind, ahead = even[reach:-reach] - even[: -2 * reach], even[2 * reach :] - even[reach:-reach]
+    lengths = np.linalg.norm(behind, axis=1) * np.linalg.norm(ahead, axis=1)
+    cosine = (behind * ahead).sum(1) / np.where(lengths > 0, lengths, 1)
+    return np.interp(places, passed, times)[reach:-reach], np.arccos(cosine.clip(-1, 1))
+
+
+def path_corners(
+    path: Array, times: NDArray[np.floating], count: int, window: float = 0.1, smooth: int = 1
+) -> tuple[Array, Array]:
+    """The sharpest turns of a path, peaks of the angle of `turning_angles`, no two within a window of each other.
+
+    Args:
+        path: `(m, k)`, points in order.
+        times: `(m,)`, ascending.
+        count: turns to find; there may be fewer.
+        window: see `turning_angles`.
+        smooth: see `turning_angles`.
+
+    Returns:
+        Times and angles (radians) of the turns, `(count,)` at most, in the order of time.
+
+    Raises:
+        ValueError: as `turning_angles`.
+    """
+    when, angle = turning_angles(path, times, window, smooth)
+    peaks = find_peaks(angle, distance=max(1, round(window * SAMPLES)))[0]
+    found = np.sort(peaks[angle[peaks].argsort()[::-1][:count]])
+    return when[found], angle[found]

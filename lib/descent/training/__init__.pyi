@@ -1,0 +1,13 @@
+from .capture import CapturePlan as CapturePlan
+from .capture import GradientRecorder as GradientRecorder
+from .capture import GradientStack as GradientStack
+from .capture import even_steps as even_steps
+from .capture import open_stack as open_stack
+from .capture import random_steps as random_steps
+from .loop import DamagedCheckpointError as DamagedCheckpointError
+from .loop import DivergenceError as DivergenceError
+from .loop import History as History
+from .loop import MiniBatches as MiniBatches
+from .loop import TrainingPlan as TrainingPlan
+from .loop import cross_entropy as cross_entropy
+from .loop import fit as fit

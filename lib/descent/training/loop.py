@@ -1,0 +1,237 @@
+"""One training loop for every chapter, with checkpoints from which a killed run goes on bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
+
+from descent.repro.files import exclusive_folder, sha256_of, write_atomic
+from descent.repro.seeding import torch_generator
+
+Batch = tuple[Tensor, ...]
+BatchLoss = Callable[[nn.Module, Batch], Tensor]
+Callback = Callable[[int, float], None]
+
+
+class DivergenceError(RuntimeError):
+    """The loss stopped being finite."""
+
+
+class DamagedCheckpointError(RuntimeError):
+    """A checkpoint is not what was written."""
+
+
+@dataclass(frozen=True)
+class MiniBatches:
+    """Shuffled mini-batches as a function of the step, so that a resumed run needs no loader state.
+
+    Step t reads part `t mod per_epoch` of a fresh permutation for epoch `t // per_epoch`; the last batch of an epoch
+    may be smaller.
+
+    Attributes:
+        tensors: tensors with the same first dimension n, such as inputs and targets.
+        batch_size: examples per step.
+        seed: decides every permutation.
+    """
+
+    tensors: Batch
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= len(self.tensors[0]):
+            raise ValueError(f"batch_size={self.batch_size}: expected 1 to {len(self.tensors[0])}, the data's size")
+        if len({len(tensor) for tensor in self.tensors}) != 1:
+            raise ValueError(f"tensors of {[len(tensor) for tensor in self.tensors]} rows: expected equal numbers")
+        object.__setattr__(self, "_order", lru_cache(maxsize=1)(self._permutation))
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps in one pass over the data."""
+        return math.ceil(len(self.tensors[0]) / self.batch_size)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        generator = torch_generator(self.seed, f"batches of epoch {epoch}")
+        return torch.randperm(len(self.tensors[0]), generator=generator)
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of a step: one tensor `(b, ...)` for each of `tensors`."""
+        epoch, part = divmod(step, self.per_epoch)
+        index = self._order(epoch)[part * self.batch_size : (part + 1) * self.batch_size]  # type: ignore[attr-defined]
+        return tuple(tensor[index] for tensor in self.tensors)
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy of logits against class targets, in nats, mean per example."""
+    inputs, targets = batch
+    return nn.functional.cross_entropy(model(inputs), targets)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How long to train, and what happens along the way.
+
+    Attributes:
+        steps: optimiser steps in all, those before a resume included.
+        scheduler: steps once after each optimiser step.
+        callbacks: each is called as `callback(step, loss)` after the optimiser step.
+        checkpoints: a folder for checkpoints; a run with the same plan goes on from the newest one in it.
+        checkpoint_every: optimiser steps between checkpoints.
+        run: names the run (seed and settings); a checkpoint of another run is refused.
+        progress: text before a progress bar; None shows none.
+    """
+
+    steps: int
+    scheduler: LRScheduler | None = None
+    callbacks: Sequence[Callback] = ()
+    checkpoints: Path | None = None
+    checkpoint_every: int = 100
+    run: str = ""
+    progress: str | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run did.
+
+    Attributes:
+        losses: `(steps,)` float64, the loss of each step's batch before its update, mean per example.
+        resumed_at: the step at which this process took over; 0 for a run from the start.
+    """
+
+    losses: NDArray[np.float64] = field(repr=False)
+    resumed_at: int = 0
+
+
+def fit(
+    model: nn.Module, loss: BatchLoss, batches: Callable[[int], Batch], optimizer: Optimizer, plan: TrainingPlan
+) -> History:
+    """Train `model` in place for `plan.steps` steps.
+
+    Args:
+        model: any module, left in the mode (training or evaluation) in which it came.
+        loss: `loss(model, batch) -> scalar`, mean per example.
+        batches: the batch of a step, such as `MiniBatches`. A function of the step alone, or a resumed run differs.
+        optimizer: holds the model's parameters; a `GradientRecorder` may be hooked to it.
+        plan: length, schedule, callbacks, checkpoints, progress.
+
+    Raises:
+        ValueError: `plan` asks for no step.
+        DivergenceError: a loss that is not finite; names the step. The update of that step is not made.
+        DamagedCheckpointError: the newest checkpoint is damaged or another run's.
+        InUseError: another run is writing to `plan.checkpoints`.
+    """
+    if plan.steps < 1 or plan.checkpoint_every < 1:
+        raise ValueError(f"steps={plan.steps}, checkpoint_every={plan.checkpoint_every}: expected at least 1 each")
+    with exclusive_folder(plan.checkpoints):
+        return _fit(model, loss, batches, optimizer, plan)
+
+
+def _fit(
+    model: nn.Module, loss: BatchLoss, batches: Callable[[int], Batch], optimizer: Optimizer, plan: TrainingPlan
+) -> History:
+    losses = np.full(plan.steps, np.nan)
+    start = _resume(model, optimizer, plan, losses)
+    steps = tqdm(range(start, plan.steps), desc=plan.progress, disable=plan.progress is None, initial=start,
+                 total=plan.steps, unit="step", mininterval=0.5)  # fmt: skip
+    for step in steps:
+        optimizer.zero_grad()
+        value = loss(model, batches(step))
+        losses[step] = value.item()
+        if not math.isfinite(losses[step]):
+            raise DivergenceError(f"loss={losses[step]} at step {step}: no longer finite; try a smaller learning rate")
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if plan.scheduler is not None:
+            plan.scheduler.step()
+        for callback in plan.callbacks:
+            callback(step, float(losses[step]))
+        if plan.checkpoints is not None and ((step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps):
+            _save(model, optimizer, plan, losses[: step + 1])
+    return History(losses, start)
+
+
+def newest_checkpoint(folder: Path) -> tuple[int, Path | None]:
+    """The step from which a run with this checkpoint folder would go on, and the file; (0, None) without one."""
+    found = [(int(path.stem.removeprefix("step-")), path) for path in folder.glob("step-*.pt")]
+    return max(found, default=(0, None))
+
+
+def _save(model: nn.Module, optimizer: Optimizer, plan: TrainingPlan, losses: NDArray[np.float64]) -> None:
+    """Write step-N.pt with its SHA-256 beside it; the digest goes first, so that no checkpoint is without one."""
+    assert plan.checkpoints is not None
+    state = {
+        "run": plan.run,
+        "step": len(losses),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": plan.scheduler.state_dict() if plan.scheduler is not None else None,
+        "rng": torch.get_rng_state(),
+        "losses": torch.from_numpy(losses.copy()),
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    path = plan.checkpoints / f"step-{len(losses):09d}.pt"
+    write_atomic(_digest_path(path), hashlib.sha256(data).hexdigest() + "\n")
+    write_atomic(path, data)
+    for old in sorted(plan.checkpoints.glob("step-*.pt"))[:-1]:
+        old.unlink()
+        _digest_path(old).unlink(missing_ok=True)
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_suffix(".pt.sha256")
+
+
+def _resume(model: nn.Module, optimizer: Optimizer, plan: TrainingPlan, losses: NDArray[np.float64]) -> int:
+    """Load the newest checkpoint, if there is one, into everything that it holds; the step to go on from."""
+    if plan.checkpoints is None:
+        return 0
+    for unfinished in plan.checkpoints.glob(".step-*.tmp*"):  # what a kill left half written
+        unfinished.unlink()
+    step, path = newest_checkpoint(plan.checkpoints)
+    if path is None:
+        return 0
+    state = _load(path)
+    if state["run"] != plan.run or step > plan.steps:
+        raise DamagedCheckpointError(
+            f"{path}: a checkpoint of run {state['run']!r} at step {step}\n"
+            f"expected run {plan.run!r} and at most {plan.steps} steps\n"
+            f"start in another folder, or: rm -r '{path.parent}'"
+        )
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    if plan.scheduler is not None:
+        plan.scheduler.load_state_dict(state["scheduler"])
+    torch.set_rng_state(state["rng"])
+    losses[:step] = state["losses"].numpy()
+    return step
+
+
+def _load(path: Path) -> dict[str, Any]:
+    digest = _digest_path(path)
+    expected = digest.read_bytes().decode(errors="replace").strip() if digest.exists() else "a digest file beside it"
+    if (found := sha256_of(path)) != expected:
+        raise DamagedCheckpointError(
+            f"{path} is damaged: SHA-256 {found}\nexpected {expected}\nto start again from step 0: rm '{path}'"
+        )
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a pickle with anything but weights in it, or no pickle
+        raise DamagedCheckpointError(f"{path}: no training state\nto start again from step 0: rm '{path}'") from error
+    return state

@@ -1,0 +1,202 @@
+"""Rows of float32 appended to a folder, one per step, whatever their number: what `capture` keeps its stacks in."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from contextlib import ExitStack
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from descent.models.vectors import Layout, unflatten
+from descent.repro.files import exclusive_folder, write_json
+
+Rows = NDArray[np.float32]
+_ROWS, _STEPS, _SUMS, _LAYOUT = "rows.f32", "steps.i64", "sums.u32", "layout.json"
+_RING_BYTES = 16 * 2**20  # rows on their way to the disk: what a kill can take with it
+_BLOCK_ROWS = 16  # at most, so that a kill takes few rows of a small network
+_BLOCKS = 4  # the ring's parts: one is filled while another is written
+
+
+class MemoryRows:
+    """Rows in a list; the same methods as `StoredRows`."""
+
+    def __init__(self) -> None:
+        self._rows: list[Rows] = []
+        self._steps: list[int] = []
+
+    def append(self, step: int, parts: list[Tensor]) -> None:
+        """Take a copy of one row, given in parts, and its step."""
+        row = torch.cat([part.detach().reshape(-1).to("cpu", torch.float32) for part in parts])
+        self._rows.append(row.numpy())
+        self._steps.append(step)
+
+    def read(self, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
+        """The whole rows so far, `(n, P)`, and their steps, `(n,)` int64."""
+        rows = np.stack(self._rows) if self._rows else np.zeros((0, layout.size), np.float32)
+        return rows, np.array(self._steps, np.int64)
+
+    def flush(self) -> None:
+        """Wait until every row taken is on its way out of this process."""
+
+    def close(self) -> None:
+        """Write what is left, and stop."""
+
+
+class StoredRows:
+    """Rows appended to one file, then their step to another: the shorter of the two says how many rows are whole.
+
+    Writing a row costs about half a small network's training step, so a thread does it, block by block (waking it for
+    each row would cost the step more than the copy), from a ring that the hook fills; a full ring makes the hook wait.
+    Unbuffered writes land in the operating system's cache, which outlives the process.
+    """
+
+    def __init__(self, folder: Path, layout: Layout, first_step: int | None) -> None:
+        self._folder, self._held = folder, ExitStack()
+        self._held.enter_context(exclusive_folder(folder))
+        try:
+            if (folder / _LAYOUT).exists():
+                self._rewind(layout, first_step)
+            else:
+                write_json(folder / _LAYOUT, {"names": layout.names, "shapes": layout.shapes})
+        except BaseException:
+            self._held.close()
+            raise
+        rows = min(_BLOCK_ROWS, max(1, _RING_BYTES // (_BLOCKS * 4 * layout.size)))
+        self._blocks = torch.empty(_BLOCKS, rows, layout.size)
+        self._views = [[list(unflatten(row, layout).values()) for row in block] for block in self._blocks]
+        self._steps = np.empty((_BLOCKS, rows), np.int64)
+        self._block, self._filled = 0, 0
+        self._free: SimpleQueue[int] = SimpleQueue()
+        self._full: SimpleQueue[tuple[int, int] | Event | None] = SimpleQueue()
+        self._error: Exception | None = None
+        for block in range(1, _BLOCKS):
+            self._free.put(block)
+        self._files = [open(folder / name, "ab", buffering=0) for name in (_ROWS, _STEPS, _SUMS)]  # noqa: SIM115
+        self._writer = Thread(target=self._write, daemon=True)
+        self._writer.start()
+
+    def _rewind(self, layout: Layout, first_step: int | None) -> None:
+        """Cut the store back to the steps before `first_step`."""
+        if read_layout(self._folder) != layout:
+            raise ValueError(f"{self._folder} holds rows of another layout; choose another folder")
+        _, steps = read_rows(self._folder, layout)
+        if first_step is None and len(steps):
+            raise ValueError(f"{self._folder} holds {len(steps)} rows: choose another folder, or go on with first_step")
+        kept = int((steps < (first_step or 0)).sum())
+        for name, width in ((_ROWS, 4 * layout.size), (_STEPS, 8), (_SUMS, 4)):
+            with open(self._folder / name, "ab") as file:
+                file.truncate(kept * width)
+
+    def append(self, step: int, parts: list[Tensor]) -> None:
+        """Take a copy of one row, given in parts, and its step."""
+        torch._foreach_copy_(self._views[self._block][self._filled], parts)  # any type or device, in one call
+        self._steps[self._block, self._filled] = step
+        self._filled += 1
+        if self._filled == self._blocks.shape[1]:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the rows of the current block to the writer, and take up a free one."""
+        if self._filled:
+            self._full.put((self._block, self._filled))
+            self._block, self._filled = self._free.get(), 0
+        self._raise()
+
+    def _write(self) -> None:
+        rows, steps, sums = self._files
+        while (item := self._full.get()) is not None:
+            if isinstance(item, Event):
+                item.set()
+                continue
+            block, filled = item
+            try:
+                if self._error is None:
+                    part = self._blocks[block, :filled].numpy()
+                    _write_all(rows, part.data)
+                    _write_all(steps, self._steps[block, :filled].data)
+                    _write_all(sums, _sums(part, self._steps[block, :filled]).data)
+            except Exception as error:  # a full disk, say: the training loop's next call hears of it
+                self._error = error
+            self._free.put(block)
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise OSError(f"{self._folder}: recording stopped: {self._error}") from self._error
+
+    def flush(self) -> None:
+        """Wait until every row taken is on its way out of this process."""
+        if self._writer.is_alive():
+            self._hand_over()
+            done = Event()
+            self._full.put(done)
+            done.wait()
+        self._raise()
+
+    def read(self, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
+        """The whole rows so far, `(n, P)`, and their steps, `(n,)` int64."""
+        self.flush()
+        return read_rows(self._folder, layout)
+
+    def close(self) -> None:
+        """Write what is left, and stop."""
+        if self._writer.is_alive():
+            if self._filled:
+                self._full.put((self._block, self._filled))
+            self._full.put(None)
+            self._writer.join()
+            for file in self._files:
+                file.close()
+            self._held.close()
+        self._raise()
+
+
+def _write_all(file: Any, data: Any) -> None:
+    written = file.write(data)
+    if written != memoryview(data).nbytes:
+        raise OSError(f"{file.name}: wrote {written} of {memoryview(data).nbytes} bytes; is the disk full?")
+
+
+def read_layout(folder: Path) -> Layout:
+    """The layout of a store's rows.
+
+    Raises:
+        FileNotFoundError: the folder is not a store.
+    """
+    try:
+        stored = json.loads((folder / _LAYOUT).read_text())
+        return Layout(tuple(stored["names"]), tuple(tuple(shape) for shape in stored["shapes"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / _LAYOUT} is damaged ({error}); record anew: rm -r '{folder}'") from error
+
+
+def read_rows(folder: Path, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
+    """The whole rows of a store, memory-mapped read-only, and their steps; a row torn by a kill is left out.
+
+    Raises:
+        ValueError: a row or its step is not what was written; names the store.
+    """
+    width = 4 * layout.size
+    sizes = [(folder / name).stat().st_size if (folder / name).exists() else 0 for name in (_ROWS, _STEPS, _SUMS)]
+    count = min(sizes[0] // width, sizes[1] // 8, sizes[2] // 4)
+    if count == 0:
+        return np.zeros((0, layout.size), np.float32), np.zeros(0, np.int64)
+    steps = np.fromfile(folder / _STEPS, np.int64, count)
+    rows = np.memmap(folder / _ROWS, np.float32, "r", shape=(count, layout.size))
+    wrong = np.flatnonzero(_sums(rows, steps) != np.fromfile(folder / _SUMS, np.uint32, count))
+    if wrong.size:
+        raise ValueError(f"{folder} is damaged: row {wrong[0]} is not what was written; record anew: rm -r '{folder}'")
+    return rows, steps
+
+
+def _sums(rows: Rows, steps: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """The CRC-32 of each row and its step."""
+    pairs = zip(rows, steps, strict=True)
+    return np.array([zlib.crc32(step.tobytes(), zlib.crc32(row.data)) for row, step in pairs], np.uint32)

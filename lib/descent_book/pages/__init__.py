@@ -1,0 +1,1 @@
+"""Executed chapters bound as HTML and PDF: figures, claims, tables and scripts of the pages."""

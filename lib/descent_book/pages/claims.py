@@ -1,0 +1,209 @@
+"""Numbers of the book's prose pages, all from `scorecard.json`: the scorecard, run times and single figures.
+
+The file lies in the book's source folder, where the build puts it; its schema is `descent_book.run.edition`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from descent.repro.claims import interval_text, value_with_spread
+
+_LOG = logging.getLogger(__name__)
+_VERDICTS = ("reproduced", "not reproduced", "not judged at this preset")
+_VERSIONS = {"python": "Python", "torch": "torch", "numpy": "numpy", "scipy": "scipy", "scikit-learn": "scikit-learn"}
+# What `{claim}` can say of a claim, after a colon: {claim}`gradient_svd.count_at_0.1:verdict`
+FIELDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "measured": lambda claim: value_with_spread(claim["measured"], claim["spread"]),
+    "mean": lambda claim: value_with_spread(claim["measured"]),
+    "spread": lambda claim: value_with_spread(claim["spread"]),
+    "seeds": lambda claim: str(claim["seeds"]),
+    "source": lambda claim: str(claim["source"]),
+    "accepted": lambda claim: interval_text(claim["interval"]),
+    "interval_from": lambda claim: str(claim["interval_from"]),
+    "verdict": lambda claim: str(claim["verdict"]),
+    "preset": lambda claim: str(claim["preset"]),
+    "sentence": lambda claim: str(claim["sentence"]),
+}
+Cell = list[nodes.Node]
+
+
+def read_chapters(env: BuildEnvironment) -> dict[str, Any]:
+    """Chapter -> its claims, seconds and provenance; {} with a warning, which fails the build, where there is none."""
+    path = Path(env.srcdir) / "scorecard.json"
+    env.note_dependency(str(path))
+    try:
+        chapters: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["chapters"]
+    except FileNotFoundError:
+        _LOG.warning("scorecard.json is not in the book's source folder", location=env.docname, type="descent")
+        return {}
+    return chapters
+
+
+def duration(seconds: float) -> str:
+    """`54 s`, `12 min 30 s`, `2 h 5 min`."""
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60} s"
+    return f"{total // 3600} h {total % 3600 // 60} min"
+
+
+def totals(chapters: dict[str, Any]) -> str:
+    """`11 claims: 8 reproduced, 2 not reproduced, 1 not judged at this preset`."""
+    claims = [claim for chapter in chapters.values() for claim in chapter["claims"]]
+    count = Counter(claim["verdict"] for claim in claims)
+    noun = "claim" if len(claims) == 1 else "claims"
+    return f"{len(claims)} {noun}: " + ", ".join(f"{count[verdict]} {verdict}" for verdict in _VERDICTS)
+
+
+def cell_label(identity: str) -> str:
+    """The label of the cell that judges a claim."""
+    return f"cell of {identity}".lower()
+
+
+def row_label(identity: str) -> str:
+    """The label of a claim's row of the scorecard."""
+    return f"row of {identity}".lower()
+
+
+def note_target(env: BuildEnvironment, label: str, page: str, anchor: str) -> None:
+    """Let `link_to` find an anchor of a page by a label."""
+    domain: Any = env.get_domain("std")
+    domain.note_hyperlink_target(label, page, anchor, label)
+
+
+def link_to(label: str, page: str, *content: nodes.Node) -> addnodes.pending_xref:
+    """A link from a page to a label, which may be another page's: found when all are read, else a warning."""
+    about = {"refdomain": "std", "reftype": "ref", "reftarget": label, "refexplicit": True, "refwarn": True}
+    return addnodes.pending_xref("", *content, **about, refdoc=page)
+
+
+class ClaimRole(SphinxRole):
+    """One figure of one claim: {claim}`id` is `mean ± spread`, {claim}`id:field` one of FIELDS."""
+
+    def run(self) -> tuple[list[nodes.Node], list[Any]]:
+        """The text; an unknown id or field is a warning, which fails the build."""
+        name, _, field = self.text.partition(":")
+        field = field or "measured"
+        chapters = read_chapters(self.env)
+        known = {claim["id"]: claim for chapter in chapters.values() for claim in chapter["claims"]}
+        for what, value, choices in (("claim", name, known), ("field", field, FIELDS)):
+            if value not in choices:
+                message = f"{what} {value!r}: expected one of {', '.join(sorted(choices)) or 'none'}"
+                _LOG.warning(message, location=self.get_location(), type="descent", subtype="claim")
+                return [nodes.inline(text=f"[{self.text}]")], []
+        text = FIELDS[field](known[name])
+        return [nodes.inline(text=text, classes=["claim"] if len(text) < 30 else [])], []
+
+
+class Table(SphinxDirective):
+    """Shared by the book's directives: cells, and tables whose cells know their column's heading."""
+
+    def text(self, value: object, detail: str = "") -> Cell:
+        """A paragraph, with a smaller one below it where there is a detail."""
+        small = [nodes.paragraph(text=detail, classes=["detail"])] if detail else []
+        return [nodes.paragraph(text=str(value)), *small]
+
+    def markdown(self, *lines: str) -> Cell:
+        """Lines of MyST, so that a sentence may hold code, mathematics and citations."""
+        holder = nodes.container()
+        self.state.nested_parse(StringList(list(lines), self.env.docname), self.content_offset, holder)
+        return list(holder.children)
+
+    def row(self, cells: Sequence[Cell]) -> nodes.row:
+        """One row of a table."""
+        return nodes.row("", *(nodes.entry("", *cell) for cell in cells))
+
+    def table(self, title: Cell, widths: dict[str, int], rows: Sequence[nodes.row]) -> nodes.table:
+        """A table with a caption; `widths` maps each heading to its share of the width. Its class is the directive."""
+        group = nodes.tgroup("", *(nodes.colspec(colwidth=width) for width in widths.values()), cols=len(widths))
+        group += nodes.thead("", self.row([self.text(name) for name in widths]))
+        group += nodes.tbody("", *rows)
+        caption = nodes.title("", "", *title[0].children)
+        return nodes.table("", caption, group, classes=["wide", "sortable", "colwidths-given", self.name])
+
+
+class ScorecardDirective(Table):
+    """{scorecard}: the claims of every chapter, a table each, and their totals; `:totals:` gives these alone."""
+
+    option_spec: ClassVar = {"totals": directives.flag}
+    widths: ClassVar = {"Claim": 33, "Source": 14, "Accepted": 24, "Measured": 14, "Verdict": 15}
+
+    def run(self) -> list[nodes.Node]:
+        """The tables, in the order of the scorecard."""
+        chapters = read_chapters(self.env)
+        summary = nodes.paragraph(text=totals(chapters) + ".", classes=["totals"])
+        if "totals" in self.options:
+            return [summary]
+        return [summary, *(self.chapter(name, chapter) for name, chapter in chapters.items())]
+
+    def chapter(self, name: str, chapter: dict[str, Any]) -> nodes.table:
+        """One chapter's table."""
+        presets = " and ".join(f"`{preset}`" for preset in sorted({claim["preset"] for claim in chapter["claims"]}))
+        title = self.markdown(f"{{doc}}`{name}`, preset {presets}")
+        return self.table(title, self.widths, [self.claim(claim) for claim in chapter["claims"]])
+
+    def claim(self, claim: dict[str, Any]) -> nodes.row:
+        """One claim's row; the verdict's cell carries the verdict as a class."""
+        seeds = f"{claim['seeds']} seeds" if claim["seeds"] > 1 else "one value"
+        sentence = self.markdown(f"{claim['sentence']} {{cite:p}}`{claim['cite']}`")
+        name = link_to(cell_label(claim["id"]), self.env.docname, nodes.literal(text=claim["id"]))
+        sentence.append(nodes.paragraph("", "", name, classes=["detail"]))
+        accepted = self.text(FIELDS["accepted"](claim), claim["interval_from"])
+        measured = self.text(FIELDS["measured"](claim), seeds)
+        row = self.row([sentence, self.text(claim["source"]), accepted, measured, self.text(claim["verdict"])])
+        row.children[-1]["classes"] += ["verdict", nodes.make_id(claim["verdict"])]
+        row["ids"].append(anchor := nodes.make_id(f"score-{claim['id']}"))
+        note_target(self.env, row_label(claim["id"]), self.env.docname, anchor)
+        return row
+
+
+class RuntimesDirective(Table):
+    """{runtimes}: what each chapter of this edition took, on which machine and with which versions."""
+
+    widths: ClassVar = {"Chapter": 28, "Preset": 10, "Run time": 14, "Machine": 22, "Versions": 26}
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        rows = [self.chapter(name, chapter) for name, chapter in read_chapters(self.env).items()]
+        return [self.table(self.text("Run times of this edition"), self.widths, rows)] if rows else []
+
+    def chapter(self, name: str, chapter: dict[str, Any]) -> nodes.row:
+        """One chapter's row."""
+        origin = chapter["provenance"]
+        machine = f"{origin['machine']}, {origin['cpu_capability']}"
+        threads = f"{origin['threads']} thread" + ("s" if origin["threads"] != 1 else "")
+        versions = ", ".join(f"{label} {origin[key]}" for key, label in _VERSIONS.items() if origin.get(key))
+        presets = ", ".join(sorted({claim["preset"] for claim in chapter["claims"]}))
+        return self.row(
+            [
+                self.markdown(f"{{doc}}`{name}`"),
+                self.text(presets),
+                self.text(duration(chapter["seconds"])),
+                self.text(machine, threads),
+                self.text(versions, f"commit {origin['commit']}" if origin.get("commit") else ""),
+            ]
+        )
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.add_role("claim", ClaimRole())
+    app.add_directive("scorecard", ScorecardDirective)
+    app.add_directive("runtimes", RuntimesDirective)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,1 @@
+"""Chapters run, kept and compared: their parameters, their keys, their executed notebooks."""

@@ -1,0 +1,65 @@
+"""Where the book is on this machine, and which pages and chapters it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from descent.checkout import ProjectError
+
+RUNNER_PARAMETERS = ("results_dir", "figures_dir")  # where to write, not what to compute: never part of a key
+NEUTRAL_PARAMETERS = (*RUNNER_PARAMETERS, "scheduler")  # nor where it is computed: no trace stays in an edition
+
+
+def pages(root: Path) -> list[str]:
+    """The pages of `_toc.yml`, without suffix, in the order of the book.
+
+    Raises:
+        ProjectError: `_toc.yml` names no page.
+    """
+    found = list(_files(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))))
+    if not found:
+        raise ProjectError("_toc.yml names no page; expected `root:` and `file:` entries")
+    return found
+
+
+def chapters(root: Path) -> list[str]:
+    """The pages of `_toc.yml` that are notebooks in `notebooks/`, in the order of the book.
+
+    Raises:
+        ProjectError: a page is neither `notebooks/<page>.ipynb` nor `book/<page>.md`.
+    """
+    names = []
+    for page in pages(root):
+        if notebook_path(root, page).is_file():
+            names.append(page)
+        elif not (root / "book" / f"{page}.md").is_file():
+            raise ProjectError(f"_toc.yml names {page!r}: expected notebooks/{page}.ipynb or book/{page}.md")
+    return names
+
+
+def notebook_path(root: Path, chapter: str) -> Path:
+    """The source of a chapter."""
+    return root / "notebooks" / f"{chapter}.ipynb"
+
+
+def edition_folder(root: Path, edition: str) -> Path:
+    """Where the executed chapters of an edition are: `book/` for `paper` (published), else below `_build/editions`."""
+    return root / "book" if edition == "paper" else root / "_build" / "editions" / edition
+
+
+def _files(node: Any) -> Iterator[str]:
+    """Every `root:` and `file:` of a table of contents, in reading order."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _files(item)
+    elif isinstance(node, dict):
+        for key in ("root", "file"):
+            if key in node:
+                yield str(node[key]).removesuffix(".md").removesuffix(".ipynb")
+        for key, value in node.items():
+            if key not in ("root", "file"):
+                yield from _files(value)

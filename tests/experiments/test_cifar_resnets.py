@@ -1,0 +1,348 @@
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from descent.data.datasets import Dataset, standardise
+from descent.experiments import cifar_resnets
+from descent.experiments.cifar_resnets import (
+    AugmentedBatches,
+    ResNetSchedule,
+    augment_images,
+    faded_cross_entropy,
+    main,
+    memory_format,
+    path_record,
+    train_resnet,
+)
+from descent.landscape.directions import weight_matrices
+from descent.models.resnet import Residual, cifar_resnet
+from descent.models.vectors import flatten
+from descent.models.weights import ResNetDescription, load_checkpoint
+from descent.repro.files import sha256_of
+from descent.repro.machine import autocast
+from descent.repro.records import Record
+from descent.repro.seeding import torch_generator
+from descent.spectra.trajectory import trajectory_plane
+from descent.training.loop import TrainingPlan, fit
+
+CPU = torch.device("cpu")
+TINY = ResNetSchedule(epochs=2, small_epochs=1, batch_size=16, snapshots=5)  # eight steps on 64 images
+SHORT = dataclasses.replace(TINY, epochs=3)  # twelve: trainings of fewer than ten are refused
+SMALL, SHORTLESS = ResNetDescription(8, "projection"), ResNetDescription(8, "none")
+
+
+def read(name: str, split: str) -> Dataset:
+    assert name == "cifar10"
+    generator = torch_generator(0, split)
+    targets = torch.arange(64) % 10
+    images = torch.rand(64, 3, 8, 8, generator=generator) / 2 + targets[:, None, None, None] / 20
+    return Dataset(name, split, images, targets, 10)
+
+
+def gates(model: nn.Module) -> set[float]:
+    return {module.gate for module in model.modules() if isinstance(module, Residual)}
+
+
+def test_an_augmented_image_is_shifted_by_up_to_four_and_mirrored_half_the_time() -> None:
+    image = torch.arange(1.0, 1 + 2 * 6 * 5).reshape(2, 6, 5)
+    padded = torch.nn.functional.pad(image, (4, 4, 4, 4))
+    possible = {}
+    for down in range(9):
+        for right in range(9):
+            part = padded[:, down : down + 6, right : right + 5]
+            for mirrored, shown in ((False, part), (True, part.flip(2))):
+                possible[shown.numpy().tobytes()] = (down, right, mirrored)
+    found = augment_images(image.expand(4000, 2, 6, 5), torch_generator(0, "test"))
+    assert found.shape == (4000, 2, 6, 5)
+    seen = np.array([possible[shown.numpy().tobytes()] for shown in found])  # a KeyError: neither shift nor mirror
+    for axis in (0, 1):
+        counts = np.bincount(seen[:, axis], minlength=9)
+        assert ((counts > 350) & (counts < 540)).all()  # 444 expected, standard deviation 20
+    assert abs(seen[:, 2].mean() - 0.5) < 0.04
+
+
+def test_augmentation_is_its_generators() -> None:
+    images = read("cifar10", "train").inputs
+    first, again, other = (augment_images(images, torch_generator(0, name)) for name in ("a", "a", "b"))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_batch_is_a_function_of_its_step() -> None:
+    data = read("cifar10", "train")
+    batches, others = (AugmentedBatches(data, TINY, False, CPU) for _ in range(2))
+    assert batches.steps == 8
+    forwards = [batches(step) for step in range(8)]
+    for step in reversed(range(8)):
+        assert all(torch.equal(*pair) for pair in zip(others(step), forwards[step], strict=True))
+    assert [images.shape for images, _, _ in forwards] == [(16, 3, 4, 4)] * 4 + [(16, 3, 8, 8)] * 4
+    for epoch in (forwards[:4], forwards[4:]):
+        assert torch.cat([targets for _, targets, _ in epoch]).sort().values.equal(data.targets.sort().values)
+    assert not torch.equal(forwards[4][1], forwards[0][1])
+    assert not torch.equal(AugmentedBatches(data, dataclasses.replace(TINY, seed=1), False, CPU)(0)[0], forwards[0][0])
+
+
+def test_a_small_image_is_the_mean_of_four_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar_resnets, "augment_images", lambda images, *_: images)
+    data = read("cifar10", "train")
+    index = AugmentedBatches(dataclasses.replace(data, targets=torch.arange(64)), TINY, False, CPU)
+    for step, half in ((0, True), (7, False)):
+        images, numbers, _ = index(step)
+        expected = standardise(data)[numbers]
+        if half:
+            expected = expected.reshape(-1, 3, 4, 2, 4, 2).mean((3, 5))
+        torch.testing.assert_close(images, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fade", "expected"),
+    [(0.5, [1, 0.75, 0.5, 0.25, 0, 0, 0, 0]), (1.0, [1 - t / 8 for t in range(8)]), (0.0, [0] * 8)],
+)
+def test_shortcuts_fade_linearly(fade: float, expected: list[float]) -> None:
+    data, schedule = read("cifar10", "train"), dataclasses.replace(TINY, fade=fade)
+    fading, lasting = (AugmentedBatches(data, schedule, fades, CPU) for fades in (True, False))
+    assert [fading(step)[2].item() for step in range(8)] == expected
+    assert [lasting(step)[2].item() for step in range(8)] == [1] * 8
+    assert fading(0)[2].shape == (1,)
+
+
+def test_the_loss_is_cross_entropy_through_weighted_shortcuts() -> None:
+    model = cifar_resnet(8, 10, 0, shortcuts="padding").eval()
+    images, targets, _ = AugmentedBatches(read("cifar10", "train"), TINY, True, CPU)(0)
+    bare = cifar_resnet(8, 10, 0, shortcuts="none").eval()
+    for gate, reference in ((0.0, bare), (1.0, cifar_resnet(8, 10, 0, shortcuts="padding").eval())):
+        loss = faded_cross_entropy(model, (images, targets, torch.tensor([gate])))
+        with autocast(CPU):
+            expected = nn.functional.cross_entropy(reference(images).float(), targets)
+        assert torch.equal(loss, expected)
+    losses = [faded_cross_entropy(model, (images, targets, torch.tensor([gate]))).item() for gate in (0, 0.5, 1)]
+    assert len(set(losses)) == 3
+    assert gates(model) == {1.0}
+
+
+def test_the_error_is_that_of_the_standardised_images_and_the_mode_stays() -> None:
+    data, reference = read("cifar10", "test"), read("cifar10", "train")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).train()
+    predicted = model[1](standardise(data, reference).flatten(1)).argmax(1)
+    data = dataclasses.replace(data, targets=torch.where(torch.arange(64) < 40, predicted, (predicted + 5) % 10))
+    found = cifar_resnets.error_rate(model, data, reference)
+    assert found == pytest.approx(24 / 64, abs=2.5 / 64)  # bfloat16 may turn a close call
+    assert model.training
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    for network in (SMALL, SHORTLESS):
+        assert train_resnet(network, folder, SHORT, read) == folder / f"{network.name}.safetensors"
+    return folder
+
+
+class StopError(Exception):
+    """What stands for a kill."""
+
+
+@pytest.mark.promise("R3")
+@pytest.mark.parametrize("network", [SMALL, SHORTLESS])
+def test_an_interrupted_training_goes_on_to_the_same_bits(
+    network: ResNetDescription, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def every_third(*settings: Any) -> TrainingPlan:
+        return TrainingPlan(*settings[:4], 3, *settings[5:])
+
+    monkeypatch.setattr(cifar_resnets, "Plan", every_third)
+    whole, seen = AugmentedBatches.__call__, []
+
+    def stopping(self: AugmentedBatches, step: int) -> Any:
+        seen.append(step)
+        if step == 5 and seen.count(5) == 1:
+            raise StopError
+        return whole(self, step)
+
+    monkeypatch.setattr(AugmentedBatches, "__call__", stopping)
+    with pytest.raises(StopError):
+        train_resnet(network, tmp_path, SHORT, read)
+    assert not (tmp_path / f"{network.name}.safetensors").exists()
+    train_resnet(network, tmp_path, SHORT, read)
+    assert seen == [0, 1, 2, 3, 4, 5, *range(3, 12)]
+    (tmp_path / f"{network.name}.safetensors").rename(tmp_path / "first")
+    train_resnet(
+        network, tmp_path, SHORT, read
+    )  # a kill between the last step and the checkpoint: nothing is left to train
+    assert len(seen) == 15
+    for path in (tmp_path / "first", tmp_path / f"{network.name}.safetensors"):
+        assert sha256_of(path) == sha256_of(uninterrupted / f"{network.name}.safetensors")
+    record = f"{network.name}-path.npz"
+    assert sha256_of(tmp_path / record) == sha256_of(uninterrupted / record)
+
+
+@pytest.mark.parametrize("fade", [0.5, 1.0, 0.0])
+def test_a_network_without_shortcuts_is_measured_without_them(
+    fade: float, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+    monkeypatch.setattr(cifar_resnets, "error_rate", lambda model, *_: measured.append(gates(model)) or 0.5)
+    for _ in range(2):  # the second time without a step
+        train_resnet(SHORTLESS, tmp_path, dataclasses.replace(SHORT, fade=fade), read)
+    train_resnet(SMALL, tmp_path, SHORT, read)
+    assert measured == [{0.0}, {0.0}, {1.0}]
+    assert {m.shortcuts for m in load_checkpoint(tmp_path, SHORTLESS).model if isinstance(m, Residual)} == {"none"}
+
+
+def test_a_checkpoint_says_how_it_was_trained(uninterrupted: Path) -> None:
+    for network in (SMALL, SHORTLESS):
+        found = load_checkpoint(uninterrupted, network)
+        assert found.about["schedule"] == dataclasses.asdict(SHORT)
+        assert len(found.about["loss_every_50_steps"]) == 1
+        assert found.about["provenance"]["seed"] == 0
+        error = cifar_resnets.error_rate(found.model, read("cifar10", "test"), read("cifar10", "train"))
+        assert found.about["test_error"] == error  # of the very weights in the file
+        projected = any("projection" in name for name in found.model.state_dict())
+        assert projected == (network == SMALL)
+
+
+@pytest.mark.parametrize("network", [SMALL, SHORTLESS])
+def test_the_record_of_a_path_is_that_of_its_weights(network: ResNetDescription, uninterrupted: Path) -> None:
+    record = Record.load(uninterrupted / f"{network.name}-path.npz")
+    start, end = (
+        flatten(weight_matrices(m)) for m in (network.build(0), load_checkpoint(uninterrupted, network).model)
+    )
+    gram, steps, plane = (record.values[name] for name in ("gram", "steps", "plane"))
+    assert steps.tolist() == [0, 2, 4, 7, 9, 12]
+    assert gram.shape == (6, 6)
+    assert plane.shape == (2, len(start))
+    assert (gram.dtype, plane.dtype) == (np.float64, np.float16)
+    assert not gram[-1].any()
+    assert not gram[:, -1].any()
+    assert gram[0, 0] == pytest.approx(((start - end).double() ** 2).sum().item(), rel=1e-6)
+    np.testing.assert_allclose(plane.astype(float) @ plane.T.astype(float), np.eye(2), atol=1e-3)
+
+
+def test_a_path_record_holds_its_plane() -> None:
+    rows = np.random.default_rng(0).standard_normal((4, 50)).astype(np.float32)
+    record, plane = path_record(SMALL, rows, [0, 2, 4, 6]), trajectory_plane(rows)
+    assert record.name == "resnet8-path"
+    np.testing.assert_array_equal(record.values["gram"], plane.gram)
+    np.testing.assert_array_equal(record.values["plane"], plane.directions.astype(np.float16))
+    np.testing.assert_array_equal(record.values["steps"], [0, 2, 4, 6])
+
+
+def test_the_learning_rate_follows_one_cycle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watched(model: nn.Module, loss: Any, batches: Any, optimizer: Any, plan: TrainingPlan) -> Any:
+        def batch(step: int) -> Any:
+            seen.append({key: optimizer.param_groups[0][key] for key in ("lr", "momentum", "weight_decay", "nesterov")})
+            return batches(step)
+
+        return fit(model, loss, batch, optimizer, plan)
+
+    monkeypatch.setattr(cifar_resnets, "fit", watched)
+    train_resnet(SMALL, tmp_path, dataclasses.replace(SHORT, peak=0.2), read)
+    top = 0.2 * 12 - 1  # the step of the peak, between the second and the third
+    up = (1 - np.cos(np.pi / top)) / 2
+    down = [(1 + np.cos(np.pi * (step - top) / (11 - top))) / 2 for step in range(2, 12)]
+    expected = [0.2 / 25, 0.2 / 25 + (0.2 - 0.2 / 25) * up, *(0.2 / 25e4 + (0.2 - 0.2 / 25e4) * s for s in down)]
+    np.testing.assert_allclose([group["lr"] for group in seen], expected, rtol=1e-9)
+    assert all((group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 5e-4, True) for group in seen)
+
+
+@pytest.mark.parametrize(("epochs", "size", "steps"), [(1, 13, 5), (3, 22, 9)])
+def test_a_schedule_too_short_for_a_cycle_is_refused_before_any_compute(
+    epochs: int, size: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ResNetDescription, "build", lambda *_: pytest.fail("a network was built"))
+    sentence = f"epochs={epochs}, batch_size={size}: {steps} steps; expected at least 10, for the learning rate to rise"
+    with pytest.raises(ValueError, match=sentence):
+        train_resnet(SMALL, tmp_path, dataclasses.replace(SHORT, epochs=epochs, batch_size=size), read)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ten_steps_are_enough(tmp_path: Path) -> None:
+    train_resnet(
+        SMALL, tmp_path, dataclasses.replace(SHORT, epochs=2, small_epochs=2, batch_size=13), read, progress=False
+    )
+    assert load_checkpoint(tmp_path, SMALL).about["schedule"]["epochs"] == 2
+
+
+def test_networks_without_shortcuts_have_half_the_peak() -> None:
+    assert [ResNetSchedule.of(ResNetDescription(20, shortcuts)).peak for shortcuts in ("projection", "none")] == [
+        0.1,
+        0.05,
+    ]
+    assert ResNetSchedule.of(ResNetDescription(20, "none"), peak=0.3, epochs=3) == ResNetSchedule(peak=0.3, epochs=3)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ResNetDescription, Path, ResNetSchedule]]:
+    calls: list[tuple[ResNetDescription, Path, ResNetSchedule]] = []
+    monkeypatch.setattr(cifar_resnets, "train_resnet", lambda *given: calls.append(given))
+    return calls
+
+
+def test_main_trains_what_is_not_there(
+    tmp_path: Path, trained: list[tuple[ResNetDescription, Path, ResNetSchedule]]
+) -> None:
+    for name in ("resnet110", "resnet20-noshort"):
+        (tmp_path / f"{name}.safetensors").touch()
+    main(["--folder", str(tmp_path)])
+    names = ["resnet110-noshort", "resnet56", "resnet56-noshort", "resnet20"]
+    assert [network.name for network, _, _ in trained] == names
+    assert all(given == (network, tmp_path, ResNetSchedule.of(network)) for given in trained for network in given[:1])
+    trained.clear()
+    main(["resnet20", "resnet20-noshort", "--folder", str(tmp_path)])
+    assert [network.name for network, _, _ in trained] == ["resnet20"]
+
+
+def test_main_refuses_an_unknown_network(
+    trained: list[tuple[ResNetDescription, Path, ResNetSchedule]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["resnet9"])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert "invalid choice: 'resnet9'" in message
+    assert "resnet110-noshort" in message
+    assert not trained
+
+
+@pytest.mark.parametrize(
+    ("width", "shortcuts", "expected"),
+    [
+        (16, "projection", torch.channels_last),
+        (8, "projection", torch.contiguous_format),
+        (4, "projection", torch.contiguous_format),
+        (4, "none", torch.channels_last),
+        (4, "padding", torch.channels_last),
+    ],
+)
+def test_narrow_projections_are_not_trained_channels_last(width: int, shortcuts: Any, expected: object) -> None:
+    assert memory_format(cifar_resnet(8, 10, 0, shortcuts=shortcuts, width=width)) == expected
+
+
+NARROW = """
+import sys
+from pathlib import Path
+from descent.checkpoints import Network
+from descent.resnet_training import Schedule, train
+from descent.seeding import deterministic
+options = {"dataset": "digits", "small_epochs": 0, "shift": 1, "mirror": False, "precision": "float32", "epochs": 7}
+with deterministic():
+    train(Network(20, "projection", 4, 1), Path(sys.argv[1]), Schedule(**options, batch_size=64), progress=False)
+"""
+
+
+def test_a_narrow_network_trains_without_damage_to_memory(tmp_path: Path) -> None:
+    """Channels last, a process that takes these 160 steps ends by a signal where the processor has AVX2 only."""
+    done = subprocess.run([sys.executable, "-c", NARROW, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "resnet20.safetensors").is_file()

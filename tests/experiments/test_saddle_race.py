@@ -1,0 +1,123 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from descent.curvature.ensembles import count_positive_definite
+from descent.experiments.saddle_race import (
+    NEWTON,
+    RATES,
+    EscapeCourse,
+    escape_times,
+    median_interval,
+    race_optimisers,
+    saddle_free_path,
+)
+from descent.repro.seeding import numpy_generator
+from descent.saddles.functions import classic_saddle, quadratic
+
+course = EscapeCourse(dimension=3, condition=20.0, distances=(1e-2, 1e-4), runs=4, budget=3000, seed=0)
+
+
+def test_plain_gradient_descent_takes_the_time_of_its_exact_solution():
+    rate = 0.5
+    _, starts, turns = course.lay_out()
+    times = escape_times(course, "SGD", [rate])[0]
+    curvatures = np.array([1.0, 1 / 20, -1 / 20])
+    coordinates = torch.einsum("mij,dmj->dmi", turns, starts).numpy()
+    for place in np.ndindex(*times.shape):
+        t = np.arange(course.budget)[:, None]
+        along = coordinates[place] * (1 - rate * curvatures) ** t
+        values = (curvatures * along**2).sum(1) / 2
+        assert times[place] == (values <= -1 / 40).argmax()
+
+
+def test_the_same_saddle_unrotated_takes_gradient_descent_as_long():
+    aligned = replace(course, rotated=False)
+    surface, _, _ = aligned.lay_out()
+    assert torch.equal(
+        surface.hessian(torch.zeros(4, 3))[0], torch.diag(torch.tensor([1, 1 / 20, -1 / 20], dtype=torch.float64))
+    )
+    medians = [np.median(escape_times(one, "SGD", [0.5])[0], -1) for one in (course, aligned)]
+    assert medians[0] == pytest.approx(medians[1], rel=0.5)
+
+
+def test_a_step_size_that_leaps_out_of_the_picture_is_lost_and_one_that_is_too_short_is_late():
+    times = escape_times(replace(course, budget=200), "Adam", [30.0, 1e-6])
+    assert np.isinf(times).all()
+    assert np.isfinite(escape_times(course, "Adam", [0.1])).all()
+
+
+def test_saddle_free_newton_doubles_the_unstable_coordinate_and_clears_the_stable_one():
+    path = saddle_free_path(classic_saddle(), torch.tensor([1.0, 1e-3], dtype=torch.float64), 6)
+    np.testing.assert_allclose(path[1:, 0], 0, atol=1e-15)
+    np.testing.assert_allclose(path[:, 1], 1e-3 * 2.0 ** np.arange(7), rtol=1e-12)
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e4])
+def test_saddle_free_newton_takes_a_logarithm_whatever_the_condition_number(condition):
+    rate, times = race_optimisers(replace(course, condition=condition), NEWTON)
+    _, starts, turns = replace(course, condition=condition).lay_out()
+    unstable = np.abs(torch.einsum("mij,dmj->dmi", turns, starts)[..., -1].numpy())
+    assert rate == 1
+    np.testing.assert_array_equal(times, np.ceil(np.log2(1 / unstable) - 1e-9))
+
+
+def test_the_best_step_size_is_the_fastest_of_the_list_and_runs_repeat():
+    rate, times = race_optimisers(course, "momentum")
+    assert rate in RATES
+    tuning = replace(course, seed=course.seed + 10_000, runs=5)
+    slowest = [escape_times(tuning, "momentum", [one])[0].max() for one in (rate, 0.1)]
+    assert slowest[0] <= slowest[1]
+    assert np.array_equal(times, race_optimisers(course, "momentum")[1])
+    assert not np.array_equal(times, race_optimisers(replace(course, seed=1), "momentum")[1])
+
+
+def test_noise_does_without_an_offset():
+    none = replace(course, distances=(1e-300,))
+    assert np.isfinite(escape_times(none, "SGD + noise", [1.0])).all()
+    assert np.isinf(escape_times(replace(none, budget=300), "SGD", [1.0])).all()
+
+
+def test_unknown_names_are_refused_with_the_choices():
+    with pytest.raises(ValueError, match="optimiser='Adm': expected one of SGD, momentum"):
+        escape_times(course, "Adm", [0.1])
+    with pytest.raises(ValueError, match=r"racer='Newton': expected one of SGD, .*, saddle-free Newton"):
+        race_optimisers(course, "Newton")
+
+
+def test_interval_of_a_median_has_its_coverage():
+    samples = numpy_generator(0, "median").standard_exponential((20_000, 20))
+    median, low, high = median_interval(samples)
+    np.testing.assert_allclose(median, np.median(samples, -1))
+    covered = ((low <= math.log(2)) & (math.log(2) <= high)).mean()
+    assert 0.95 < covered < 0.97  # 0.9586 for a sample of 20
+    assert median_interval(np.array([1.0, 2, np.inf, np.inf, np.inf]))[0] == np.inf
+    assert median_interval(np.array([1.0, 2, 3, np.inf, np.inf]))[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "exact"), [(1, 0.5), (2, (2 - math.sqrt(2)) / 4), (3, (math.pi - 2 * math.sqrt(2)) / (4 * math.pi))]
+)
+def test_share_of_positive_definite_matrices(size, exact):
+    count = 150_000
+    share = count_positive_definite(size, count, numpy_generator(0, "GOE")) / count
+    assert abs(share - exact) < 4 * math.sqrt(exact * (1 - exact) / count)
+
+
+def test_positive_definite_agrees_with_eigenvalues():
+    matrices = numpy_generator(5, "same").standard_normal((3000, 4, 4))
+    eigenvalues = np.linalg.eigvalsh(matrices + matrices.transpose(0, 2, 1))
+    assert count_positive_definite(4, 3000, numpy_generator(5, "same")) == (eigenvalues > 0).all(1).sum()
+    with pytest.raises(ValueError, match="size=0, count=5: expected at least 1 each"):
+        count_positive_definite(0, 5, numpy_generator(0, "x"))
+
+
+def test_a_course_is_the_saddle_that_it_says():
+    surface, starts, _ = course.lay_out()
+    spectrum = torch.linalg.eigvalsh(surface.hessian(starts[0]))
+    np.testing.assert_allclose(spectrum, np.tile([-1 / 20, 1 / 20, 1], (4, 1)), atol=1e-14)
+    np.testing.assert_allclose(starts.norm(dim=-1), np.tile([[1e-2], [1e-4]], (1, 4)))
+    assert quadratic([1.0, -1.0]).critical_points[0].index == 1

@@ -1,0 +1,206 @@
+"""The toy models: gradients against automatic differentiation, inputs against statistics, runs against themselves."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from descent.experiments.toy_models import (
+    ToyModels,
+    ToyTraining,
+    fresh_losses,
+    train_toy_models,
+    train_toy_models_in_parts,
+)
+from descent.experiments.toy_steps import (
+    BLOCK,
+    KINDS,
+    PAIRINGS,
+    Inputs,
+    blocks,
+    losses_of,
+    reconstructed,
+    toy_gradients,
+)
+from descent.features.measures import dimensionality
+from descent.repro.seeding import deterministic
+
+SHORT = ToyTraining(steps=30, batch=64, learning_rate=1e-2)
+
+
+def toys(**changes) -> ToyModels:
+    return replace(ToyModels(6, 3, [4, 9, 4, 1], [1.0, 0.5, 0.3, 0.1], torch.linspace(1, 0.3, 6)[None]), **changes)
+
+
+def drawn(models: ToyModels, batch: int) -> tuple[Inputs, Tensor, Tensor]:
+    """Inputs after a draw, the clean ones and the noisy ones as `(batch, k, n)`."""
+    inputs = Inputs(models, batch)
+    inputs.draw()
+    density, _, noise = models.tensors()
+    parts = inputs.block(slice(0, len(models)), density, noise)
+    return inputs, *(part.permute(2, 0, 1).clone() for part in parts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_losses_and_gradients_are_those_of_automatic_differentiation(kind: str, noise: float) -> None:
+    models = toys(kind=kind, noise=noise)
+    inputs, clean, noisy = drawn(models, 200)
+    W, b = models.start(), torch.linspace(-0.2, 0.2, 24).view(4, 6)
+    apart = W.clone().requires_grad_(), b.clone().requires_grad_()
+    importance = models.tensors()[1]
+    errors = importance * (clean - reconstructed(*apart, noisy, kind)).square()
+    expected = errors.mean((0, 2))
+    expected.sum().backward()
+    W.grad, b.grad = torch.zeros_like(W), torch.zeros_like(b)
+    found = toy_gradients(W, b, inputs, models, True)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(losses_of(W, b, inputs, models), expected.detach(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(W.grad, apart[0].grad, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(b.grad, apart[1].grad, rtol=1e-5, atol=1e-7)
+
+
+def test_training_is_that_of_the_textbook() -> None:
+    models = toys()
+    W, b = models.start().requires_grad_(), torch.zeros(4, 6, requires_grad=True)
+    optimizer = torch.optim.AdamW([W, b], SHORT.learning_rate, weight_decay=SHORT.weight_decay)
+    inputs = Inputs(models, SHORT.batch)
+    density, importance, noise = models.tensors()
+    for _ in range(SHORT.steps):
+        inputs.draw()
+        x = inputs.block(slice(0, 4), density, noise)[0].permute(2, 0, 1)
+        optimizer.zero_grad()
+        (importance * (x - reconstructed(W, b, x)).square()).mean((0, 2)).sum().backward()
+        optimizer.step()
+    found = train_toy_models(models, SHORT)
+    torch.testing.assert_close(found.W, W.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.b, b.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_gives_the_same_bits_and_depends_on_its_own_seed_alone() -> None:
+    with deterministic(1):
+        first, again = train_toy_models(toys(), SHORT), train_toy_models(toys(), SHORT)
+        alone = train_toy_models(toys().part([1]), SHORT)
+    assert torch.equal(first.W, again.W)
+    assert torch.equal(first.b, again.b)
+    assert torch.equal(toys().start()[0], toys().start()[2]), "models of one seed start alike"
+    assert not torch.equal(toys().start()[0], toys().start()[1])
+    torch.testing.assert_close(alone.W[0], first.W[1], rtol=1e-5, atol=1e-6)
+
+
+def test_parts_in_processes_give_the_same_models_in_order() -> None:
+    with deterministic(1):
+        whole = train_toy_models(toys(), replace(SHORT, every=10))
+    for workers in (2, 3):  # 36 and 18 weights and as few as 6 biases: no multiples of a vector register
+        apart = train_toy_models_in_parts(toys(), replace(SHORT, every=10), workers)
+        for name in ("W", "b", "kept", "losses"):
+            assert torch.equal(getattr(apart, name), getattr(whole, name)), name
+    with pytest.raises(ValueError, match="workers=0: expected at least 1"):
+        train_toy_models_in_parts(toys(), SHORT, 0)
+
+
+def test_kept_weights_are_those_before_their_step() -> None:
+    found = train_toy_models(toys(), replace(SHORT, every=12))
+    assert found.steps.tolist() == [0, 12, 24, 30]
+    assert found.kept.shape == (4, 4, 3, 6)
+    assert found.losses.shape == (4, 4)
+    assert torch.equal(found.kept[0], toys().start())
+    assert torch.equal(found.kept[-1], found.W)
+    assert torch.equal(train_toy_models(toys(), replace(SHORT, steps=12)).W, found.kept[1])
+    assert train_toy_models(toys(), SHORT).steps.tolist() == [30]
+
+
+def test_inputs_have_their_density_and_are_uniform() -> None:
+    models = ToyModels(4, 2, [0, 0, 1], [1.0, 0.5, 0.05])
+    _, x, noisy = drawn(models, 50_000)
+    assert torch.equal(x, noisy)
+    for model, density in enumerate([1.0, 0.5, 0.05]):
+        values = x[:, model]
+        assert float((values > 0).double().mean()) == pytest.approx(density, abs=0.005)
+        present = values[values > 0]
+        assert float(present.mean()) == pytest.approx(0.5, abs=0.01)
+        assert float(present.var()) == pytest.approx(1 / 12, abs=0.004)
+        assert 0 < float(present.min()) <= float(present.max()) <= 1
+    assert abs(float(torch.corrcoef(x[:, 1].T)[0, 1])) < 0.02
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS[1:])
+def test_pairs_go_together_as_they_are_told(pairing: str) -> None:
+    models = ToyModels(4, 2, [0, 1], [0.5, 0.2], pairing=pairing)
+    _, x, _ = drawn(models, 50_000)
+    for model, density in enumerate([0.5, 0.2]):
+        on = x[:, model] > 0
+        assert on.double().mean(0).tolist() == pytest.approx([density] * 4, abs=0.01)
+        both = float((on[:, 0] & on[:, 1]).double().mean())
+        assert both == pytest.approx(density if pairing == "correlated" else 0, abs=0.01)
+        assert float((on[:, 0] & on[:, 2]).double().mean()) == pytest.approx(density**2, abs=0.01)
+        present = x[on[:, 1], model, 1]
+        assert float(present.mean()) == pytest.approx(0.5, abs=0.01)
+        assert float(present.var()) == pytest.approx(1 / 12, abs=0.004)
+        if pairing == "correlated":
+            values = x[on[:, 0], model, :2]
+            assert abs(float(torch.corrcoef(values.T)[0, 1])) < 0.02, "their values are independent"
+
+
+def test_noise_has_its_size_and_is_not_in_the_target() -> None:
+    models = ToyModels(3, 2, [0, 1], 0.3, noise=[0.0, 0.25])
+    _, clean, noisy = drawn(models, 50_000)
+    assert torch.equal(clean[:, 0], noisy[:, 0])
+    assert float((noisy - clean)[:, 1].std()) == pytest.approx(0.25, abs=0.005)
+    assert float(clean.min()) == 0
+
+
+def test_two_features_on_one_dimension_become_antipodal_when_sparse() -> None:
+    found = train_toy_models(ToyModels(2, 1, [0, 1, 2], 0.1), ToyTraining(steps=1500, batch=512, learning_rate=1e-2))
+    good = [W for W in found.W if float(dimensionality(W).min()) > 0.4]
+    assert good, "no initialisation of three found the pair"
+    assert float(good[0][0, 0] * good[0][0, 1]) < 0
+
+
+def test_fresh_losses_are_the_same_for_equal_models_and_for_each_call() -> None:
+    models = ToyModels(3, 2, [0, 5], 0.3)
+    W = models.start()[:1].expand(2, -1, -1).contiguous()
+    losses = fresh_losses(models, W, torch.zeros(2, 3), batches=2, batch=128)
+    assert losses[0] == losses[1]
+    assert torch.equal(losses, fresh_losses(models, W, torch.zeros(2, 3), batches=2, batch=128))
+
+
+def test_blocks_cover_all_models() -> None:
+    cpu = torch.device("cpu")
+    assert list(blocks(5, BLOCK // 2, cpu)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert list(blocks(2, 3 * BLOCK, cpu)) == [slice(0, 1), slice(1, 2)]
+    assert list(blocks(5, BLOCK // 2, torch.device("meta"))) == [slice(0, 5)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"kind": "gelu"}, "kind 'gelu': expected one of relu, linear, layernorm"),
+        ({"pairing": "odd"}, "pairing 'odd': expected one of independent, correlated, anticorrelated"),
+        ({"density": 0.0}, "density=0 to 0: expected above 0 and at most 1"),
+        ({"density": 1.5}, "density=1.5 to 1.5: expected above 0"),
+        ({"density": 0.6, "pairing": "anticorrelated"}, "at most 0.5 for anticorrelated features"),
+        ({"density": torch.rand(4, 6), "pairing": "correlated"}, "the same for both features of a pair"),
+        ({"density": [0.1, 0.2]}, r"density of shape \(2, 1\): expected a number, 4 of them"),
+        ({"importance": 0.0}, "importance=0, noise=0: expected importances above 0"),
+        ({"noise": -1.0}, "noise=-1"),
+        ({"n": 0}, "n=0, m=3, 4 seeds: expected at least 1 each"),
+        ({"seeds": []}, "0 seeds"),
+        ({"n": 5, "density": 0.5, "importance": 1.0, "pairing": "correlated"}, "n=5: features that go in pairs"),
+    ],
+)
+def test_bad_models_are_refused_by_name(changes: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        toys(**changes)
+
+
+def test_bad_recipes_are_refused() -> None:
+    for bad in ({"steps": 0}, {"batch": 0}, {"every": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            ToyTraining(**bad)
+    for bad in ({"learning_rate": 0.0}, {"weight_decay": -1.0}):
+        with pytest.raises(ValueError, match="positive learning rate"):
+            ToyTraining(**bad)
+    with pytest.raises(ValueError, match="kind 'gelu'"):
+        reconstructed(torch.zeros(1, 2, 3), torch.zeros(1, 3), torch.zeros(4, 1, 3), "gelu")

@@ -1,0 +1,263 @@
+"""Measures of superposition, figures and theory, on frames whose numbers are known on paper."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from descent.experiments.toy_models import ToyModels, fresh_losses
+from descent.experiments.toy_theory import (
+    best_bias,
+    best_point,
+    boundary,
+    candidates,
+    ignored_loss,
+    learnt_loss,
+    noise_ratio,
+)
+from descent.features.figures import (
+    FIGURES,
+    cluster_edges,
+    cluster_names,
+    cosines,
+    feature_clusters,
+    figure_composition,
+    figure_frame,
+    figure_name,
+    regular_polygon,
+    simplex,
+    span_dimension,
+    square_antiprism,
+)
+from descent.features.measures import (
+    dimensionality,
+    dimensions_per_feature,
+    feature_directions,
+    feature_norms,
+    interference,
+    is_learnt,
+    is_near_line,
+    random_directions,
+)
+
+EXACT = {
+    "single": 1.0, "digon": 1 / 2, "triangle": 2 / 3, "tetrahedron": 3 / 4, "5-cell": 4 / 5, "pentagon": 2 / 5,
+    "square antiprism": 3 / 8,
+}  # fmt: skip
+generator = torch.Generator().manual_seed(0)
+
+
+def turned(columns: Tensor, m: int) -> Tensor:
+    """The columns in m dimensions, rotated at random."""
+    q, _ = torch.linalg.qr(torch.randn(m, m, dtype=torch.float64, generator=generator))
+    return q[:, : len(columns)] @ columns
+
+
+def beside(*frames: Tensor) -> Tensor:
+    """The frames in dimensions of their own."""
+    return torch.block_diag(*frames)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_have_their_dimensionality_exactly(name: str) -> None:
+    columns = figure_frame(name)
+    expected = torch.full((columns.shape[1],), EXACT[name], dtype=torch.float64)
+    assert torch.allclose(feature_norms(columns), torch.ones_like(expected), atol=1e-12)
+    for W in (columns, turned(columns, 6), 0.01 * columns, 1000 * turned(columns, 4)):
+        torch.testing.assert_close(dimensionality(W), expected, atol=1e-6, rtol=0)
+    assert float(dimensionality(columns).sum()) == pytest.approx(len(columns) if name != "single" else 1)
+    torch.testing.assert_close(interference(columns), 1 / expected - 1, atol=1e-6, rtol=0)
+
+
+def test_orthogonal_features_have_a_dimension_each() -> None:
+    W = torch.diag(torch.tensor([1.0, 2.0, 0.1], dtype=torch.float64))
+    torch.testing.assert_close(dimensionality(W), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(interference(W), torch.zeros(3, dtype=torch.float64))
+    assert is_learnt(W).tolist() == [True, True, False]
+
+
+def test_columns_of_zeros_have_no_share_and_change_no_other() -> None:
+    W = torch.cat([simplex(1), torch.zeros(1, 2, dtype=torch.float64)], 1)
+    assert dimensionality(W).tolist() == pytest.approx([0.5, 0.5, 0, 0])
+    assert interference(W).tolist() == pytest.approx([1, 1, 0, 0])
+    assert dimensionality(torch.zeros(2, 3)).tolist() == [0, 0, 0]
+    assert torch.isinf(dimensions_per_feature(torch.zeros(2, 3)))
+
+
+def test_dimensionality_is_capacity_and_does_not_see_the_scale() -> None:
+    W = torch.randn(3, 5, 9, dtype=torch.float64, generator=generator)
+    gram = W.mT @ W
+    capacity = gram.diagonal(dim1=-2, dim2=-1).square() / gram.square().sum(-1)
+    torch.testing.assert_close(dimensionality(W), capacity)
+    for c in (1e-3, 0.5, 7.0, 1e4):
+        torch.testing.assert_close(dimensionality(c * W), dimensionality(W), atol=1e-6, rtol=0)
+        torch.testing.assert_close(dimensions_per_feature(c * W), dimensions_per_feature(W) / c**2)
+    assert float(dimensionality(W).sum(-1).max()) <= 5 + 1e-9
+
+
+def test_dimensions_per_feature_of_unit_columns_is_a_count() -> None:
+    assert float(dimensions_per_feature(figure_frame("pentagon"))) == pytest.approx(2 / 5)
+    assert dimensions_per_feature(torch.eye(4).expand(3, 4, 4)).tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match=r"W of shape \(4,\): expected \(..., m, n\)"):
+        feature_norms(torch.zeros(4))
+
+
+def test_random_directions_have_length_one_and_less_order() -> None:
+    W = random_directions(10, 400, torch.Generator().manual_seed(1))
+    assert torch.allclose(feature_norms(W), torch.ones(400, dtype=torch.float64))
+    mean = float(1 / (1 + 399 / 10))  # a squared cosine is 1 / m on average
+    assert float(dimensionality(W).mean()) == pytest.approx(mean, rel=0.02)
+    with pytest.raises(ValueError, match="m=0, n=3"):
+        random_directions(0, 3, generator)
+
+
+def test_values_near_a_line_are_found() -> None:
+    lines = torch.tensor([1.0, 0.5])
+    assert is_near_line(torch.tensor([0.47, 0.485, 0.515, 0.53, 0.99]), lines).tolist() == [
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_figures_are_named_rotated_and_under_noise(name: str, noise: float) -> None:
+    columns = figure_frame(name)
+    W = turned(columns, 5)
+    W = W + noise * torch.randn(W.shape, dtype=torch.float64, generator=generator)
+    W = W[:, torch.randperm(W.shape[1], generator=generator)] * torch.linspace(0.8, 1.2, W.shape[1])
+    assert figure_name(W) == name
+    assert span_dimension(columns) == len(columns)
+    assert cluster_names(W) == [name]
+
+
+def test_what_is_no_figure_is_other() -> None:
+    assert figure_name(regular_polygon(6)) == "other"
+    assert figure_name(regular_polygon(4)) == "other", "a square is two digons, and no cluster"
+    assert figure_name(random_directions(3, 8, torch.Generator().manual_seed(0))) == "other"
+
+
+def test_clusters_are_told_apart() -> None:
+    W = beside(
+        figure_frame("triangle"),
+        figure_frame("digon"),
+        figure_frame("single"),
+        torch.zeros(1, 1),
+        figure_frame("pentagon"),
+    )
+    for seen in (W, turned(W, len(W))):
+        found = feature_clusters(seen)
+        assert [(c.name, c.rank, len(c.features)) for c in found] == [
+            ("triangle", 2, 3), ("digon", 1, 2), ("single", 1, 1), ("pentagon", 2, 5),
+        ]  # fmt: skip
+        assert found[1].features == (3, 4)
+        assert figure_composition(seen) == "1 digon + 1 pentagon + 1 single + 1 triangle"
+    assert figure_composition(turned(beside(simplex(1), simplex(1)), 2)) == "2 digon", "a square"
+    assert figure_composition(regular_polygon(6)) == "1 other 6 in 2"
+    assert figure_composition(torch.zeros(2, 3)) == "nothing"
+    assert feature_clusters(0.4 * figure_frame("digon")) == []
+
+
+def test_bad_geometry_is_refused() -> None:
+    with pytest.raises(ValueError, match="figure 'cube': expected one of single, digon"):
+        figure_frame("cube")
+    with pytest.raises(ValueError, match=r"W of shape \(1, 2, 3\): expected \(m, n\), one map"):
+        feature_clusters(torch.zeros(1, 2, 3))
+    with pytest.raises(ValueError, match="threshold=0: expected one between 0 and 1"):
+        feature_clusters(torch.zeros(2, 3), 0)
+
+
+def test_edges_of_polytopes() -> None:
+    assert len(cluster_edges(simplex(3))) == 6
+    assert len(cluster_edges(square_antiprism())) == 16
+    cube = torch.tensor([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=torch.float64).T
+    assert len(cluster_edges(cube)) == 12, "no diagonals of the squares"
+    pentagon = turned(figure_frame("pentagon"), 3)
+    assert len(cluster_edges(pentagon)) == 5
+    assert np.allclose(
+        [float(cosines(pentagon[:, list(pair)])) for pair in cluster_edges(pentagon)], math.cos(0.4 * math.pi)
+    )
+    assert cluster_edges(turned(figure_frame("digon"), 3)) == [(0, 1)]
+
+
+def sampled(w: list[float], b: list[float], density: float, importance: float, noise: float = 0.0) -> float:
+    models = ToyModels(2, 1, [0], density, torch.tensor([[1.0, importance]]), noise)
+    losses = fresh_losses(models, torch.tensor([[w]]).float(), torch.tensor([b]).float(), batches=40, batch=1 << 15)
+    return 2 * float(losses)  # the sum over the two features
+
+
+@pytest.mark.parametrize(("density", "importance"), [(0.05, 0.3), (0.3, 2.0), (0.9, 1.0)])
+def test_theory_of_two_features_agrees_with_draws(density: float, importance: float) -> None:
+    losses = candidates(density, importance)
+    bias = best_bias("pair", density).bias
+    assert losses["first"] == pytest.approx(sampled([1, 0], [0, density / 2], density, importance), rel=0.01)
+    assert losses["second"] == pytest.approx(sampled([0, 1], [density / 2, 0], density, importance), rel=0.01)
+    assert losses["both"] == pytest.approx(
+        sampled([1, -1], [bias, bias], density, importance), rel=0.1 if density < 0.1 else 0.02
+    )
+
+
+@pytest.mark.parametrize("kind", ["single", "pair"])
+def test_theory_with_noise_agrees_with_draws(kind: str) -> None:
+    density, noise, scale, bias = 0.2, 0.1, 0.9, -0.08
+    root = math.sqrt(scale)
+    if kind == "pair":
+        found = sampled([root, -root], [bias, bias], density, 1.0, noise) / 2
+    else:
+        found = sampled([root, 0], [bias, 0], density, 1e-9, noise)
+    assert learnt_loss(kind, scale, bias, density, noise) == pytest.approx(found, rel=0.01)
+
+
+def test_the_boundary_is_where_the_candidates_are_equal() -> None:
+    for d, r in zip([0.01, 0.1, 0.4], boundary([0.01, 0.1, 0.4]), strict=True):
+        losses = candidates(d, float(r))
+        assert losses["both"] == pytest.approx(losses["first"], rel=1e-6)
+        assert candidates(d, r * 1.1)["both"] < candidates(d, r * 1.1)["first"]
+        assert r == pytest.approx(2 * d / (4 - 5 * d), rel=0.1)
+        assert r <= 2 * d / (4 - 5 * d) + 1e-9, "the best bias is no worse than none"
+    assert np.isnan(boundary([0.9])).all()
+    assert ignored_loss(1.0) == pytest.approx(1 / 12)
+
+
+def test_without_noise_a_learnt_feature_has_bias_zero_and_length_one() -> None:
+    point = best_point("single", 0.1)
+    assert point.scale == pytest.approx(1, abs=1e-3)
+    assert point.bias == pytest.approx(0, abs=1e-3)
+    assert learnt_loss("single", 1, 0, 0.1) == 0
+    assert abs(best_bias("pair", 0.02).bias) < 0.01
+
+
+def test_the_bias_follows_small_noise() -> None:
+    fixed, free = noise_ratio(0.01, "fixed"), noise_ratio(0.01)
+    for kind, widened in (("single", 1.0), ("pair", math.sqrt(2))):
+        for noise in (0.01, 0.03):
+            assert -best_bias(kind, 0.01, noise).bias / noise == pytest.approx(fixed * widened, rel=0.1)
+        point = best_point(kind, 0.01, 0.01)
+        assert -point.bias / 0.01 == pytest.approx(free * widened, rel=0.1)
+        assert point.scale - 1 == pytest.approx(1.5 * free * widened * 0.01, rel=0.2)
+    assert best_bias("pair", 0.1).bias == pytest.approx(0.01 / 6 / 0.9, rel=0.1), "d^2 / 6 (1 - d), above zero"
+    assert noise_ratio(0.01) > noise_ratio(0.1) > noise_ratio(0.9) > 0
+    assert best_point("single", 1.0, 0.2).scale < 1, "dense: it shrinks, as ridge regression does"
+    assert best_point("single", 0.1, 0.2).loss < best_bias("single", 0.1, 0.2).loss
+
+
+def test_bad_theory_is_refused() -> None:
+    with pytest.raises(ValueError, match="density=0: expected one above 0"):
+        ignored_loss(0)
+    with pytest.raises(ValueError, match="noise=-1: expected a standard deviation"):
+        learnt_loss("pair", 1, 0, 0.1, -1)
+    with pytest.raises(ValueError, match="kind 'triple': expected one of single, pair"):
+        learnt_loss("triple", 1, 0, 0.1)
+    with pytest.raises(ValueError, match="length 'half': expected one of free, fixed"):
+        noise_ratio(0.1, "half")
+    with pytest.raises(ValueError, match="importance=0: expected a positive number"):
+        candidates(0.1, 0)
+
+
+def test_directions_of_zeros_stay_zeros() -> None:
+    assert torch.equal(feature_directions(torch.zeros(2, 3)), torch.zeros(2, 3))

@@ -1,0 +1,92 @@
+"""The library's rooms: which may use which, how large they are, and that nothing public is unused."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIB = ROOT / "lib"
+SOURCES = {path.relative_to(LIB).as_posix(): path for path in sorted(LIB.rglob("*.py")) if "egg-info" not in str(path)}
+MODULES = {name: path for name, path in SOURCES.items() if path.name != "__init__.py"}
+DOORS = sorted(path.parent.name for path in (LIB / "descent").glob("*/__init__.pyi"))
+
+
+def contracts(root: Path) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--config", root / "pyproject.toml"]
+    environment = {"PYTHONPATH": str(root / "lib"), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+
+
+def test_the_contracts_between_rooms_are_kept():
+    done = contracts(ROOT)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("descent/plots/lines.py", "from descent.landscape.surface import LossSurface"),
+        ("descent/repro/files.py", "from descent.data.datasets import Dataset"),
+        ("descent/training/loop.py", "from descent_book.run.project import pages"),
+        ("descent_book/run/pool.py", "from descent.spectra.fourier import gini"),
+    ],
+)
+def test_an_arrow_that_the_contracts_forbid_is_found(tmp_path, module, line):
+    shutil.copytree(LIB, tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
+    path = tmp_path / "lib" / module
+    path.write_text(path.read_text() + f"\n{line}\n")
+    done = contracts(tmp_path)
+    assert done.returncode != 0
+    assert "BROKEN" in done.stdout
+
+
+def test_sizes_stay_readable():
+    lines = {name: len(path.read_text().splitlines()) for name, path in SOURCES.items()}
+    assert len(MODULES) <= 75
+    assert sum(lines.values()) < 12_500
+    assert {name: count for name, count in lines.items() if count > 520} == {}
+    long = [
+        f"{name}.{node.name}: {node.end_lineno - node.body[0].lineno + 1} lines, {len(node.args.args)} arguments"
+        for name, path in SOURCES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and (
+            node.end_lineno - node.body[0].lineno + 1 > 40
+            or len([a for a in node.args.args if a.arg not in ("self", "cls")]) > 5
+        )
+    ]
+    assert long == []
+
+
+def test_no_public_name_is_defined_twice():
+    where: dict[str, list[str]] = {}
+    for name, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                where.setdefault(node.name, []).append(name)
+    entries = {"main", "setup"}  # of programs and of Sphinx extensions, by convention
+    assert {name: places for name, places in where.items() if len(places) > 1 and name not in entries} == {}
+
+
+def callers() -> str:
+    """All code that may use a door: the library, notebooks and benchmarks, less the doors themselves."""
+    notebooks = [*ROOT.glob("notebooks/*.ipynb"), LIB / "descent_book" / "run" / "new_chapter.ipynb"]
+    cells = [cell["source"] for path in notebooks for cell in json.loads(path.read_text())["cells"]]
+    sources = [path.read_text() for path in (*SOURCES.values(), *ROOT.glob("benchmarks/*.py"))]
+    return "\n".join([*sources, *("".join(cell) for cell in cells)])
+
+
+@pytest.mark.parametrize("room", DOORS)
+def test_every_name_of_a_door_has_a_caller_outside_the_tests(room):
+    stub = (LIB / "descent" / room / "__init__.pyi").read_text()
+    names = [alias.name for node in ast.parse(stub).body for alias in node.names]
+    text = callers()
+    unused = [name for name in names if len(re.findall(rf"\b{name}\b", text)) < 2]  # its definition is one
+    assert unused == []

@@ -1,0 +1,236 @@
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from torch import nn
+
+from descent.landscape.directions import (
+    Direction,
+    batch_norm_variances,
+    direction_between,
+    moved,
+    random_direction,
+    rescale_direction,
+    weight_matrices,
+)
+from descent.spectra.trajectory import explained_variance, path_coordinates, random_walk, trajectory_plane
+from small_networks import CLASSES, small_resnet
+
+
+def equal(one: Direction, other: Direction) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def norms(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.flatten(1).norm(dim=1)
+
+
+def test_filters_of_a_direction_have_the_weights_norms_and_nothing_else_moves() -> None:
+    model = small_resnet().double()
+    direction = random_direction(model, 0, "alpha")
+    kinds = (nn.Conv2d, nn.Linear)
+    weights = {f"{name}.weight": m.weight.detach() for name, m in model.named_modules() if isinstance(m, kinds)}
+    assert set(direction) == set(weights)  # no bias, no batch normalisation
+    assert list(direction) == list(weight_matrices(model))
+    assert len(norms(direction["8.weight"])) == CLASSES  # one for each row of the linear layer
+    for name, part in direction.items():
+        torch.testing.assert_close(norms(part), norms(weights[name]), rtol=1e-8, atol=0)
+        assert not torch.equal(part, weights[name])
+
+
+def test_layers_and_unscaled_directions_have_their_own_norms() -> None:
+    weights = {"w": torch.tensor([[3.0, 4.0], [0.0, 0.0]]).double()}
+    drawn = {"w": torch.tensor([[1.0, 0.0], [0.0, 2.0]]).double()}
+    expected = {"filter": [[5.0, 0.0], [0.0, 0.0]], "layer": [[5**0.5, 0.0], [0.0, 20**0.5]], "none": [[1, 0], [0, 2]]}
+    for scaling, values in expected.items():
+        found = rescale_direction(drawn, weights, scaling)["w"]
+        np.testing.assert_allclose(found.numpy(), values, rtol=1e-9)
+    still = rescale_direction({"w": torch.zeros(2, 2).double()}, weights, "filter")["w"]
+    assert not still.any()  # a filter of norm zero has no direction, and is no NaN
+    with pytest.raises(ValueError, match="scaling='filters': expected one of filter, layer, none"):
+        rescale_direction(drawn, weights, "filters")
+
+
+def test_seed_and_stream_decide_a_direction_whatever_else_is_drawn() -> None:
+    model = small_resnet()
+    alpha = random_direction(model, 0, "alpha")
+    torch.rand(7)
+    assert not equal(random_direction(model, 0, "beta"), alpha)
+    assert not equal(random_direction(model, 1, "alpha"), alpha)
+    state = torch.get_rng_state()
+    assert equal(random_direction(model, 0, "alpha"), alpha)
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match="seed=-1: expected a non-negative integer"):
+        random_direction(model, -1, "alpha")
+
+
+def test_a_model_without_matrices_has_no_direction() -> None:
+    with pytest.raises(ValueError, match="no parameter of more than one dimension"):
+        random_direction(nn.BatchNorm1d(3), 0, "alpha")
+
+
+def test_between_two_networks_lie_their_weights_and_statistics() -> None:
+    start, end = small_resnet(0).double(), small_resnet(1).double()
+    way = direction_between(start, end)
+    counters = {name for name in start.state_dict() if name.endswith("num_batches_tracked")}
+    assert set(way) == set(start.state_dict()) - counters
+    for share in (0.0, 0.25, 1.0):
+        found = moved(start, [way], [share]).state_dict()
+        for name in way:
+            expected = (1 - share) * start.state_dict()[name] + share * end.state_dict()[name]
+            torch.testing.assert_close(found[name], expected, rtol=1e-12, atol=1e-14)
+    assert "1.running_var" in way
+
+
+def test_networks_of_two_kinds_have_nothing_between_them() -> None:
+    one = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"'1.weight' has shapes \(2, 2\) and \(4, 2\): expected two networks of one"):
+        direction_between(one, nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4)))
+    with pytest.raises(ValueError, match=r"'1.weight' has shapes \(2, 2\) and none"):
+        direction_between(one, nn.Sequential(nn.Linear(3, 2)))
+    with pytest.raises(ValueError, match=r"'1.weight' has shapes none and \(2, 2\)"):
+        direction_between(nn.Sequential(nn.Linear(3, 2)), one)
+
+
+def test_moving_adds_coordinates_times_directions_to_a_copy() -> None:
+    model = nn.Linear(2, 2).double()
+    before = copy.deepcopy(model.state_dict())
+    directions = [random_direction(model, 0, name) for name in ("alpha", "beta")]
+    there = moved(model, directions, [2.0, -0.5])
+    expected = before["weight"] + 2 * directions[0]["weight"] - 0.5 * directions[1]["weight"]
+    torch.testing.assert_close(there.weight.detach(), expected, rtol=1e-14, atol=1e-15)
+    assert equal(dict(moved(model, directions, [0, 0]).state_dict()), dict(before))
+    assert equal(dict(model.state_dict()), dict(before))
+    with pytest.raises(ValueError, match=r"point of shape \(1,\): expected \(2,\), one a direction"):
+        moved(model, directions, [1.0])
+
+
+def test_moving_refuses_a_direction_that_would_only_broadcast() -> None:
+    with pytest.raises(ValueError, match=r"direction 0 has 'weight' of shape \(2, 1\); the model's is \(2, 2\)"):
+        moved(nn.Linear(2, 2), [{"weight": torch.ones(2, 1)}], [1.0])
+    with pytest.raises(ValueError, match="direction 0 moves 'wait', which the model lacks"):
+        moved(nn.Linear(2, 2), [{"wait": torch.ones(2, 2)}], [1.0])
+
+
+def test_the_plane_of_a_path_is_scikit_learns() -> None:
+    rows = np.random.default_rng(0).standard_normal((7, 30)).cumsum(0)
+    plane, relative = trajectory_plane(rows), rows - rows[-1]
+    pca = PCA(svd_solver="full").fit(relative)
+    np.testing.assert_allclose(plane.explained, pca.explained_variance_ratio_[:6], atol=1e-12)
+    signs = np.sign((plane.directions * pca.components_[:2]).sum(1))
+    np.testing.assert_allclose(signs[:, None] * plane.directions, pca.components_[:2], atol=1e-6)
+    np.testing.assert_allclose(plane.coordinates, relative @ pca.components_[:2].T * signs, atol=1e-10)
+    np.testing.assert_allclose(plane.gram, relative @ relative.T, atol=1e-10)
+    missed = relative - plane.coordinates @ plane.directions
+    share = (missed[:-1] ** 2).sum(1) / (relative[:-1] ** 2).sum(1)
+    np.testing.assert_allclose(plane.residual, [*share, 0], atol=1e-6)
+    assert plane.directions.dtype == np.float32
+
+
+def test_the_coordinates_of_a_path_need_only_its_gram_matrix() -> None:
+    rows = np.random.default_rng(1).standard_normal((9, 40)).cumsum(0)
+    plane, relative = trajectory_plane(rows), rows - rows[-1]
+    found = path_coordinates(relative @ relative.T)
+    np.testing.assert_allclose(found, plane.coordinates, atol=1e-9)
+    np.testing.assert_array_equal(path_coordinates(plane.gram), plane.coordinates)
+    np.testing.assert_allclose(found, relative @ plane.directions.T, atol=1e-4)  # signs and all; these are float32
+    np.testing.assert_allclose(found[-1], [0, 0], atol=1e-12)
+    assert np.ptp(found, axis=0).min() > 1
+
+
+def test_running_variances_are_known_by_their_names() -> None:
+    model = small_resnet()
+    norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert batch_norm_variances(model.state_dict()) == [f"{name}.running_var" for name in norms]
+    assert batch_norm_variances(["running_var", "a.running_variance", "my_running_var", "running_var.weight"]) == [
+        "running_var"
+    ]
+
+
+def test_moving_takes_a_variance_below_zero_as_zero_and_nothing_else() -> None:
+    model = nn.BatchNorm1d(3).double()  # variances are one
+    down = {name: torch.tensor([-1.0, -0.5, 1.0]).double() for name in ("running_var", "running_mean", "weight")}
+    state = moved(model, [down], [1.5]).state_dict()
+    assert state["running_var"].tolist() == [0, 0.25, 2.5]
+    assert state["running_mean"].tolist() == [-1.5, -0.75, 1.5]
+    assert state["weight"].tolist() == [-0.5, 0.25, 2.5]
+    twice = moved(model, [down, down], [3.0, -2.5]).state_dict()  # only the sum counts, not the way to it
+    assert twice["running_var"].tolist() == [0.5, 0.75, 1.5]
+
+
+def test_a_planar_path_is_missed_nowhere_and_what_stands_upright_entirely() -> None:
+    flat = np.zeros((6, 5))
+    flat[:, :2] = np.random.default_rng(0).standard_normal((6, 2))
+    np.testing.assert_allclose(trajectory_plane(flat).residual, np.zeros(6), atol=1e-12)
+    cross = np.zeros((6, 3))
+    cross[:5] = [[9, 0, 0], [-9, 0, 0], [0, 5, 0], [0, -5, 0], [0, 0, 1]]  # the plane is that of the first two axes
+    plane = trajectory_plane(cross)
+    np.testing.assert_allclose(plane.residual, [0, 0, 0, 0, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(np.abs(plane.directions), np.eye(2, 3), atol=1e-7)
+    variances = np.array([162, 50, 1 - 1 / 6])
+    np.testing.assert_allclose(plane.explained, [*variances / variances.sum(), 0, 0], atol=1e-12)
+
+
+def test_rows_may_be_float32_on_disk(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((5, 40)).astype(np.float32)
+    rows.tofile(tmp_path / "rows")
+    mapped = np.memmap(tmp_path / "rows", np.float32, "r", shape=rows.shape)
+    plane = trajectory_plane(mapped)
+    np.testing.assert_allclose(plane.explained, trajectory_plane(rows.astype(float)).explained, rtol=1e-6)
+    np.testing.assert_allclose(plane.directions @ plane.directions.T, np.eye(2), atol=1e-6)
+
+
+def test_what_spans_no_plane_is_refused() -> None:
+    rows = np.random.default_rng(0).standard_normal((4, 6))
+    with pytest.raises(ValueError, match=r"rows of shape \(2, 6\): expected at least three points"):
+        trajectory_plane(rows[:2])
+    for value, row in ((np.nan, 1), (np.inf, 1), (np.nan, 3), (np.inf, 3)):
+        bad = rows.copy()
+        bad[row, 2] = value
+        with pytest.raises(ValueError, match=f"row {row} has an entry that is not finite"):
+            trajectory_plane(bad)
+    with pytest.raises(ValueError, match="4 equal points: expected a path that moves"):
+        trajectory_plane(np.ones((4, 6)))
+    with pytest.raises(ValueError, match="4 points on one line: expected a path that spans a plane"):
+        trajectory_plane(np.outer([0.0, 1.0, 3.0, 4.0], rows[0]))
+
+
+def test_explained_variance_of_a_right_angle() -> None:
+    corners = np.array([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])  # deviations' squares: 4 along the diagonal, 4/3 across
+    np.testing.assert_allclose(explained_variance(corners @ corners.T), [0.6 * 5 / 4, 0.25], atol=1e-14)
+
+
+def test_random_walks_have_the_shares_of_simulated_ones() -> None:
+    points, size, count = 5, 6, 1500  # few dimensions, where the shares scatter most
+    drawn = [explained_variance(random_walk(points, size, seed)) for seed in range(count)]
+    generator = np.random.default_rng(0)
+    walks = generator.standard_normal((count, points - 1, size)).cumsum(1)
+    walks = np.concatenate([np.zeros((count, 1, size)), walks], 1)
+    simulated = np.array([explained_variance(walk @ walk.T) for walk in walks])
+    error = np.sqrt((np.var(drawn, axis=0) + simulated.var(0)) / count)
+    assert (np.abs(np.mean(drawn, axis=0) - simulated.mean(0)) < 4 * error + 1e-12).all()
+    np.testing.assert_allclose(np.std(drawn, axis=0), simulated.std(0), rtol=0.1)
+
+
+def test_a_random_walk_of_many_dimensions_has_antogninis_shares() -> None:
+    for points in (10, 200):
+        shares = np.mean([explained_variance(random_walk(points, 10**8, seed)) for seed in range(3)], axis=0)
+        k = np.arange(1, points)
+        exact = 1.5 / ((points**2 - 1) * np.sin(np.pi * k / (2 * points)) ** 2)  # of the expected Gram matrix
+        np.testing.assert_allclose(shares, exact, atol=1e-3)
+    assert shares[:2] == pytest.approx([6 / np.pi**2, 6 / (4 * np.pi**2)], abs=2e-3)
+    assert shares[:2].sum() == pytest.approx(0.76, abs=2e-3)
+
+
+def test_a_random_walk_ends_at_the_origin_and_its_seed_decides_it() -> None:
+    walk = random_walk(4, 9, 0)
+    assert not walk[-1].any()
+    assert not walk[:, -1].any()
+    assert np.array_equal(walk, random_walk(4, 9, 0))
+    assert not np.array_equal(walk, random_walk(4, 9, 1))
+    for points, size in ((2, 9), (5, 4)):
+        with pytest.raises(ValueError, match=f"points={points}, size={size}: expected at least three points"):
+            random_walk(points, size, 0)

@@ -1,0 +1,128 @@
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from descent.plots import lines, scenes, style
+from descent.plots.lines import LinePanel
+from descent.plots.scenes import Relief
+from descent.plots.style import Labels
+
+seeds = np.random.default_rng(0)
+
+
+def figures() -> dict[str, plt.Figure]:
+    spectrum = {"a": np.tile(1 / np.arange(1, 40), (3, 1)), "null": np.ones((1, 39))}
+    line = {"random": {"above 0.1": (np.arange(1, 6), seeds.random((3, 5)))}}
+    shares = {"layer 1": np.full(4, 0.25), "layer 2": np.full(4, 0.75)}
+    labels = Labels("step", "component", "share")
+    return {
+        "spectra": lines.normalised_spectra(spectrum, (0.1,), dashed=["null"]),
+        "curves": lines.curves(line, Labels("steps", "count"), log_x=True),
+        "intervals": lines.interval_plot({"SGD": {"net": seeds.random(5)}}, (0.2, 0.4), Labels("count", "network")),
+        "heat": lines.heat_with_shares({"run": seeds.random((4, 7))}, shares, 100, labels),
+        "reliefs": scenes.reliefs({"a": relief(), "b": relief()}, Labels("x", "y", "z"))[1],
+        "race": scenes.moving_paths(relief(), np.arange(4), Labels("x", "y", "z"), "step")[1],
+        "panels": lines.line_panels(panels(), 2),
+        "scatter": lines.scatter_with_histograms(
+            {"runs": (seeds.random(9), seeds.random(9))}, {"low": seeds.normal(size=99)}, Labels("loss", "index"), "h"
+        ),
+        "path": scenes.path_3d(seeds.random((9, 3)), np.arange(9), Labels("x", "y", "z"), "step")[1],
+    }
+
+
+def panels() -> list[LinePanel]:
+    x = np.arange(1, 6)
+    band = {"a": (x, x**2, x, x**3), "b": (x, 1 / x)}
+    return [
+        LinePanel(Labels("step", "loss"), band, log="xy", levels={"zero": 1.0}),
+        LinePanel(Labels("step", "norm"), {"b": (x, x)}, title="second"),
+        LinePanel(Labels("size", "probability"), {"a": (x, x, x - 0.5, x + 0.5)}, points=["a"]),
+    ]
+
+
+def relief() -> Relief:
+    x, y = np.linspace(-1, 1, 5), np.linspace(-2, 2, 7)  # unequal sides: a swapped axis cannot pass
+    paths = {name: np.cumsum(seeds.random((4, 3)), 0) for name in ("SGD", "Adam")}
+    return Relief(x, y, x**2 - y[:, None] ** 2, paths)
+
+
+def test_every_figure_has_labelled_axes() -> None:
+    style.use_style()
+    for name, figure in figures().items():
+        main = figure.axes[0]
+        assert main.get_xlabel(), name
+        assert main.get_ylabel(), name
+
+
+def test_labels_and_alt_text_are_mandatory() -> None:
+    with pytest.raises(ValueError, match="expected a label with its unit on both axes"):
+        Labels("step", " ")
+    figure, _ = plt.subplots()
+    with pytest.raises(ValueError, match="expected a sentence"):
+        style.show(figure, "plot")
+    plt.close(figure)
+
+
+def test_show_displays_one_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, object]] = []
+    monkeypatch.setattr(style, "display", lambda bundle, raw: shown.append(bundle))
+    interactive, static = scenes.path_3d(seeds.random((9, 3)), np.arange(9), Labels("x", "y", "z"), "step")
+    style.show(static, "A path of nine points in three dimensions.", interactive)
+    assert set(shown[0]) == {"image/png", "text/plain", style.PLOTLY}
+    assert not plt.get_fignums()
+
+
+def test_path_needs_three_columns() -> None:
+    with pytest.raises(ValueError, match=r"shape \(4, 2\): expected \(n, 3\)"):
+        scenes.path_3d(np.zeros((4, 2)), np.arange(4), Labels("x", "y", "z"), "step")
+
+
+def test_a_relief_has_its_grid_with_it() -> None:
+    with pytest.raises(ValueError, match=r"shape \(5, 7\): expected \(len\(y\), len\(x\)\) = \(7, 5\)"):
+        Relief(np.zeros(5), np.zeros(7), np.zeros((5, 7)))
+
+
+def test_a_race_moves_every_runner_to_each_time() -> None:
+    interactive, _ = scenes.moving_paths(relief(), np.arange(4), Labels("x", "y", "z"), "step")
+    assert [frame.name for frame in interactive.frames] == ["0", "1", "2", "3"]
+    assert [len(trail.x) for trail in interactive.frames[2].data] == [3, 3]
+    assert {key for frame in interactive.frames for trail in frame.data for key in trail.to_plotly_json()} == {
+        "type", "x", "y", "z", "marker",
+    }, "what stays the same is said once"  # fmt: skip
+    assert [step.label for step in interactive.layout.sliders[0].steps] == ["0", "1", "2", "3"]
+    with pytest.raises(ValueError, match="path 'SGD' of 4 points: expected 3, one per time"):
+        scenes.moving_paths(relief(), np.arange(3), Labels("x", "y", "z"), "step")
+
+
+def test_a_label_has_one_colour_in_all_panels() -> None:
+    figure = lines.line_panels(panels(), 2)
+    second = [figure.axes[0].get_lines()[1].get_color(), figure.axes[1].get_lines()[0].get_color()]
+    assert second[0] == second[1]
+    assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
+    assert figure.axes[1].get_title() == "second"
+
+
+def test_an_axis_without_a_positive_value_is_linear_though_it_should_be_logarithmic() -> None:
+    never, some = np.full(3, np.nan), np.array([np.nan, 3.0, 0.0])
+    grid = [LinePanel(Labels("decay", "steps"), {"a": (np.arange(1, 4), values)}, "xy") for values in (never, some)]
+    figure = lines.line_panels(grid, 2)
+    figure.canvas.draw()  # matplotlib refuses to draw a logarithmic axis of nothing
+    assert [axis.get_yscale() for axis in figure.axes] == ["linear", "log"]
+    assert [axis.get_xscale() for axis in figure.axes] == ["log", "log"]
+
+
+def test_a_picture_in_few_colours_looks_like_the_full_one() -> None:
+    style.use_style()
+    figure, axis = plt.subplots()
+    axis.imshow(np.random.default_rng(0).random((200, 300)), cmap="viridis", aspect="auto")
+    axis.plot(np.arange(200), color=style.RED)
+    full, small = io.BytesIO(), style._picture(figure)
+    figure.savefig(full, format="png")
+    plt.close(figure)
+    drawn, kept = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int) for data in (full.getvalue(), small))
+    assert len(small) < len(full.getvalue()) / 2
+    assert np.abs(drawn - kept).max() <= 24  # of 255, in any channel of any pixel
+    assert kept[0, 0].tolist() == [255, 255, 255]

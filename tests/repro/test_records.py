@@ -1,0 +1,154 @@
+import contextlib
+import hashlib
+import json
+import os
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from descent.repro.files import atomic_path, sha256_of, write_atomic, write_json
+from descent.repro.records import Record, provenance, save_figure
+
+RECORD = Record("spectrum", {"values": np.arange(5.0), "steps": np.array([3, 1])}, {"seed": 1}, {"torch": "2"})
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_sha256_of_is_the_published_digest_of_abc(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_whole_file_takes_the_place_of_the_old_one(tmp_path):
+    path = tmp_path / "new folder" / "a.txt"
+    write_atomic(path, "old")
+    write_atomic(path, "größer")
+    assert path.read_bytes() == "größer".encode()
+    assert names(path.parent) == ["a.txt"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.promise("R3")
+def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("power")
+
+    with pytest.raises(RuntimeError, match="power"):
+        fail()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.promise("R3")
+def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def crash(*_):
+        raise OSError("crash")
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(OSError, match="crash"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_the_data_is_on_the_disk_before_the_rename(tmp_path, monkeypatch):
+    order = []
+    flush, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (order.append("flush"), flush(handle)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (order.append("rename"), rename(old, new)))
+    write_atomic(tmp_path / "a.txt", b"x")
+    assert order == ["flush", "rename"]
+
+
+def test_json_is_indented_ends_with_a_newline_and_refuses_what_json_cannot_say(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"σ": [1, None]})
+    assert path.read_text() == '{\n "σ": [\n  1,\n  null\n ]\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"x": float("nan")})
+    assert json.loads(path.read_text()) == {"σ": [1, None]}
+
+
+def test_a_record_comes_back_as_it_was(tmp_path):
+    RECORD.save(tmp_path / "r.npz")
+    back = Record.load(tmp_path / "r.npz")
+    assert (back.name, back.settings, back.provenance) == ("spectrum", {"seed": 1}, {"torch": "2"})
+    assert set(back.values) == {"values", "steps"}
+    for name, value in RECORD.values.items():
+        np.testing.assert_array_equal(back.values[name], value)
+        assert back.values[name].dtype == value.dtype
+
+
+def test_equal_records_give_equal_bytes_and_other_records_do_not(tmp_path):
+    RECORD.save(tmp_path / "a.npz")
+    Record(RECORD.name, dict(RECORD.values), {"seed": 1}, {"torch": "2"}).save(tmp_path / "b.npz")
+    Record(RECORD.name, dict(RECORD.values), {"seed": 2}, {"torch": "2"}).save(tmp_path / "c.npz")
+    digests = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("a.npz", "b.npz", "c.npz")]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.promise("R4")
+def test_a_damaged_record_is_refused(tmp_path):
+    Record("noise", {"values": np.random.default_rng(0).normal(size=4000)}).save(tmp_path / "r.npz")
+    whole, generator = (tmp_path / "r.npz").read_bytes(), np.random.default_rng(1)
+    for cut in generator.integers(1, len(whole), 10):
+        (tmp_path / "cut.npz").write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=r"cut\.npz: damaged, or no record"):
+            Record.load(tmp_path / "cut.npz")
+    for byte in generator.integers(500, len(whole) - 2000, 10):  # inside the numbers, where no format would notice
+        flipped = bytearray(whole)
+        flipped[byte] ^= 1 << generator.integers(8)
+        (tmp_path / "flipped.npz").write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"flipped\.npz: damaged, or no record .*CRC"):
+            Record.load(tmp_path / "flipped.npz")
+
+
+def test_a_bit_flipped_anywhere_in_the_format_is_no_other_error(tmp_path):
+    Record("r", {"a": np.arange(3.0), "b": np.arange(2)}).save(tmp_path / "r.npz")
+    whole = (tmp_path / "r.npz").read_bytes()
+    for byte in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[byte] ^= 1 << byte % 8
+        (tmp_path / "r.npz").write_bytes(flipped)
+        with contextlib.suppress(ValueError):
+            Record.load(tmp_path / "r.npz")
+
+
+def test_python_objects_are_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"r: 'odd' holds Python objects; expected numbers or text"):
+        Record("r", {"fine": np.ones(2), "odd": np.array([{}])}).save(tmp_path / "r.npz")
+    assert names(tmp_path) == []
+
+
+def test_provenance_says_versions_seed_and_threads_but_no_time_and_no_place():
+    found = provenance(7)
+    assert found["seed"] == 7
+    assert {"python", "torch", "numpy", "commit", "threads", "device"} <= set(found)
+    assert found == provenance(7)
+    assert not any(str(value).startswith("/") for value in found.values())
+
+
+def test_a_figure_is_kept_in_three_formats_twice_alike_and_only_where_asked(tmp_path):
+    figure, axis = plt.subplots()
+    axis.plot([1, 2])
+    assert save_figure(figure, "", "line") == []
+    paths = save_figure(figure, tmp_path / "figures", "line")
+    assert [path.name for path in paths] == ["line.png", "line.svg", "line.pdf"]
+    starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    for path in paths:
+        assert path.read_bytes().startswith(starts[path.suffix[1:]])
+    before = [path.read_bytes() for path in paths if path.suffix != ".svg"]
+    save_figure(figure, tmp_path / "figures", "line")
+    assert [path.read_bytes() for path in paths if path.suffix != ".svg"] == before
+    plt.close(figure)

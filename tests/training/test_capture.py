@@ -1,0 +1,213 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from descent.training.capture import CapturePlan, GradientRecorder, even_steps, open_stack, random_steps
+from descent.training.loop import MiniBatches, TrainingPlan, cross_entropy, fit
+from descent.training.stores import StoredRows
+
+OPTIMIZERS: dict[str, Any] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
+}
+
+
+def setup() -> tuple[nn.Module, MiniBatches]:
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = torch.randn(40, 6, generator=generator), torch.arange(40) % 3
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), MiniBatches((inputs, targets), 8, 0)
+
+
+def plain_rows(what: str, make: Any, steps: int) -> np.ndarray:
+    """The rows that a loop without any of our code reads off `.grad` or the weights before each update."""
+    model, batches = setup()
+    optimizer, rows = make(model.parameters()), []
+    for step in range(steps):
+        optimizer.zero_grad()
+        inputs, targets = batches(step)
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        parts = [p.grad if what == "gradient" else p.detach() for p in model.parameters()]
+        rows.append(torch.cat([part.flatten().clone() for part in parts]).numpy())
+        optimizer.step()
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("what", ["gradient", "weight"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_rows_equal_those_of_a_plain_loop(name: str, what: Any, stored: bool, tmp_path: Path) -> None:
+    model, batches = setup()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    with GradientRecorder(model, optimizer, CapturePlan(range(9), what), tmp_path if stored else None) as recorder:
+        fit(model, cross_entropy, batches, optimizer, TrainingPlan(9))
+    stack = recorder.stack()
+    assert np.array_equal(stack.rows, plain_rows(what, OPTIMIZERS[name], 9))
+    assert stack.steps.tolist() == list(range(9))
+    assert stack.rows.dtype == np.float32
+
+
+def test_works_on_a_loop_that_is_not_ours_and_stops_when_closed() -> None:
+    model, _ = setup()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recorder = GradientRecorder(model, optimizer, CapturePlan(range(100)))
+    for _ in range(3):
+        model(torch.ones(1, 6)).sum().backward()
+        optimizer.step()
+    recorder.close()
+    optimizer.step()
+    assert len(recorder.stack().rows) == 3
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (range(10), list(range(10))),
+        (range(0, 10**12, 4), [0, 4, 8]),
+        (np.array([7, 2]), [2, 7]),
+        (even_steps(10, 4), [0, 3, 6, 9]),
+    ],
+)
+def test_steps_of_the_recipe_are_recorded(steps: Any, expected: list[int], tmp_path: Path) -> None:
+    model, batches = setup()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientRecorder(model, optimizer, CapturePlan(steps), tmp_path):
+        fit(model, cross_entropy, batches, optimizer, TrainingPlan(10))
+    stack = open_stack(tmp_path)
+    assert stack.steps.tolist() == expected
+    assert np.array_equal(stack.rows, plain_rows("gradient", OPTIMIZERS["sgd"], 10)[expected])
+
+
+def test_chosen_parameters_keep_their_place_in_the_layout() -> None:
+    model, batches = setup()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recipe = CapturePlan(range(2), parameters=["2.bias", "0.weight"])
+    with GradientRecorder(model, optimizer, recipe) as recorder:
+        fit(model, cross_entropy, batches, optimizer, TrainingPlan(2))
+    assert recorder.layout.names == ("0.weight", "2.bias")
+    assert recorder.stack().rows.shape == (2, 30 + 3)
+
+
+def test_missing_gradient_counts_as_zero() -> None:
+    model, _ = setup()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientRecorder(model, optimizer, CapturePlan(range(1))) as recorder:
+        optimizer.step()
+    assert not recorder.stack().rows.any()
+
+
+def test_bad_recipes_name_the_value_and_the_choices() -> None:
+    model, _ = setup()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"parameter '0\.wieght': expected one of 0\.weight, 0\.bias"):
+        GradientRecorder(model, optimizer, CapturePlan(range(2), parameters=["0.wieght"]))
+    with pytest.raises(ValueError, match="what='grad': expected one of gradient, weight"):
+        CapturePlan(range(2), "grad")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="count=11: expected 1 to 10"):
+        random_steps(10, 11, np.random.default_rng(0))
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_random_steps_are_sorted_distinct_and_repeatable() -> None:
+    steps = random_steps(50, 20, np.random.default_rng(3))
+    assert np.array_equal(steps, random_steps(50, 20, np.random.default_rng(3)))
+    assert (np.diff(steps) > 0).all()
+    assert steps.min() >= 0
+    assert steps.max() < 50
+
+
+def record(folder: Path, steps: int, first: int | None = None) -> None:
+    model, batches = setup()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with GradientRecorder(model, optimizer, CapturePlan(range(100)), folder, first):
+        fit(model, cross_entropy, lambda step: batches(step + (first or 0)), optimizer, TrainingPlan(steps))
+
+
+def test_store_is_not_overwritten_but_goes_on_where_told(tmp_path: Path) -> None:
+    record(tmp_path, 6)
+    before = np.array(open_stack(tmp_path).rows)
+    with pytest.raises(ValueError, match="holds 6 rows: choose another folder, or go on with first_step"):
+        record(tmp_path, 6)
+    record(tmp_path, 5, first=4)
+    stack = open_stack(tmp_path)
+    assert stack.steps.tolist() == list(range(9))
+    assert np.array_equal(stack.rows[:6], before)
+
+
+def test_gap_before_the_first_step_is_refused(tmp_path: Path) -> None:
+    record(tmp_path, 3)
+    with pytest.raises(ValueError, match="3 rows before step 5, expected 5"):
+        record(tmp_path, 2, first=5)
+
+
+def test_other_layout_is_refused(tmp_path: Path) -> None:
+    record(tmp_path, 2)
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="another layout"):
+        GradientRecorder(model, optimizer, CapturePlan(range(2)), tmp_path, 0)
+
+
+@pytest.mark.promise("R3")
+@pytest.mark.parametrize("torn", [1, 100, 211, 212])
+def test_torn_row_is_left_out_and_mended(tmp_path: Path, torn: int) -> None:
+    """A kill in the middle of a write leaves part of the last row, or the row without its step."""
+    record(tmp_path, 4)
+    rows, width = tmp_path / "rows.f32", 4 * 53
+    whole = rows.read_bytes()
+    assert len(whole) == 4 * width
+    rows.write_bytes(whole[: 3 * width + torn])
+    (tmp_path / "steps.i64").write_bytes((tmp_path / "steps.i64").read_bytes()[: 3 * 8 + 3])
+    assert open_stack(tmp_path).steps.tolist() == [0, 1, 2]
+    record(tmp_path, 2, first=3)
+    assert open_stack(tmp_path).steps.tolist() == [0, 1, 2, 3, 4]
+    assert rows.read_bytes()[: 4 * width] == whole
+
+
+def test_memory_is_bounded_by_the_ring_not_by_the_steps(tmp_path: Path) -> None:
+    model = nn.Linear(10_000, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with GradientRecorder(model, optimizer, CapturePlan(range(1000)), tmp_path) as recorder:
+        sink = recorder._sink
+        assert isinstance(sink, StoredRows)
+        assert sink._blocks.nbytes <= 16 * 2**20
+        for _ in range(300):
+            optimizer.step()
+    assert open_stack(tmp_path).rows.nbytes > 2 * sink._blocks.nbytes
+    assert len(open_stack(tmp_path).rows) == 300
+
+
+def test_checkpoint_waits_for_the_rows(tmp_path: Path) -> None:
+    model, batches = setup()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recorder = GradientRecorder(model, optimizer, CapturePlan(range(100)), tmp_path)
+    for step in range(50):
+        optimizer.zero_grad()
+        cross_entropy(model, batches(step)).backward()
+        optimizer.step()
+        optimizer.state_dict()
+        assert len(open_stack(tmp_path).steps) == step + 1
+    recorder.close()
+
+
+@pytest.mark.promise("R4")
+def test_full_disk_stops_the_loop_with_the_folders_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: Any, data: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    model, batches = setup()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recorder = GradientRecorder(model, optimizer, CapturePlan(range(1000)), tmp_path)
+    monkeypatch.setattr("descent.training.stores._write_all", full)
+    with pytest.raises(OSError, match=f"{tmp_path.name}: recording stopped: .*No space left"):
+        fit(model, cross_entropy, batches, optimizer, TrainingPlan(1000))
+    with pytest.raises(OSError, match="recording stopped"):
+        recorder.close()
