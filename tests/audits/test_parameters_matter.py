@@ -28,8 +28,8 @@ Recorded = dict[str, Any]
 
 def run(chapter: str, folder: Path, **values: Any) -> Recorded:
     """What the chapter leaves at these settings, as papermill runs it: arrays by name, and each claim's numbers."""
-    chapter.settings_class(project.notebook_path(ROOT, chapter))(
-        **{**chapter.defaults(project.notebook_path(ROOT, chapter)), **values}
+    settings_class(project.notebook_path(ROOT, chapter))(
+        **{**defaults(project.notebook_path(ROOT, chapter)), **values}
     )
     folder.mkdir(parents=True)
     given = {"preset": "small", **values, "results_dir": str(folder)}
@@ -79,7 +79,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("chapter", NAMES)
 def test_every_parameter_is_tried_or_named_with_the_reason(chapter: str) -> None:
-    assert set(chapter.defaults(project.notebook_path(ROOT, chapter))) - set(RECORD_NOTHING) == set(OTHER[chapter])
+    assert set(defaults(project.notebook_path(ROOT, chapter))) - set(RECORD_NOTHING) == set(OTHER[chapter])
 
 
 @pytest.mark.promise("R8")

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from nbformat import write, writes
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from small_project import edition, read, write_project
 
 from descent.repro.files import write_json
 from descent_book.pages.build import INTRO, BuildError, assemble, build, intro_picture
 from descent_book.run.notebook import seal
-from small_project import edition, read, write_project
 
 CONFIG = 'title: A book\nexecute: {execute_notebooks: "off"}\nbibtex_bibfiles: [references.bib]\n'
 DATA = {"scorecard": {"preset": "quick", "chapters": {}}, "parameters": {}}

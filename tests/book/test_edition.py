@@ -7,12 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+from small_project import command, edition, environment, read, write_chapter, write_preset, write_project
 
-import descent
-from descent_book.run.chapter import content_key, resolve
 from descent_book.run.edition import collect, plan, summary
 from descent_book.run.notebook import seal
-from small_project import command, edition, environment, read, write_chapter, write_preset, write_project
 
 REFUSALS = {
     "unknown": (
@@ -165,73 +163,6 @@ def test_an_unchanged_chapter_is_not_run_again_unless_forced(tmp_path, monkeypat
     assert runs() == 1
     assert runs() == 0
     assert runs("--force") == 1
-
-
-def test_the_key_of_a_chapter_covers_what_its_run_depends_on(tmp_path):
-    root = write_project(tmp_path / "p", first="1")
-    write_preset(root, "small", "first", "preset: small\nepochs: 1\n")
-    library = tmp_path / "lib"
-    library.mkdir()
-    (library / "module.py").write_text("x = 1")
-    notebook, seen = root / "notebooks" / "first.ipynb", []
-
-    def key(preset: str = "quick", **given: str) -> str:
-        depends = [library, root / "requirements.txt"]
-        return content_key(notebook, resolve(root, "first", preset, given), depends)
-
-    seen = [key(), key("small"), key(seed="1")]
-    assert key() == seen[0]
-    assert key(figures_dir="/somewhere", results_dir="/else") == seen[0], "where to write is no part of it"
-    assert key(scheduler="tcp://far:8786") == seen[0], "nor is where to compute"
-    executed = read(notebook)
-    executed["cells"][5].update(execution_count=3, outputs=[])
-    notebook.write_text(json.dumps(executed))
-    assert key() == seen[0], "outputs are no part of it"
-    (library / "module.py").write_text("x = 2")
-    seen.append(key())
-    (library / "other.py").write_text("")
-    seen.append(key())
-    (library / ".work").mkdir()
-    (library / ".work" / "state").write_text("half done")
-    assert key() == seen[-1], "nor what is hidden"
-    (root / "requirements.txt").write_text("nothing==2\n")
-    seen.append(key())
-    write_chapter(root, "first", "2")
-    seen.append(key())
-    write_chapter(root, "first", "2", heading="Other words")
-    assert key() == seen[-1], "words are no part of it"
-    assert len(set(seen)) == len(seen)
-
-
-LIBRARY = Path(descent.__file__).parent
-
-
-@pytest.mark.parametrize("imports", ["", "from descent.models.weights import Network\n\n"])
-def test_the_runner_hands_the_key_everything_that_it_must_cover(tmp_path, monkeypatch, imports):
-    root = write_project(tmp_path / "p", first=f"{imports}1")
-    for folder in ("records/first", "records/second", "checkpoints"):
-        (root / "data" / folder).mkdir(parents=True)
-    covered = []
-    monkeypatch.setattr(
-        "descent_book.run.edition.content_key", lambda notebook, values, depends: covered.extend(depends)
-    )
-    plan(root, [], "quick", {}, None)
-    assert {root / "requirements.txt", root / "data/records/first", LIBRARY / "__init__.py"} <= set(covered)
-    for path in (root / "data/checkpoints", LIBRARY / "checkpoints.py", LIBRARY / "resnets.py"):
-        assert (path in covered) == bool(imports)
-    assert not {root / "data/records/second", LIBRARY / "surfaces.py", LIBRARY / "edition.py"} & set(covered)
-
-
-def test_records_of_another_chapter_count_where_the_code_names_them(tmp_path, monkeypatch):
-    root = write_project(tmp_path / "p", first='path_of("second")')
-    for folder in ("first", "second", "sec"):
-        (root / "data" / "records" / folder).mkdir(parents=True)
-    covered = []
-    monkeypatch.setattr(
-        "descent_book.run.edition.content_key", lambda notebook, values, depends: covered.extend(depends)
-    )
-    plan(root, [], "quick", {}, None)
-    assert {path.name for path in covered if path.parent.name == "records"} == {"first", "second"}
 
 
 def test_where_it_is_computed_and_written_keeps_the_preset_and_its_edition(tmp_path):

@@ -6,8 +6,6 @@ from html.parser import HTMLParser
 
 import pytest
 import yaml
-from nbformat import v4
-
 from book_samples import (
     PNG64,
     ROOT,
@@ -26,6 +24,8 @@ from book_samples import (
     undocumented,
     write_page,
 )
+from nbformat import v4
+
 from descent_book.pages import claims
 from descent_book.run.chapter import documented_parameters
 

@@ -1,9 +1,9 @@
 import pytest
+from small_project import write_project
 
 from descent.checkout import project_root
 from descent_book.run.chapter import COMMON, accepted, documented_parameters, meanings, settings_class
 from descent_book.run.project import chapters
-from small_project import write_project
 
 ROOT = project_root()
 NUMBER = {"type": "number"}

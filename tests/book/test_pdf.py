@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from book_samples import Build, add_cell, build_all, output, small_book, write_page
 from click.testing import CliRunner
 from nbformat import NotebookNode
 from pypdf import PdfReader
 
-from book_samples import Build, add_cell, build_all, output, small_book, write_page
 from descent_book.pages.browser import find_chromium
 from descent_book.pages.figures import PLOTLY
 from descent_book.pages.pdf import main, print_book

@@ -10,11 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
+from small_project import read
 
 from descent.checkout import project_root
 from descent_book.run.notebook import read_executed
 from descent_book.run.project import chapters
-from small_project import read
 
 ROOT = project_root()
 CHAPTERS = chapters(ROOT)

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from descent.repro.records import provenance
-from descent_book.run.edition import described, is_current, plan
-from descent_book.run.project import chapters
 from nbval_results import kept_in
 from small_project import edition
+
+from descent.repro.records import provenance
+from descent_book.run.edition import is_current, plan, runner_notes
+from descent_book.run.project import chapters
 
 ROOT = Path(__file__).parents[2]
 ALL = ("run", "--force", "--cell-timeout", "600")  # beside other tests a cell may take some minutes
@@ -21,7 +21,7 @@ def quick_edition() -> list[Path]:
     """The results of the quick edition, where `make book` has made it of this code and on as many threads."""
     made = plan(ROOT, [], "quick", {}, None)
     like_now = [{**provenance(), "seed": job.parameters["seed"]} for job in made]  # which is in every record
-    if all(is_current(job) for job in made) and [described(job.output)["provenance"] for job in made] == like_now:
+    if all(is_current(job) for job in made) and [runner_notes(job.output)["provenance"] for job in made] == like_now:
         return [made[0].results.parent]
     return []
 

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from descent.data.fetching import DamagedDataError, MissingDataError
-from descent_book.pages import figures, scripts
+from descent_book.pages import figures as figure_pages
+from descent_book.pages import scripts
 
 SCRIPT = b"window.Plotly = {}"
 
@@ -76,7 +77,7 @@ def test_what_is_not_the_published_file_is_refused(folder: Path, monkeypatch: py
     assert list((folder / "data").iterdir()) == []
     path = folder / "data" / scripts.package(scripts.plotly_version())
     path.write_bytes((folder / "published").read_bytes()[:-1])
-    for reads in (scripts.fetch, scripts.part_of_plotly, lambda: figures.copy_assets(application(folder))):
+    for reads in (scripts.fetch, scripts.part_of_plotly, lambda: figure_pages.copy_assets(application(folder))):
         with pytest.raises(DamagedDataError, match=r"is damaged\nSHA-256 .*\nto mend it: rm .* -m descent\.scripts"):
             reads()
 
@@ -106,10 +107,10 @@ def application(folder: Path) -> SimpleNamespace:
     )
 
 
-def figure(*kinds: str, steps: tuple[str, ...] = ()) -> figures.PlotlyFigure:
+def figure(*kinds: str, steps: tuple[str, ...] = ()) -> figure_pages.PlotlyFigure:
     frames = [{"data": [{"type": kind}, {"z": [1]}]} for kind in steps]
     data = [{"type": kind} if kind else {} for kind in kinds]
-    return figures.PlotlyFigure("", figure=json.dumps({"data": data, "frames": frames}))
+    return figure_pages.PlotlyFigure("", figure=json.dumps({"data": data, "frames": frames}))
 
 
 @pytest.mark.parametrize(
@@ -124,15 +125,15 @@ def figure(*kinds: str, steps: tuple[str, ...] = ()) -> figures.PlotlyFigure:
     ],
 )
 def test_a_page_loads_what_draws_its_figures(
-    folder: Path, figures: list[figures.PlotlyFigure], fetched: bool, expected: str | None
+    folder: Path, figures: list[figure_pages.PlotlyFigure], fetched: bool, expected: str | None
 ) -> None:
     if fetched:
         (folder / "data").mkdir()
         (folder / "data" / scripts.package(scripts.plotly_version())).write_bytes((folder / "published").read_bytes())
     app = application(folder)
-    figures.copy_assets(app)
-    doctree = figures.nodes.section("", *figures)
-    figures.add_plotly(app, "page", "", {}, doctree)
+    figure_pages.copy_assets(app)
+    doctree = figure_pages.nodes.section("", *figures)
+    figure_pages.add_plotly(app, "page", "", {}, doctree)
     assert app.added == ([expected, "interactive.js"] if expected else [])
     (served,) = app.config.html_static_path
     assert all((Path(served) / name).is_file() for name in ("tex-chtml.js", *app.added))
@@ -147,7 +148,7 @@ def test_icons_are_drawn_by_a_font_where_the_theme_has_one(folder: Path, font: b
         (html / "_static" / name).parent.mkdir(parents=True, exist_ok=True)
         (html / "_static" / name).write_text("@font-face{font-family:Font Awesome}" if font else "")
     (html / "page.html").write_text(f"<head>{script}{kept}</head>")
-    figures.drop_what_no_page_needs(application(folder), None)
+    figure_pages.drop_what_no_page_needs(application(folder), None)
     assert (html / "page.html").read_text() == f"<head>{'' if font else script}{kept}</head>"
     assert (html / "_static/scripts/fontawesome.js").is_file() != font
     assert (html / "_static" / scripts.WHOLE).is_file()

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from book_samples import Build, build, environment, small_book
 
 

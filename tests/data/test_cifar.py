@@ -21,12 +21,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_datasets import Server, flipped, left_in, send, silent
 
 from descent import checkout
 from descent.data import cifar, datasets
 from descent.data.cifar import CIFAR10, RECORD, CifarArchive, CifarSplit
-from descent.data.datasets import DamagedDataError, Dataset, MissingDataError, load_dataset, read_batches, standardise
-from test_datasets import Server, flipped, left_in, send, silent
+from descent.data.datasets import Dataset, load_dataset, read_batches, standardise
+from descent.data.fetching import DamagedDataError, MissingDataError
 
 FOLDER, ARCHIVE = CIFAR10.folder, CIFAR10.archive
 TRAIN, TEST = CIFAR10.splits["train"].files, CIFAR10.splits["test"].files

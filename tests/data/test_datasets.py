@@ -17,7 +17,8 @@ import torch
 
 from descent import checkout
 from descent.data import datasets, mnist
-from descent.data.datasets import DamagedDataError, Dataset, MissingDataError, load_dataset, read_idx, standardise
+from descent.data.datasets import Dataset, load_dataset, read_idx, standardise
+from descent.data.fetching import DamagedDataError, MissingDataError
 from descent.data.mnist import MNIST, IdxFile, IdxSource
 
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"

@@ -159,7 +159,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
     def every_third(*settings: Any) -> TrainingPlan:
         return TrainingPlan(*settings[:4], 3, *settings[5:])
 
-    monkeypatch.setattr(cifar_resnets, "Plan", every_third)
+    monkeypatch.setattr(cifar_resnets, "TrainingPlan", every_third)
     whole, seen = AugmentedBatches.__call__, []
 
     def stopping(self: AugmentedBatches, step: int) -> Any:
@@ -332,12 +332,13 @@ def test_narrow_projections_are_not_trained_channels_last(width: int, shortcuts:
 NARROW = """
 import sys
 from pathlib import Path
-from descent.checkpoints import Network
-from descent.resnet_training import Schedule, train
-from descent.seeding import deterministic
+from descent.models.weights import ResNetDescription
+from descent.experiments.cifar_resnets import ResNetSchedule, train_resnet
+from descent.repro.seeding import deterministic
 options = {"dataset": "digits", "small_epochs": 0, "shift": 1, "mirror": False, "precision": "float32", "epochs": 7}
 with deterministic():
-    train(Network(20, "projection", 4, 1), Path(sys.argv[1]), Schedule(**options, batch_size=64), progress=False)
+    network = ResNetDescription(20, "projection", 4, 1)
+    train_resnet(network, Path(sys.argv[1]), ResNetSchedule(**options, batch_size=64), progress=False)
 """
 
 

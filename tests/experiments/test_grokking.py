@@ -126,9 +126,9 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import descent.training
-from descent.grokking import train
-from descent.seeding import deterministic
+import descent.training.loop
+from descent.experiments.grokking import train_modular_transformer
+from descent.repro.seeding import deterministic
 from test_grokking import SMALL
 saved, save = [], descent.training.loop._save
 def kill(*given):
@@ -138,12 +138,12 @@ def kill(*given):
         os.kill(os.getpid(), signal.SIGKILL)
 descent.training.loop._save = kill
 with deterministic(1):
-    train(replace(SMALL, every=2), Path({folder!r}))
+    train_modular_transformer(replace(SMALL, every=2), Path({folder!r}))
 """
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    code = KILLED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path / "run"))
+    code = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "run"))
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     with deterministic(1):
         whole = train_modular_transformer(replace(SMALL, every=2))

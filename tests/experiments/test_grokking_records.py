@@ -23,7 +23,7 @@ SMALL = partial(ModularExperiment, p=13, fraction=0.5, width=16, heads=2, hidden
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DESCENT_CORES", "1")
     for name, value in {
-        "Experiment": SMALL,
+        "ModularExperiment": SMALL,
         "STEPS": {0: 40, 1: 30},
         "COMPONENTS": 2,
         "FRACTIONS": (0.5, 0.6),

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_networks import settle
 
 from descent.data.datasets import Dataset, standardise
 from descent.experiments import landscape_records
@@ -31,7 +32,6 @@ from descent.repro.files import sha256_of
 from descent.repro.records import Record, provenance
 from descent.repro.seeding import torch_generator
 from descent.repro.sweeps import SweepError
-from small_networks import settle
 
 TINY = ResNetDescription(8, "projection", width=2)
 SIDE, IMAGES = 8, 6  # of a surface: 64 points, a shard of 51 and one of 13

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import test_cifar
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-import test_cifar
 from descent.data import cifar, mnist
 from descent.data.cifar import RECORD, CifarArchive, CifarSplit
 from descent.data.mnist import IdxFile, IdxSource

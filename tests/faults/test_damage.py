@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from damage import KINDS, Count, Kind, flips, outcomes, truncations
 
 FEW = 6  # of each; `audits/test_every_damage.py` does fifty

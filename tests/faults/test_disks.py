@@ -10,20 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
-
 import test_cifar
 import test_datasets
+import torch
+from disks import filled, mounted, remount
+from small_project import command, edition, environment, read, write_project
+from torch import nn
+
 from descent.data import datasets
-from descent.data.datasets import MissingDataError, read_batches, read_idx
+from descent.data.datasets import read_batches, read_idx
+from descent.data.fetching import MissingDataError
 from descent.repro.files import sha256_of
 from descent.repro.records import Record
 from descent.repro.sweeps import Sweep, sweep
 from descent.training.capture import CapturePlan, GradientRecorder, open_stack
 from descent.training.loop import MiniBatches, TrainingPlan, cross_entropy, fit, newest_checkpoint
-from disks import filled, mounted, remount
-from small_project import command, edition, environment, read, write_project
 
 SIZES = (40, 60)  # layers that a training state of 60 kB comes from
 
@@ -178,7 +179,7 @@ def test_nothing_is_fetched_into_a_folder_that_is_read_only(
 
 OTHER = "import os, sys\nos.setgid(65534), os.setuid(65534)\n"
 USER = f"""{OTHER}sys.argv = ["descent.data.datasets", "mnist"]
-from descent.datasets import main
+from descent.data.datasets import main
 main(["mnist"])"""
 
 

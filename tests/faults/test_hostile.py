@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from damage import SMALL, trained
+from sweep_tasks import POINTS
+
 from descent.models.weights import DIGESTS, load_checkpoint
 from descent.repro.files import sha256_of, write_json
 from descent.repro.records import Record
 from descent.repro.sweeps import Sweep, sweep
 from descent.training.loop import newest_checkpoint
-from sweep_tasks import POINTS
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,6 @@ Training with recorded gradients has its twenty kills in `test_training`, a resi
 from pathlib import Path
 
 import pytest
-
 from kills import killed_editions
 
 

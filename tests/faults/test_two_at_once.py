@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from descent.repro.records import Record
-from descent_book.run.notebook import read_executed
 from kills import editions
 from small_project import command, edition, environment, write_project
 from sweep_tasks import wait_until
+
+from descent.repro.records import Record
+from descent_book.run.notebook import read_executed
 
 MEET = """import numpy
 Path(os.environ["MEETING"], str(os.getpid())).touch()

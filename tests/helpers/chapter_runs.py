@@ -21,7 +21,7 @@ CHAPTERS = chapters(ROOT)
 LIMIT_S = 3600  # for one chapter at quick on a machine that does other work too
 PROGRAM = """import sys
 from pathlib import Path
-from descent.kernel import run_notebook
+from descent_book.run.kernel import run_notebook
 notebook, folder = map(Path, sys.argv[1:])
 run_notebook(notebook, folder / "raw.ipynb", {"results_dir": str(folder)}, 3600, lambda *_: None)"""
 _ROW = re.compile(r"^\| `([^`]+)` \|.*\| ([^|]+) \|$", re.MULTILINE)

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import nn
-
 import test_cifar
 import test_datasets
-from descent.data.datasets import DamagedDataError, read_batches, read_idx
+import torch
+from small_networks import settle
+from sweep_tasks import POINTS
+from torch import nn
+
+from descent.data.datasets import read_batches, read_idx
+from descent.data.fetching import DamagedDataError
 from descent.models.weights import ResNetDescription, load_checkpoint, save_checkpoint
 from descent.repro.files import write_json
 from descent.repro.records import Record
@@ -34,8 +37,6 @@ from descent.training.loop import (
 )
 from descent_book.run.edition import collect_scorecard
 from descent_book.run.notebook import read_executed, seal
-from small_networks import settle
-from sweep_tasks import POINTS
 
 SMALL = ResNetDescription(8, "projection", width=4)
 

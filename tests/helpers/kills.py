@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from small_project import command, environment, read, write_project
+from sweep_tasks import Losses
 
 from descent.data.datasets import Dataset
 from descent.experiments import cifar_resnets
@@ -28,8 +30,6 @@ from descent.models.weights import ResNetDescription
 from descent.repro.files import sha256_of, write_atomic
 from descent.repro.seeding import deterministic, torch_generator
 from descent.repro.sweeps import Sweep, sweep
-from small_project import command, environment, read, write_project
-from sweep_tasks import Losses
 
 EXPERIMENT = ModularExperiment(p=13, fraction=0.5, width=16, heads=2, hidden=24, steps=600, every=5)
 SCHEDULE = ResNetSchedule(epochs=12, small_epochs=1, batch_size=16, snapshots=12)

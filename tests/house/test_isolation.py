@@ -38,7 +38,7 @@ def test_what_a_test_leaves_behind_does_not_reach_the_next_one(tmp_path: Path) -
     (tmp_path / "test_sample.py").write_text(SAMPLE)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     outcomes = []
-    for helpers in ((), ("conftest.py", "nbval_results.py", "small_project.py")):
+    for helpers in ((), ("conftest.py", "helpers/nbval_results.py", "helpers/small_project.py")):
         for name in helpers:
             shutil.copy(TESTS / name, tmp_path)
         ran = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)

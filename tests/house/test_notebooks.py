@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from descent_book.run import chapter, project
+from descent_book.run import chapter as chapter_file
+from descent_book.run import project
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"), key=lambda path: path.stem)
@@ -29,7 +30,7 @@ SECRET = re.compile(
 
 @cache
 def cells(path: Path, kind: str = "") -> list[dict[str, Any]]:
-    return [cell for cell in chapter.cells(path) if kind in ("", cell["cell_type"])]
+    return [cell for cell in chapter_file.cells(path) if kind in ("", cell["cell_type"])]
 
 
 def tags(cell: dict[str, Any]) -> list[str]:
@@ -66,7 +67,7 @@ def test_parameters_are_flat_literals_with_a_form_field(path):
     cell = next(cell for cell in cells(path, "code") if "parameters" in tags(cell))
     for line in cell["source"].splitlines():
         assert LITERAL.match(line), f"{line!r}: expected `name = literal  #@param ...`, then perhaps a comment"
-    values = chapter.defaults(path)
+    values = chapter_file.defaults(path)
     for value in values.values():
         flat = value if isinstance(value, list) else [value]
         assert all(isinstance(item, (bool, int, float, str)) for item in flat)
@@ -77,15 +78,15 @@ def test_parameters_are_flat_literals_with_a_form_field(path):
 
 @EVERY
 def test_settings_refuse_what_they_do_not_know_and_take_every_parameter(path):
-    settings = chapter.settings_class(path)
+    settings = chapter_file.settings_class(path)
     assert (settings.model_config.get("extra"), settings.model_config.get("frozen")) == ("forbid", True)
-    assert list(settings.model_fields) == list(chapter.defaults(path))
-    settings(**chapter.defaults(path))
+    assert list(settings.model_fields) == list(chapter_file.defaults(path))
+    settings(**chapter_file.defaults(path))
 
 
 @EVERY
 def test_a_chapter_has_a_paper_preset(path):
-    assert "paper" in chapter.presets(ROOT, path.stem)
+    assert "paper" in chapter_file.presets(ROOT, path.stem)
 
 
 @pytest.mark.parametrize("file", PRESETS, ids=lambda file: f"{file.parent.name}/{file.stem}")
@@ -93,8 +94,8 @@ def test_presets_name_existing_parameters_and_validate(file):
     chapter, preset = file.stem, file.parent.name
     assert file.stem in project.chapters(ROOT)
     values = yaml.safe_load(file.read_text())
-    assert set(values) <= set(chapter.defaults(project.notebook_path(ROOT, chapter)))
-    resolved = chapter.resolve(ROOT, chapter, preset, {})
+    assert set(values) <= set(chapter_file.defaults(project.notebook_path(ROOT, chapter)))
+    resolved = chapter_file.resolve(ROOT, chapter, preset, {})
     assert {name: resolved[name] for name in values} == values
 
 

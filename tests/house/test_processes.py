@@ -50,7 +50,9 @@ def sent(source: str) -> dict[str, set[str]]:
 @pytest.mark.parametrize("chapter", project.chapters(ROOT))
 def test_no_function_takes_the_settings_to_another_process(chapter: str) -> None:
     code = [
-        each["source"] for each in chapter.cells(project.notebook_path(ROOT, chapter)) if each["cell_type"] == "code"
+        each["source"]
+        for each in cells(project.notebook_path(ROOT, chapter))
+        if each["cell_type"] == "code"
     ]
     source = "\n".join(re.sub(r"^(\s*)[%!].*$", r"\1pass", each, flags=re.MULTILINE) for each in code)
     assert {name: used & KEPT for name, used in sent(source).items() if used & KEPT} == {}

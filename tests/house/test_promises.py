@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_project import environment, read
 
 from descent_book.pages.promises import MANY, gathered, measured_text
-from small_project import environment, read
 
 TESTS = Path(__file__).parents[1]
 PROMISES = yaml.safe_load((TESTS.parent / "book" / "promises.yml").read_text())
@@ -53,7 +53,7 @@ def audited(
     folder: Path, limit: int, late: int = 1, only: str = "test", sample: str = SAMPLE
 ) -> dict[str, dict[str, object]]:
     """What is kept after a session over the sample, in a folder with this project's plugin."""
-    for name in ("conftest.py", "nbval_results.py", "small_project.py"):
+    for name in ("conftest.py", "helpers/nbval_results.py", "helpers/small_project.py"):
         shutil.copy(TESTS / name, folder)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  promise(*identities): held\n")
     (folder / "test_sample.py").write_text(f"LIMIT, LATE = {limit}, {late}\n{sample}")

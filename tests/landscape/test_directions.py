@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
+from small_networks import CLASSES, small_resnet
 from torch import nn
 
 from descent.landscape.directions import (
@@ -17,7 +18,6 @@ from descent.landscape.directions import (
     weight_matrices,
 )
 from descent.spectra.trajectory import explained_variance, path_coordinates, random_walk, trajectory_plane
-from small_networks import CLASSES, small_resnet
 
 
 def equal(one: Direction, other: Direction) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_networks import CLASSES, examples, settle, small_resnet
 from torch import Tensor, nn
 
 from descent.landscape.directions import Direction, Scaling, direction_between, moved, random_direction
@@ -19,7 +20,6 @@ from descent.models.resnet import Shortcuts
 from descent.repro import machine
 from descent.repro.machine import autocast, chosen_precision, has_bfloat16
 from descent.repro.records import Record
-from small_networks import CLASSES, examples, settle, small_resnet
 
 ALPHA, BETA = np.linspace(-0.5, 0.5, 5), np.linspace(-0.3, 0.6, 7)
 

@@ -2,12 +2,12 @@ import copy
 
 import pytest
 import torch
+from small_networks import examples, settle, small_resnet
 from torch import nn
 
 from descent.landscape.directions import moved, random_direction
 from descent.models.folding import fold_batch_norm, largest_difference
 from descent.models.resnet import Shortcuts
-from small_networks import examples, settle, small_resnet
 
 
 @pytest.mark.parametrize("shortcuts", ["projection", "padding", "none"])

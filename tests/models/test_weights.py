@@ -9,6 +9,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from small_networks import settle
 from torch import Tensor, nn
 
 from descent.models import weights
@@ -21,7 +22,6 @@ from descent.models.weights import (
     save_checkpoint,
 )
 from descent.repro.files import sha256_of, write_json
-from small_networks import settle
 
 SMALL = ResNetDescription(8, "projection")
 

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from damage import square, trained
+from sweep_tasks import POINTS
+from test_capture import record
+from test_checkpoints import SMALL, load_checkpoint, save_checkpoint
+from test_checkpoints import trained as network
+
 from descent.models.weights import DIGESTS
 from descent.repro import files
 from descent.repro.files import InUseError, exclusive_folder
@@ -15,10 +19,6 @@ from descent.repro.records import Record
 from descent.repro.sweeps import Sweep, sweep
 from descent.training.capture import open_stack
 from descent.training.loop import DamagedCheckpointError, newest_checkpoint
-from sweep_tasks import POINTS
-from test_capture import record
-from test_checkpoints import SMALL, load_checkpoint, save_checkpoint
-from test_checkpoints import trained as network
 
 REFUSED = "{}: another run is writing there; wait until it has ended, or name another folder"
 

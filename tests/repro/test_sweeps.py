@@ -20,12 +20,12 @@ import distributed
 import numpy as np
 import pytest
 import torch
+from sweep_tasks import POINTS, Losses
 
 from descent.repro import cluster as cluster_module
 from descent.repro.records import Record
 from descent.repro.seeding import deterministic
 from descent.repro.sweeps import Sweep, SweepError, sweep
-from sweep_tasks import POINTS, Losses
 
 ALONE = Sweep(shard_size=4, workers=1)
 SHARDS = 8

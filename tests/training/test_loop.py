@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import resumable_run
 import torch
 from torch import nn
 
-import resumable_run
 from descent.repro.files import sha256_of
 from descent.training.loop import (
     DamagedCheckpointError,

@@ -9,13 +9,15 @@ from operator import itemgetter
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from descent.landscape.directions import Direction, batch_norm_variances, check_fit
-from descent.landscape.surface import Array, Values, _check
 from descent.models.folding import fold_batch_norm
 from descent.repro.machine import Precision, chosen_precision, compute_device
+
+Array = NDArray[np.float64]
+Values = dict[str, Array]
 
 
 class Evaluator:
@@ -132,3 +134,12 @@ class Evaluator:
         each = torch.cat(losses)
         spread = float(each.std()) / self.images**0.5 if self.images > 1 else float("nan")
         return {"loss": float(each.mean()), "standard_error": spread, "error": wrong / self.images}
+
+
+def _check(inputs: Tensor, targets: Tensor, directions: Sequence[Direction], batch: int) -> None:
+    if len(inputs) != len(targets) or len(targets) == 0:
+        raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets: expected as many, and at least one")
+    if not directions:
+        raise ValueError("directions is empty: expected one for a line, two for a plane")
+    if batch < 1:
+        raise ValueError(f"batch={batch}: expected at least 1 image at a time")

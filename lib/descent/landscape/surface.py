@@ -13,22 +13,11 @@ from pyevtk.hl import gridToVTK, imageToVTK
 from torch import Tensor
 
 from descent.landscape.directions import Direction
-from descent.landscape.evaluator import Evaluator
+from descent.landscape.evaluator import Array, Evaluator, Values
 from descent.repro.files import atomic_path
 from descent.repro.records import Record, provenance
 from descent.repro.seeding import numpy_generator
 
-Array = NDArray[np.float64]
-Values = dict[str, Array]
-
-
-def _check(inputs: Tensor, targets: Tensor, directions: Sequence[Direction], batch: int) -> None:
-    if len(inputs) != len(targets) or len(targets) == 0:
-        raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets: expected as many, and at least one")
-    if not directions:
-        raise ValueError("directions is empty: expected one for a line, two for a plane")
-    if batch < 1:
-        raise ValueError(f"batch={batch}: expected at least 1 image at a time")
 
 
 @dataclass(frozen=True)
