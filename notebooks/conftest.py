@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from descent.repro.records import provenance
-from descent_book.run.agreement import alike, brought, processor
+from descent_book.run.notebook import alike, brought, processor
 
 collect_ignore = ["drafts"]  # chapters that _toc.yml does not name yet
 NOT_COMPARED = ("text/html", "text/markdown", "application/vnd.plotly.v1+json", "image/svg+xml", "stderr")

@@ -16,11 +16,11 @@ from unittest.mock import patch
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
+from nbval_results import Results
+from small_project import read
 
 from descent.repro.files import write_json
 from descent.repro.records import provenance
-from nbval_results import Results
-from small_project import read
 
 mpl.use("Agg")  # nothing is shown
 

@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 import pytest
 import torch
-
 from chapter_runs import CHAPTERS, begin, claims, memory, peak, stored_verdicts
+
 from descent.repro.machine import cores
-from descent_book.run.agreement import RELATIVE, alike, comparable, distance
+from descent_book.run.notebook import RELATIVE, alike, comparable, distance
 
 MEMORY_GIB = 4.0
 OTHERS = {

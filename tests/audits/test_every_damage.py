@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from damage import KINDS, flips, outcomes, truncations
 
 COUNT = 50

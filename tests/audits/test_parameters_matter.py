@@ -3,7 +3,6 @@
 One chapter: `pytest tests/audits/test_parameters_matter.py -k saddles`; minutes for each.
 """
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,35 +10,35 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chapter_settings import OTHER, RECORD_NOTHING, SMALL, TOGETHER
+from audit_settings import RECORD_NOTHING, audit_settings
 
-from descent import checkout
+from descent.repro.claims import read_claims
 from descent.repro.records import FIGURE_FORMATS, Record
-from descent_book.run import project
-from descent_book.run.kernel import run_notebook
-from descent_book.run.worker import environment
+from descent_book.run.chapter import Chapter
+from descent_book.run.project import chapters
+from descent_book.run.worker import environment, run_notebook
 
-ROOT = checkout.project_root()
-NAMES = project.chapters(ROOT)
-CHANGES = [(name, parameter) for name in NAMES for parameter in OTHER.get(name, {})]
+ROOT = Path(__file__).parents[2]
+CHAPTERS = {name: Chapter.read(ROOT, name) for name in chapters(ROOT)}
+AUDITS = {name: audit_settings(chapter) for name, chapter in CHAPTERS.items()}
+CHANGES = [(name, parameter) for name, audit in AUDITS.items() for parameter in audit.other]
 MEASURED = ("measured", "spread", "seeds", "verdict")
 Recorded = dict[str, Any]
 
 
 def run(chapter: str, folder: Path, **values: Any) -> Recorded:
     """What the chapter leaves at these settings, as papermill runs it: arrays by name, and each claim's numbers."""
-    settings_class(project.notebook_path(ROOT, chapter))(
-        **{**defaults(project.notebook_path(ROOT, chapter)), **values}
-    )
+    known = CHAPTERS[chapter]
+    known.settings(**{**known.defaults, **values})
     folder.mkdir(parents=True)
     given = {"preset": "small", **values, "results_dir": str(folder)}
-    run_notebook(project.notebook_path(ROOT, chapter), folder / "ran.ipynb", given, 600, lambda number, heading: None)
-    found: Recorded = {}
+    run_notebook(known.path, folder / "ran.ipynb", given, 600, lambda number, heading: None)
+    recorded: Recorded = {}
     for path in sorted(folder.glob("*.npz")):
-        found |= {f"{path.stem}.{key}": value for key, value in Record.load(path).values.items()}
-    for claim in json.loads((folder / "claims.json").read_text())["claims"]:
-        found |= {f"{claim['id']}.{key}": claim[key] for key in MEASURED}
-    return found
+        recorded |= {f"{path.stem}.{key}": value for key, value in Record.load(path).values.items()}
+    for claim in read_claims(folder / "claims.json"):
+        recorded |= {f"{claim.id}.{key}": getattr(claim, key) for key in MEASURED}
+    return recorded
 
 
 def differing(one: Recorded, other: Recorded) -> list[str]:
@@ -63,7 +62,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Recorded]
     def of(chapter: str) -> Recorded:
         if chapter not in known:
             folder = tmp_path_factory.mktemp(chapter)
-            known[chapter] = run(chapter, folder / "run", **SMALL[chapter], figures_dir=str(folder / "figures"))
+            known[chapter] = run(chapter, folder / "run", **AUDITS[chapter].small, figures_dir=str(folder / "figures"))
             figures = sorted(path.name for path in (folder / "figures").iterdir())
             known[chapter]["figures_dir"] = figures
         return known[chapter]
@@ -77,9 +76,9 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.parametrize("chapter", NAMES)
+@pytest.mark.parametrize("chapter", CHAPTERS)
 def test_every_parameter_is_tried_or_named_with_the_reason(chapter: str) -> None:
-    assert set(defaults(project.notebook_path(ROOT, chapter))) - set(RECORD_NOTHING) == set(OTHER[chapter])
+    assert set(CHAPTERS[chapter].defaults) - set(RECORD_NOTHING) == set(AUDITS[chapter].other)
 
 
 @pytest.mark.promise("R8")
@@ -91,16 +90,15 @@ def test_a_parameter_changes_what_is_recorded(
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    with_it = TOGETHER.get((chapter, parameter), {})
-    settings = {**SMALL[chapter], **with_it}
-    before = run(chapter, tmp_path / "before", **settings) if with_it else small(chapter)
-    after = run(chapter, tmp_path / "run", **{**settings, parameter: OTHER[chapter][parameter]})
+    base, changed_settings = AUDITS[chapter].with_parameter(parameter)
+    before = small(chapter) if base == AUDITS[chapter].small else run(chapter, tmp_path / "before", **base)
+    after = run(chapter, tmp_path / "run", **changed_settings)
     changed = differing({name: value for name, value in before.items() if name != "figures_dir"}, after)
     record_property(f"{chapter}, {parameter}: recorded values that it changes", len(changed))
     assert changed, f"{parameter} changes nothing that {chapter} records"
 
 
-@pytest.mark.parametrize("chapter", NAMES)
+@pytest.mark.parametrize("chapter", CHAPTERS)
 def test_each_figure_is_kept_in_every_format_and_the_preset_is_a_label(
     chapter: str, small: Callable[[str], Recorded], tmp_path: Path
 ) -> None:
@@ -109,6 +107,6 @@ def test_each_figure_is_kept_in_every_format_and_the_preset_is_a_label(
     stems = {Path(name).stem for name in figures}
     assert stems
     assert figures == sorted(f"{stem}.{suffix}" for stem in stems for suffix in FIGURE_FORMATS)
-    after = run(chapter, tmp_path / "run", **{**SMALL[chapter], "preset": "mine"})
+    after = run(chapter, tmp_path / "run", **{**AUDITS[chapter].small, "preset": "mine"})
     unlike = [name for name in differing({k: v for k, v in before.items() if k != "figures_dir"}, after)]
     assert unlike == [], "the same settings under another name record something else"

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from kills import RUNS, killed, killed_editions
 from test_training import killed_and_resumed
 

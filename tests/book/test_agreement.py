@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from descent.repro.claims import Verdict
-from descent_book.run.agreement import UNJUDGED, alike, brought, distance
+from descent_book.run.notebook import UNJUDGED, alike, brought, distance
 
 HEADER = "| claim | the source | accepted | measured | seeds | verdict |\n| --- | --- | --- | --- | --- | --- |"
 

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from descent.checkout import project_root
-from descent_book.run.chapter import RefusedError, cells, defaults, resolve, settings_class, tagged
-from descent_book.run.project import NEUTRAL_PARAMETERS, chapters, notebook_path
+from descent_book.run.chapter import Chapter, RefusedError
+from descent_book.run.project import NEUTRAL_PARAMETERS, chapters
 
 ROOT = project_root()
 CHAPTERS = chapters(ROOT)
-SETTINGS = {chapter: settings_class(notebook_path(ROOT, chapter)) for chapter in CHAPTERS}
-OWN = {chapter: defaults(notebook_path(ROOT, chapter)) for chapter in CHAPTERS}
+READ = {chapter: Chapter.read(ROOT, chapter) for chapter in CHAPTERS}
+SETTINGS = {name: chapter.settings for name, chapter in READ.items()}
+OWN = {name: chapter.defaults for name, chapter in READ.items()}
 quick = settings(
     derandomize=True, deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
 )  # a busy machine is no fault
@@ -76,7 +77,7 @@ def test_the_runner_takes_any_accepted_value_as_it_is(chapter: str) -> None:
         assume(not refuses(SETTINGS[chapter], {**OWN[chapter], name: value}))  # what concerns several parameters
         assume("inf" not in repr(value) and "nan" not in repr(value))  # no literals; the ranges that allow them are few
         text = value if isinstance(OWN[chapter][name], str) else repr(value)
-        found = resolve(ROOT, chapter, "quick", {name: text})
+        found = READ[chapter].resolve("quick", {name: text})
         assert same(found[name], value)
         rest = {key: each for key, each in OWN[chapter].items() if key not in (name, "preset")}
         assert {key: found[key] for key in rest} == rest
@@ -96,7 +97,7 @@ def test_the_runner_refuses_any_other_value_by_name(chapter: str) -> None:
         assume(not isinstance(OWN[chapter][name], str) or isinstance(value, str))  # a text stays a text
         text = value if isinstance(value, str) else repr(value)
         try:
-            resolve(ROOT, chapter, "quick", {name: text})
+            READ[chapter].resolve("quick", {name: text})
         except RefusedError as error:
             message = str(error)
             assert message.startswith(f"{chapter}: {name}=")
@@ -116,7 +117,7 @@ def test_the_runner_refuses_any_other_name_with_the_nearest(chapter: str) -> Non
         other = name[: cut % (len(name) + 1)] + extra + name[cut % (len(name) + 1) :]
         assume(other not in OWN[chapter])
         with pytest.raises(RefusedError) as caught:
-            resolve(ROOT, chapter, "quick", {other: "1"})
+            READ[chapter].resolve("quick", {other: "1"})
         assert f"{chapter}: no parameter {other!r}; the nearest valid one is '" in str(caught.value)
         assert name in str(caught.value)
 
@@ -128,11 +129,10 @@ def injected(chapter: str, name: str, value: Any) -> str:
 
     The cells up to `settings` are run, less imports that no class needs and `setup`, which installs.
     """
-    place = notebook_path(ROOT, chapter)
     scope: dict[str, Any] = {"Settings": SETTINGS[chapter], "__name__": "__main__"}
-    exec(tagged(place, "parameters"), scope)
+    exec(READ[chapter].tagged("parameters"), scope)
     scope[name] = value
-    build = tagged(place, "settings").split("settings = Settings(")[1].split("\n")[0]
+    build = READ[chapter].tagged("settings").split("settings = Settings(")[1].split("\n")[0]
     try:
         exec(f"settings = Settings({build}", scope)
     except ValidationError as error:
@@ -159,8 +159,6 @@ def test_the_notebook_itself_refuses_any_other_value_by_name(chapter: str) -> No
 @EVERY
 def test_nothing_is_computed_before_the_settings(chapter: str) -> None:
     """Papermill runs the cells in order: those before `settings` install, import and assign, and no more."""
-    tags = [
-        cell["metadata"].get("tags", []) for cell in cells(notebook_path(ROOT, chapter)) if cell["cell_type"] == "code"
-    ]
+    tags = [cell["metadata"].get("tags", []) for cell in READ[chapter].code]
     first = [next(iter({"setup", "imports", "parameters", "settings"} & set(each)), "") for each in tags[:4]]
     assert first == ["setup", "imports", "parameters", "settings"]

@@ -9,8 +9,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from small_project import edition, read, write_project
 
 from descent.repro.files import write_json
-from descent_book.pages.build import INTRO, BuildError, assemble, build, intro_picture
+from descent_book.pages.build import BuildError, assemble, build, intro_picture
 from descent_book.run.notebook import seal
+from descent_book.run.project import INTRODUCTION
 
 CONFIG = 'title: A book\nexecute: {execute_notebooks: "off"}\nbibtex_bibfiles: [references.bib]\n'
 DATA = {"scorecard": {"preset": "quick", "chapters": {}}, "parameters": {}}
@@ -95,12 +96,12 @@ def test_a_build_that_ends_well_but_lacks_a_page_is_not_taken(project, monkeypat
 def executed_figure(folder: Path, name: str) -> None:
     cell = new_code_cell("show()", metadata={"mystnb": {"figure": {"name": name}}}, execution_count=1)
     cell.outputs = [new_output("display_data", data={"image/png": "cGljdHVyZQ=="})]
-    write(new_notebook(cells=[cell]), folder / f"{INTRO[0]}.ipynb")
+    write(new_notebook(cells=[cell]), folder / f"{INTRODUCTION[0]}.ipynb")
 
 
 def test_the_introductions_picture_is_the_editions_own_figure(tmp_path):
-    executed_figure(tmp_path, INTRO[1])
+    executed_figure(tmp_path, INTRODUCTION[1])
     assert intro_picture(tmp_path) == b"picture"
     executed_figure(tmp_path, "fig-other")
-    with pytest.raises(BuildError, match=f"{INTRO[0]}.ipynb has no figure '{INTRO[1]}'"):
+    with pytest.raises(BuildError, match=f"{INTRODUCTION[0]}.ipynb has no figure '{INTRODUCTION[1]}'"):
         intro_picture(tmp_path)

@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from small_project import command, edition, environment, read, write_chapter, write_preset, write_project
+from small_project import CLAIM, command, edition, environment, read, write_chapter, write_preset, write_project
 
-from descent_book.run.edition import collect, plan, summary
+from descent_book.run.edition import plan
 from descent_book.run.notebook import seal
+from descent_book.run.scorecard import ChapterResult, EditionScorecard
 
 REFUSALS = {
     "unknown": (
@@ -297,18 +298,19 @@ def _soon(question, seconds=30.0):
 
 def test_the_summary_counts_verdicts(tmp_path):
     claims = [
-        dict(id="a.x", measured=92.51, spread=4.2, verdict="reproduced"),
-        dict(id="a.longer", measured=1234.0, spread=0.0, verdict="not reproduced"),
-        dict(id="a.z", measured=0.5, spread=0.0, verdict="reproduced"),
+        CLAIM | dict(id="a.x", measured=92.51, spread=4.2, verdict="reproduced"),
+        CLAIM | dict(id="a.longer", measured=1234.0, spread=0.0, verdict="not reproduced"),
+        CLAIM | dict(id="a.z", measured=0.5, spread=0.0, verdict="reproduced"),
     ]
-    lines = summary({"preset": "paper", "chapters": {"a": {"claims": claims}}}).splitlines()
+    result = ChapterResult(claims=claims, seconds=1.0, provenance={})
+    lines = EditionScorecard(preset="paper", chapters={"a": result}).summary().splitlines()
     assert lines == [
         "a.x       93 ± 4  reproduced",
         "a.longer    1234  not reproduced",
         "a.z          0.5  reproduced",
         "3 claims at preset paper: 1 not reproduced, 2 reproduced",
     ]
-    assert collect(tmp_path, "quick", ["absent"]) == {"preset": "quick", "chapters": {}}
+    assert EditionScorecard.collect(tmp_path, "quick", ["absent"]).chapters == {}
 
 
 def test_storing_without_a_quick_edition_names_the_command(tmp_path):

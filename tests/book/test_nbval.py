@@ -15,7 +15,7 @@ import pytest
 from descent import checkout
 from descent.repro.records import provenance
 from descent_book.run import new_chapter
-from descent_book.run.agreement import processor
+from descent_book.run.notebook import processor
 
 ROOT = checkout.project_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -33,6 +33,7 @@ def test_a_new_chapter_passes_every_structure_test_and_its_output_is_what_it_com
     assert [str(path.relative_to(project)) for path in written] == [
         "notebooks/my_chapter.ipynb",
         "notebooks/presets/paper/my_chapter.yml",
+        "notebooks/audits/my_chapter.yml",
         "_toc.yml",
     ]
     assert chapters(project) == [*chapters(ROOT), "my_chapter"]
@@ -42,6 +43,14 @@ def test_a_new_chapter_passes_every_structure_test_and_its_output_is_what_it_com
     structure = pytest_in(project, "tests/house/test_notebooks.py", "-k", "my_chapter or contents")
     assert structure.returncode == 0, structure.stdout
     assert " passed" in structure.stdout
+    audit = pytest_in(project, "--collect-only", "tests/audits/test_parameters_matter.py", "-k", "my_chapter")
+    assert audit.returncode == 0, audit.stdout
+    for parameter in ("seed", "sizes", "shape", "runs"):
+        assert f"test_a_parameter_changes_what_is_recorded[my_chapter-{parameter}]" in audit.stdout
+    tried = pytest_in(
+        project, "tests/audits/test_parameters_matter.py", "-k", "my_chapter and (tried or kept or shape)"
+    )
+    assert tried.returncode == 0, tried.stdout
     run = pytest_in(project, "--nbval-lax", "--nbval-current-env", "notebooks/my_chapter.ipynb")
     assert run.returncode == 0, run.stdout
 

@@ -7,8 +7,15 @@ from typing import Any
 
 import pytest
 
-from descent_book.run.notebook import as_text, code_sources, read_executed, seal, with_checked_outputs, with_words_of
-from descent_book.run.worker import cleaned
+from descent_book.run.notebook import (
+    as_text,
+    cleaned,
+    code_sources,
+    read_executed,
+    seal,
+    with_checked_outputs,
+    with_words_of,
+)
 
 
 def code(name: str, source: str, *tags: str, outputs: Any = (), count: int | None = None) -> dict[str, Any]:

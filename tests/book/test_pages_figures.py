@@ -27,7 +27,7 @@ from book_samples import (
 from nbformat import v4
 
 from descent_book.pages import claims
-from descent_book.run.chapter import documented_parameters
+from descent_book.run.chapter import Chapter
 
 RAISED = v4.new_output("error", ename="ValueError", evalue="lost", traceback=["Traceback", "ValueError: lost"])
 WARNED = v4.new_output("stream", name="stderr", text="UserWarning: overflow\n")
@@ -266,7 +266,7 @@ def test_parameters_page(pages: dict[str, str]) -> None:
     text = re.sub(r"<[^>]+>", "", pages["parameters"])
     assert "of plain SGD; momentum 0.9 uses a tenth of it" in text
     assert "number, above 0 and at most 10" in text
-    for row in documented_parameters(ROOT, "gradient_svd"):
+    for row in Chapter.read(ROOT, "gradient_svd").parameters():
         assert row.name in text
 
 

@@ -2,7 +2,7 @@ import pytest
 from small_project import write_project
 
 from descent.checkout import project_root
-from descent_book.run.chapter import COMMON, accepted, documented_parameters, meanings, settings_class
+from descent_book.run.chapter import COMMON, Chapter, accepted
 from descent_book.run.project import chapters
 
 ROOT = project_root()
@@ -39,7 +39,7 @@ def test_a_chapters_parameters_come_with_its_table_its_limits_and_its_presets(tm
     path.write_text(path.read_text().replace('"# first"', f'"# first\\n\\n{table}"'))
     (root / "notebooks/presets/paper").mkdir(parents=True)
     (root / "notebooks/presets/paper/first.yml").write_text("preset: paper\nepochs: 9\n")
-    known = {row.name: row for row in documented_parameters(root, "first")}
+    known = {row.name: row for row in Chapter.read(root, "first").parameters()}
     assert list(known)[:3] == ["preset", "seed", "dataset"]
     assert known["epochs"].meaning == known["sizes"].meaning == "`epochs`, `sizes`: passes"
     assert known["epochs"].accepted == "integer, 1 to 100"
@@ -51,7 +51,8 @@ def test_a_chapters_parameters_come_with_its_table_its_limits_and_its_presets(tm
 
 @pytest.mark.parametrize("chapter", chapters(ROOT))
 def test_every_parameter_of_every_chapter_is_described_and_no_table_has_one_more(chapter):
-    rows = documented_parameters(ROOT, chapter)
+    known = Chapter.read(ROOT, chapter)
+    rows = known.parameters()
     assert [row.name for row in rows if not row.meaning] == []
-    assert set(meanings(ROOT / "notebooks" / f"{chapter}.ipynb")) - set(COMMON) <= {row.name for row in rows}
-    assert {row.name for row in rows} == set(settings_class(ROOT / "notebooks" / f"{chapter}.ipynb").model_fields)
+    assert set(known.meanings) - set(COMMON) <= {row.name for row in rows}
+    assert {row.name for row in rows} == set(known.settings.model_fields)

@@ -10,11 +10,9 @@ from click.testing import CliRunner
 from nbformat import NotebookNode
 from pypdf import PdfReader
 
-from descent_book.pages.browser import find_chromium
+from descent_book.pages.build import KEY, PDF, add_printed, key_beside, source_key
 from descent_book.pages.figures import PLOTLY
-from descent_book.pages.pdf import main, print_book
-from descent_book.pages.printable import KEY, PDF, add_printed, key_beside, source_key
-from descent_book.pages.printed import PrintError, combined, read_book
+from descent_book.pages.pdf import PrintError, combined, find_chromium, main, print_book, read_book
 
 LINK = f'href="{PDF}"'
 

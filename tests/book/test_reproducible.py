@@ -10,7 +10,8 @@ from nbval_results import kept_in
 from small_project import edition
 
 from descent.repro.records import provenance
-from descent_book.run.edition import is_current, plan, runner_notes
+from descent_book.run.edition import is_current, plan
+from descent_book.run.notebook import runner_notes
 from descent_book.run.project import chapters
 
 ROOT = Path(__file__).parents[2]

@@ -78,7 +78,9 @@ def test_what_is_not_the_published_file_is_refused(folder: Path, monkeypatch: py
     path = folder / "data" / scripts.package(scripts.plotly_version())
     path.write_bytes((folder / "published").read_bytes()[:-1])
     for reads in (scripts.fetch, scripts.part_of_plotly, lambda: figure_pages.copy_assets(application(folder))):
-        with pytest.raises(DamagedDataError, match=r"is damaged\nSHA-256 .*\nto mend it: rm .* -m descent\.scripts"):
+        with pytest.raises(
+            DamagedDataError, match=r"is damaged\nSHA-256 .*\nto mend it: rm .* -m descent_book\.pages\.scripts"
+        ):
             reads()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from descent_book.pages.browser import ARGUMENTS, find_chromium
+from descent_book.pages.pdf import BROWSER_ARGUMENTS, find_chromium
 from descent_book.pages.scripts import TRACES
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ def browser() -> Iterator[object]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(BROWSER_ARGUMENTS))
         yield chromium
         chromium.close()
 

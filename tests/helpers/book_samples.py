@@ -1,4 +1,4 @@
-"""Small books for test_book.py: their sources, and how they are built."""
+"""Small books for tests/book: their sources, and how they are built."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ import nbformat
 from nbformat import v4
 
 from descent_book.pages.figures import PLOTLY
-from descent_book.run.chapter import documented_parameters
+from descent_book.run.chapter import Chapter
 from descent_book.run.project import chapters
 
 ROOT = Path(__file__).parents[2]
@@ -137,7 +137,7 @@ def real_book(folder: Path) -> Path:
     """The source of the real pages, with a stand-in chapter and a scorecard that holds every claim that they quote."""
     source = folder / "source"
     shutil.copytree(ROOT / "book", source, ignore=shutil.ignore_patterns("*.ipynb", "scorecard.json"))
-    known = {name: [row._asdict() for row in documented_parameters(ROOT, name)] for name in chapters(ROOT)}
+    known = {name: [row._asdict() for row in Chapter.read(ROOT, name).parameters()] for name in chapters(ROOT)}
     (source / "parameters.json").write_text(json.dumps(known))
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, source)

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from descent.checkout import project_root
-from descent_book.run.chapter import cells
+from descent_book.run.chapter import Chapter
 from descent_book.run.project import chapters, notebook_path
 from descent_book.run.worker import environment
 
@@ -21,7 +21,7 @@ CHAPTERS = chapters(ROOT)
 LIMIT_S = 3600  # for one chapter at quick on a machine that does other work too
 PROGRAM = """import sys
 from pathlib import Path
-from descent_book.run.kernel import run_notebook
+from descent_book.run.worker import run_notebook
 notebook, folder = map(Path, sys.argv[1:])
 run_notebook(notebook, folder / "raw.ipynb", {"results_dir": str(folder)}, 3600, lambda *_: None)"""
 _ROW = re.compile(r"^\| `([^`]+)` \|.*\| ([^|]+) \|$", re.MULTILINE)
@@ -48,7 +48,7 @@ def claims(chapter: str, folder: Path, threads: int, before: tuple[str, ...] = (
 def stored_verdicts(chapter: str) -> dict[str, str]:
     """Claim, without the chapter's name -> verdict, from the outputs that the chapter's source keeps for nbval."""
     found = {}
-    for cell in cells(notebook_path(ROOT, chapter)):
+    for cell in Chapter.read(ROOT, chapter).cells:
         for output in cell.get("outputs", []):
             text = output.get("data", {}).get("text/markdown", output.get("text", ""))
             found |= dict(_ROW.findall("".join(text)))

@@ -18,6 +18,7 @@ import test_cifar
 import test_datasets
 import torch
 from small_networks import settle
+from small_project import CLAIM
 from sweep_tasks import POINTS
 from torch import nn
 
@@ -35,8 +36,8 @@ from descent.training.loop import (
     fit,
     newest_checkpoint,
 )
-from descent_book.run.edition import collect_scorecard
 from descent_book.run.notebook import read_executed, seal
+from descent_book.run.scorecard import EditionScorecard
 
 SMALL = ResNetDescription(8, "projection", width=4)
 
@@ -151,15 +152,22 @@ class NeverError(Exception):
 
 def executed(folder: Path) -> Kind:
     """An executed chapter: what the build reads its claims, figures and scorecard from."""
-    claims = [{"id": "first.count", "measured": 2.5, "spread": 0.1, "verdict": "reproduced"}]
-    noted = {"key": "k", "preset": "quick", "seconds": 3.0, "claims": claims, "provenance": {"torch": "2"}}
+    noted = {
+        "key": "k",
+        "preset": "quick",
+        "seconds": 3.0,
+        "claims": [CLAIM | {"id": "first.count"}],
+        "provenance": {"torch": "2"},
+    }
     output = {"output_type": "stream", "name": "stdout", "text": [f"{number}\n" for number in range(200)]}
     cell = {"cell_type": "code", "id": "a", "metadata": {}, "source": ["1"], "outputs": [output], "execution_count": 1}
     path = folder / "first.ipynb"
     write_json(path, seal({"cells": [cell], "metadata": {"descent": noted}, "nbformat": 4, "nbformat_minor": 5}))
-    return Kind(
-        path, lambda: [collect_scorecard(folder, "quick", ["first"]), read_executed(path)], ValueError, "make it again"
-    )
+
+    def read() -> object:
+        return EditionScorecard.collect(folder, "quick", ["first"]).model_dump(), read_executed(path)
+
+    return Kind(path, read, ValueError, "make it again")
 
 
 KINDS: dict[str, Callable[[Path], Kind]] = {

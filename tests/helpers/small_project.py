@@ -47,9 +47,25 @@ SETTINGS = """class Settings(BaseModel, extra="forbid", frozen=True):
 
 settings = Settings(**{name: globals()[name] for name in Settings.model_fields})"""
 
-CLAIMS = """claim = {"id": "NAME.count", "measured": settings.epochs, "spread": 0.0, "verdict": "reproduced"}
+CLAIM = {
+    "id": "NAME.count",
+    "cite": "nobody2020",
+    "sentence": "The count is that of the epochs",
+    "source": "2",
+    "interval": [1.0, None],
+    "interval_from": "the epochs",
+    "judged_at": ["quick", "paper"],
+    "preset": "quick",
+    "measured": 2.0,
+    "spread": 0.0,
+    "seeds": 1,
+    "verdict": "reproduced",
+}
+
+CLAIMS = f"""claim = json.loads({json.dumps(CLAIM)!r})
+claim |= {{"preset": settings.preset, "measured": float(settings.epochs)}}
 if settings.results_dir:
-    text = json.dumps({"chapter": "NAME", "preset": settings.preset, "claims": [claim]})
+    text = json.dumps({{"chapter": "NAME", "preset": settings.preset, "claims": [claim]}})
     Path(settings.results_dir, "claims.json").write_text(text)"""
 
 

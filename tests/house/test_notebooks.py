@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from audit_settings import audit_settings
 
-from descent_book.run import chapter as chapter_file
 from descent_book.run import project
+from descent_book.run.chapter import Chapter
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"), key=lambda path: path.stem)
@@ -29,8 +30,12 @@ SECRET = re.compile(
 
 
 @cache
+def chapter(path: Path) -> Chapter:
+    return Chapter.read(ROOT, path.stem)
+
+
 def cells(path: Path, kind: str = "") -> list[dict[str, Any]]:
-    return [cell for cell in chapter_file.cells(path) if kind in ("", cell["cell_type"])]
+    return [cell for cell in chapter(path).cells if kind in ("", cell["cell_type"])]
 
 
 def tags(cell: dict[str, Any]) -> list[str]:
@@ -67,7 +72,7 @@ def test_parameters_are_flat_literals_with_a_form_field(path):
     cell = next(cell for cell in cells(path, "code") if "parameters" in tags(cell))
     for line in cell["source"].splitlines():
         assert LITERAL.match(line), f"{line!r}: expected `name = literal  #@param ...`, then perhaps a comment"
-    values = chapter_file.defaults(path)
+    values = chapter(path).defaults
     for value in values.values():
         flat = value if isinstance(value, list) else [value]
         assert all(isinstance(item, (bool, int, float, str)) for item in flat)
@@ -78,25 +83,29 @@ def test_parameters_are_flat_literals_with_a_form_field(path):
 
 @EVERY
 def test_settings_refuse_what_they_do_not_know_and_take_every_parameter(path):
-    settings = chapter_file.settings_class(path)
+    settings = chapter(path).settings
     assert (settings.model_config.get("extra"), settings.model_config.get("frozen")) == ("forbid", True)
-    assert list(settings.model_fields) == list(chapter_file.defaults(path))
-    settings(**chapter_file.defaults(path))
+    assert list(settings.model_fields) == list(chapter(path).defaults)
+    settings(**chapter(path).defaults)
 
 
 @EVERY
 def test_a_chapter_has_a_paper_preset(path):
-    assert "paper" in chapter_file.presets(ROOT, path.stem)
+    assert "paper" in chapter(path).presets
 
 
 @pytest.mark.parametrize("file", PRESETS, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_presets_name_existing_parameters_and_validate(file):
-    chapter, preset = file.stem, file.parent.name
     assert file.stem in project.chapters(ROOT)
-    values = yaml.safe_load(file.read_text())
-    assert set(values) <= set(chapter_file.defaults(project.notebook_path(ROOT, chapter)))
-    resolved = chapter_file.resolve(ROOT, chapter, preset, {})
+    values, resolved = yaml.safe_load(file.read_text()), Chapter.read(ROOT, file.stem).resolve(file.parent.name, {})
     assert {name: resolved[name] for name in values} == values
+
+
+@EVERY
+def test_a_chapter_has_audit_settings_that_it_takes(path):
+    audit = audit_settings(chapter(path))
+    for values in (audit.small, *(changed for parameter in audit.other for changed in audit.with_parameter(parameter))):
+        chapter(path).settings(**{**chapter(path).defaults, **values})
 
 
 @EVERY
@@ -128,22 +137,13 @@ def test_outputs_are_kept_for_checked_cells_only(path):
             assert (cell["execution_count"], cell["outputs"]) == (None, []), cell["source"][:60]
 
 
-LONG = {
-    "saddles": 46,  # three parts, eighteen claims and ten figures: small cells rather than few
-    "resnet_landscape": 38,  # six questions, each with its measurement, figure and table
-    "grokking": 32,  # one network taken apart, then its progress, its times and other tables
-    "grokking_basins": 49,  # eight questions on what a path, a surface, a spectrum can show
-    "superposition": 39,  # eight questions, each small: training, figure and table
-}
-
-
 @EVERY
 def test_a_chapter_is_short_enough_to_read(path):
     lengths = [
         code_lines(cell) for cell in cells(path, "code") if "imports" not in tags(cell)
     ]  # a hidden list of names
     assert max(lengths) <= 25
-    assert 12 <= len(lengths) <= LONG.get(path.stem, 26)  # gradient_svd judges fourteen claims
+    assert 12 <= len(lengths) <= audit_settings(chapter(path)).code_cells
     assert statistics.median(lengths) <= 12
     words = sum(len(cell["source"].split()) for cell in cells(path, "markdown"))
     assert words > sum(lengths)

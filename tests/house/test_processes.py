@@ -12,6 +12,7 @@ import pytest
 
 from descent import checkout
 from descent_book.run import project
+from descent_book.run.chapter import Chapter
 
 ROOT = checkout.project_root()
 SENDERS = {"delayed", "sweep"}
@@ -49,11 +50,7 @@ def sent(source: str) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("chapter", project.chapters(ROOT))
 def test_no_function_takes_the_settings_to_another_process(chapter: str) -> None:
-    code = [
-        each["source"]
-        for each in cells(project.notebook_path(ROOT, chapter))
-        if each["cell_type"] == "code"
-    ]
+    code = [each["source"] for each in Chapter.read(ROOT, chapter).code]
     source = "\n".join(re.sub(r"^(\s*)[%!].*$", r"\1pass", each, flags=re.MULTILINE) for each in code)
     assert {name: used & KEPT for name, used in sent(source).items() if used & KEPT} == {}
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from small_project import environment, read
 
-from descent_book.pages.promises import MANY, gathered, measured_text
+from descent_book.pages.tables import MANY, gathered, measured_text
 
 TESTS = Path(__file__).parents[1]
 PROMISES = yaml.safe_load((TESTS.parent / "book" / "promises.yml").read_text())

@@ -1,1 +1,12 @@
-"""Executed chapters bound as HTML and PDF: figures, claims, tables and scripts of the pages."""
+"""Executed chapters bound as HTML and PDF; a Sphinx extension, which `_config.yml` names."""
+
+from typing import Any
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Register every role, directive and hook of the pages with Sphinx."""
+    from descent_book.pages import claims, figures, pdf, tables  # here: the runner imports this package without Sphinx
+
+    for module in (figures, claims, tables, pdf):
+        module.setup(app)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -12,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from descent_book.pages.printable import add_printed
-from descent_book.run.project import pages
+from descent_book.run.project import INTRODUCTION, pages
 
-INTRO = ("saddles", "fig-saddles")  # the chapter and the figure that the introduction and the README show
+PDF = "anatomy_of_descent.pdf"
+KEY = "edition.key"  # beside the pages, and under the name of the printed book beside that file
 
 
 class BuildError(Exception):
@@ -43,7 +44,7 @@ def assemble(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[
         shutil.copyfile(file, source / file.name)
     if (images := root / "book" / "images").is_dir():
         shutil.copytree(images, source / "images")
-    if INTRO[0] in chapters:
+    if INTRODUCTION[0] in chapters:
         (source / "images").mkdir(exist_ok=True)
         (source / "images" / "intro.png").write_bytes(intro_picture(executed))
     for name, content in data.items():
@@ -52,13 +53,35 @@ def assemble(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[
     return source
 
 
+def source_key(source: Path) -> str:
+    """SHA-256 over the names and contents of the files that pages are made from, the printed book and the key apart."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in source.rglob("*") if path.is_file() and path.name not in (PDF, KEY)):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(source).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def key_beside(folder: Path) -> Path:
+    """The file that holds the key of the pages from which the printed book in a folder was made."""
+    return (folder / PDF).with_suffix(".key")
+
+
+def add_printed(folder: Path, source: Path) -> None:
+    """Note the key of the pages in `source`, and add the printed book in `folder` where it was made from just these."""
+    key, known = source_key(source), key_beside(folder)
+    (source / KEY).write_text(key, encoding="utf-8")
+    if (folder / PDF).is_file() and known.is_file() and known.read_text(encoding="utf-8") == key:
+        shutil.copyfile(folder / PDF, source / PDF)
+
+
 def intro_picture(executed: Path) -> bytes:
-    """The introduction's picture, as PNG: the output of the figure cell that `INTRO` names.
+    """The introduction's picture, as PNG: the output of the figure cell that `INTRODUCTION` names.
 
     Raises:
         BuildError: the chapter has no such figure.
     """
-    chapter, name = INTRO
+    chapter, name = INTRODUCTION
     for cell in json.loads((executed / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]:
         if cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") == name:
             return base64.b64decode("".join(cell["outputs"][0]["data"]["image/png"]))
@@ -78,8 +101,8 @@ def build(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[str
     shutil.rmtree(site, ignore_errors=True)
     options = ["--path-output", str(site), "-W", "-n", "--keep-going", "-q"]
     program = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
-    # the settings name the extension `descent_book.pages.figures`: it must be this one, however this process found it
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
+    # The settings name the extension `descent_book.pages`: it must be this one, however this process found it.
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run([*program, str(source), *options], env=environment, capture_output=True, text=True)
     html = site / "_build" / "html"

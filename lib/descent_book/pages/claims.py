@@ -1,15 +1,16 @@
-"""Numbers of the book's prose pages, all from `scorecard.json`: the scorecard, run times and single figures.
+"""What the pages say of claims, all from `scorecard.json`: the scorecard, run times, single numbers, and links.
 
-The file lies in the book's source folder, where the build puts it; its schema is `descent_book.run.edition`'s.
+The file lies in the book's source folder, where the build puts it. The links are those that pages cannot write
+themselves: between a claim and the cell that judges it, and from a figure to the file that draws it.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -20,37 +21,37 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from descent.repro.claims import interval_text, value_with_spread
+from descent.repro.claims import JudgedClaim, Verdict, interval_text, value_with_spread
+from descent_book.run.scorecard import ChapterResult, EditionScorecard
 
 _LOG = logging.getLogger(__name__)
-_VERDICTS = ("reproduced", "not reproduced", "not judged at this preset")
+_SAVED = re.compile(r'save_figure\(\w+, settings\.figures_dir, "([\w-]+)"\)')
 _VERSIONS = {"python": "Python", "torch": "torch", "numpy": "numpy", "scipy": "scipy", "scikit-learn": "scikit-learn"}
 # What `{claim}` can say of a claim, after a colon: {claim}`gradient_svd.count_at_0.1:verdict`
-FIELDS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "measured": lambda claim: value_with_spread(claim["measured"], claim["spread"]),
-    "mean": lambda claim: value_with_spread(claim["measured"]),
-    "spread": lambda claim: value_with_spread(claim["spread"]),
-    "seeds": lambda claim: str(claim["seeds"]),
-    "source": lambda claim: str(claim["source"]),
-    "accepted": lambda claim: interval_text(claim["interval"]),
-    "interval_from": lambda claim: str(claim["interval_from"]),
-    "verdict": lambda claim: str(claim["verdict"]),
-    "preset": lambda claim: str(claim["preset"]),
-    "sentence": lambda claim: str(claim["sentence"]),
+FIELDS: dict[str, Callable[[JudgedClaim], str]] = {
+    "measured": lambda claim: value_with_spread(claim.measured, claim.spread),
+    "mean": lambda claim: value_with_spread(claim.measured),
+    "spread": lambda claim: value_with_spread(claim.spread),
+    "seeds": lambda claim: str(claim.seeds),
+    "source": lambda claim: claim.source,
+    "accepted": lambda claim: interval_text(claim.interval),
+    "interval_from": lambda claim: claim.interval_from,
+    "verdict": lambda claim: claim.verdict,
+    "preset": lambda claim: claim.preset,
+    "sentence": lambda claim: claim.sentence,
 }
 Cell = list[nodes.Node]
 
 
-def read_chapters(env: BuildEnvironment) -> dict[str, Any]:
+def read_chapters(env: BuildEnvironment) -> dict[str, ChapterResult]:
     """Chapter -> its claims, seconds and provenance; {} with a warning, which fails the build, where there is none."""
     path = Path(env.srcdir) / "scorecard.json"
     env.note_dependency(str(path))
     try:
-        chapters: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["chapters"]
+        return EditionScorecard.read(path).chapters
     except FileNotFoundError:
         _LOG.warning("scorecard.json is not in the book's source folder", location=env.docname, type="descent")
         return {}
-    return chapters
 
 
 def duration(seconds: float) -> str:
@@ -63,12 +64,15 @@ def duration(seconds: float) -> str:
     return f"{total // 3600} h {total % 3600 // 60} min"
 
 
-def totals(chapters: dict[str, Any]) -> str:
+def totals(chapters: Mapping[str, ChapterResult]) -> str:
     """`11 claims: 8 reproduced, 2 not reproduced, 1 not judged at this preset`."""
-    claims = [claim for chapter in chapters.values() for claim in chapter["claims"]]
-    count = Counter(claim["verdict"] for claim in claims)
-    noun = "claim" if len(claims) == 1 else "claims"
-    return f"{len(claims)} {noun}: " + ", ".join(f"{count[verdict]} {verdict}" for verdict in _VERDICTS)
+    count = Counter(claim.verdict for chapter in chapters.values() for claim in chapter.claims)
+    noun = "claim" if count.total() == 1 else "claims"
+    return f"{count.total()} {noun}: " + ", ".join(f"{count[verdict]} {verdict}" for verdict in get_args(Verdict))
+
+
+def _presets(chapter: ChapterResult) -> list[str]:
+    return sorted({claim.preset for claim in chapter.claims})
 
 
 def cell_label(identity: str) -> str:
@@ -100,8 +104,7 @@ class ClaimRole(SphinxRole):
         """The text; an unknown id or field is a warning, which fails the build."""
         name, _, field = self.text.partition(":")
         field = field or "measured"
-        chapters = read_chapters(self.env)
-        known = {claim["id"]: claim for chapter in chapters.values() for claim in chapter["claims"]}
+        known = {claim.id: claim for chapter in read_chapters(self.env).values() for claim in chapter.claims}
         for what, value, choices in (("claim", name, known), ("field", field, FIELDS)):
             if value not in choices:
                 message = f"{what} {value!r}: expected one of {', '.join(sorted(choices)) or 'none'}"
@@ -152,24 +155,24 @@ class ScorecardDirective(Table):
             return [summary]
         return [summary, *(self.chapter(name, chapter) for name, chapter in chapters.items())]
 
-    def chapter(self, name: str, chapter: dict[str, Any]) -> nodes.table:
+    def chapter(self, name: str, chapter: ChapterResult) -> nodes.table:
         """One chapter's table."""
-        presets = " and ".join(f"`{preset}`" for preset in sorted({claim["preset"] for claim in chapter["claims"]}))
+        presets = " and ".join(f"`{preset}`" for preset in _presets(chapter))
         title = self.markdown(f"{{doc}}`{name}`, preset {presets}")
-        return self.table(title, self.widths, [self.claim(claim) for claim in chapter["claims"]])
+        return self.table(title, self.widths, [self.claim(claim) for claim in chapter.claims])
 
-    def claim(self, claim: dict[str, Any]) -> nodes.row:
+    def claim(self, claim: JudgedClaim) -> nodes.row:
         """One claim's row; the verdict's cell carries the verdict as a class."""
-        seeds = f"{claim['seeds']} seeds" if claim["seeds"] > 1 else "one value"
-        sentence = self.markdown(f"{claim['sentence']} {{cite:p}}`{claim['cite']}`")
-        name = link_to(cell_label(claim["id"]), self.env.docname, nodes.literal(text=claim["id"]))
+        seeds = f"{claim.seeds} seeds" if claim.seeds > 1 else "one value"
+        sentence = self.markdown(f"{claim.sentence} {{cite:p}}`{claim.cite}`")
+        name = link_to(cell_label(claim.id), self.env.docname, nodes.literal(text=claim.id))
         sentence.append(nodes.paragraph("", "", name, classes=["detail"]))
-        accepted = self.text(FIELDS["accepted"](claim), claim["interval_from"])
+        accepted = self.text(FIELDS["accepted"](claim), claim.interval_from)
         measured = self.text(FIELDS["measured"](claim), seeds)
-        row = self.row([sentence, self.text(claim["source"]), accepted, measured, self.text(claim["verdict"])])
-        row.children[-1]["classes"] += ["verdict", nodes.make_id(claim["verdict"])]
-        row["ids"].append(anchor := nodes.make_id(f"score-{claim['id']}"))
-        note_target(self.env, row_label(claim["id"]), self.env.docname, anchor)
+        row = self.row([sentence, self.text(claim.source), accepted, measured, self.text(claim.verdict)])
+        row.children[-1]["classes"] += ["verdict", nodes.make_id(claim.verdict)]
+        row["ids"].append(anchor := nodes.make_id(f"score-{claim.id}"))
+        note_target(self.env, row_label(claim.id), self.env.docname, anchor)
         return row
 
 
@@ -183,27 +186,81 @@ class RuntimesDirective(Table):
         rows = [self.chapter(name, chapter) for name, chapter in read_chapters(self.env).items()]
         return [self.table(self.text("Run times of this edition"), self.widths, rows)] if rows else []
 
-    def chapter(self, name: str, chapter: dict[str, Any]) -> nodes.row:
+    def chapter(self, name: str, chapter: ChapterResult) -> nodes.row:
         """One chapter's row."""
-        origin = chapter["provenance"]
+        origin = chapter.provenance
         machine = f"{origin['machine']}, {origin['cpu_capability']}"
         threads = f"{origin['threads']} thread" + ("s" if origin["threads"] != 1 else "")
         versions = ", ".join(f"{label} {origin[key]}" for key, label in _VERSIONS.items() if origin.get(key))
-        presets = ", ".join(sorted({claim["preset"] for claim in chapter["claims"]}))
         return self.row(
             [
                 self.markdown(f"{{doc}}`{name}`"),
-                self.text(presets),
-                self.text(duration(chapter["seconds"])),
+                self.text(", ".join(_presets(chapter))),
+                self.text(duration(chapter.seconds)),
                 self.text(machine, threads),
                 self.text(versions, f"commit {origin['commit']}" if origin.get("commit") else ""),
             ]
         )
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
-    """Register with Sphinx."""
+def _code_cells(doctree: nodes.document) -> Iterator[nodes.container]:
+    yield from (node for node in doctree.findall(nodes.container) if node.get("nb_element") == "cell_code")
+
+
+def _source(cell: nodes.container) -> str:
+    return next((block.astext() for block in cell.findall(nodes.literal_block)), "")
+
+
+def _names(cell: nodes.container) -> list[nodes.literal]:
+    """The pieces of code in the words and tables of a cell's outputs."""
+    return [node for node in cell.findall(nodes.literal) if not isinstance(node.parent, nodes.literal_block)]
+
+
+def judging(cells: list[nodes.container], name: str) -> nodes.container | None:
+    """The cell that judges a claim: the first whose code has its name in quotes, else whose output names it."""
+    quoted = [cell for cell in cells if f'"{name}"' in _source(cell)]
+    shown = [cell for cell in cells if any(node.astext() == name for node in _names(cell))]
+    return next(iter([*quoted, *shown]), None)
+
+
+def link_claims(app: Sphinx, doctree: nodes.document) -> None:
+    """Make each claim's cell a target, and its name in the chapter's tables a link to its row of the scorecard."""
+    chapter = app.env.docname
+    cells = list(_code_cells(doctree))
+    result = read_chapters(app.env).get(chapter) if cells else None
+    for claim in result.claims if result else []:
+        name = claim.id.partition(".")[2]
+        cell = judging(cells, name)
+        if cell is None:
+            _LOG.warning(f"no cell of {chapter} judges {name}", location=chapter, type="descent", subtype="claim")
+            continue
+        anchor = nodes.make_id(f"claim-{name}")
+        cell["ids"].append(anchor)
+        note_target(app.env, cell_label(claim.id), chapter, anchor)
+        for literal in [node for each in cells for node in _names(each) if node.astext() == name]:
+            literal.replace_self(link_to(row_label(claim.id), chapter, literal.deepcopy()))
+
+
+def name_sources(app: Sphinx, doctree: nodes.document) -> None:
+    """Below each figure of a chapter: the file that draws it, and what it is called in `figures_dir`."""
+    address = app.config.html_theme_options.get("repository_url", "")
+    branch = app.config.html_theme_options.get("repository_branch", "main")
+    file = f"notebooks/{app.env.docname}.ipynb"
+    for cell in _code_cells(doctree):
+        saved = _SAVED.search(_source(cell))
+        for figure in cell.findall(nodes.figure):
+            text = nodes.paragraph("", "Drawn by ", classes=["drawn-by"])
+            text += nodes.reference("", file, refuri=f"{address}/blob/{branch}/{file}", internal=False)
+            if saved:
+                kept = nodes.literal(text=f"{saved[1]}.png")
+                text += [nodes.Text("; "), nodes.literal(text="figures_dir"), nodes.Text(" keeps it as "), kept]
+            figure += nodes.legend("", text)
+
+
+def setup(app: Sphinx) -> None:
+    """Register this module with Sphinx."""
     app.add_role("claim", ClaimRole())
     app.add_directive("scorecard", ScorecardDirective)
     app.add_directive("runtimes", RuntimesDirective)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect("doctree-read", link_claims, priority=650)
+    app.connect("doctree-read", name_sources, priority=650)

@@ -1,7 +1,6 @@
 """How the book's pages are made: figures that work without a network, and no output lost in silence.
 
-A Sphinx extension on top of myst-nb (`extra_extensions` in `_config.yml`). Sphinx runs with warnings as errors, so
-every `_LOG.warning` here fails the build.
+It stands on top of myst-nb. Sphinx runs with warnings as errors, so every `_LOG.warning` here fails the build.
 """
 
 from __future__ import annotations
@@ -19,11 +18,10 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from descent_book.pages.scripts import PART, WHOLE, mathjax, part_of_plotly, suffices, whole_plotly
+from descent_book.pages.scripts import ASSETS, PART, WHOLE, mathjax, part_of_plotly, suffices, whole_plotly
 
 PLOTLY = "application/vnd.plotly.v1+json"
 FIGURES = "_figures"  # the folder of the figures' data, beside the pages
-ASSETS = Path(__file__).parent / "assets"
 PLAIN_MARK = re.compile(r'<span class="[npw]">([^<]*)</span>')
 ICON_SCRIPT = re.compile(r'<script[^>]*src="[^"]*/fontawesome\.js[^"]*"></script>')
 _LOG = logging.getLogger(__name__)
@@ -188,8 +186,8 @@ def drop_thebe(app: Sphinx, page: str, template: str, context: Any, doctree: nod
         context[kind] = [asset for asset in context.get(kind, []) if not _is_thebe(asset)]
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
-    """Register with Sphinx."""
+def setup(app: Sphinx) -> None:
+    """Register this module with Sphinx."""
     app.add_node(PlotlyFigure, html=(_visit_plotly, _depart_plotly))
     app.add_css_file("book.css")
     app.add_js_file("sortable.js")
@@ -200,4 +198,3 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-page-context", lighten_code)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("build-finished", drop_what_no_page_needs)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,23 +1,45 @@
-"""Print the built book as one PDF, `_build/anatomy_of_descent.pdf`, by a Chromium without a window.
+"""The book as one PDF: all pages joined into one, printed by a Chromium without a window, and linked from the pages.
 
 python -m descent_book.pages.pdf    prints what `make html` or `make book` has built
+
+The next `make html` or `make book` lays the file beside the pages, where it was made from just these.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 import tempfile
+from collections.abc import Collection
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
+import yaml
+from bs4 import BeautifulSoup, Tag
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 from descent.checkout import ProjectError, project_root
-from descent_book.pages.browser import ARGUMENTS, NAMES, find_chromium
-from descent_book.pages.printable import KEY, PDF, key_beside
-from descent_book.pages.printed import PrintError, combined, read_book
+from descent_book.pages.build import KEY, PDF, key_beside
+from descent_book.pages.scripts import ASSETS, mathjax
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# Software WebGL for the 3-D figures; a proxy that does not exist, so that no request leaves the machine.
+BROWSER_ARGUMENTS = (
+    "--no-sandbox",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--proxy-server=127.0.0.1:9",
+    "--proxy-bypass-list=<-loopback>",
+)
 WIDTH, SIDE = 210, 20  # mm, of A4 and of each margin at its sides
 TIMEOUT = 300_000  # ms; some minutes of mathematics on one slow core
 FOOT = (
@@ -33,6 +55,133 @@ READY = """async () => {
 TOO_WIDE = """() => [...document.body.querySelectorAll("*")]
   .filter(node => !node.closest("mjx-container") && node.getBoundingClientRect().right > window.innerWidth + 1)
   .map(node => `${node.closest("section.page")?.id}: <${node.localName}> ${node.textContent.trim().slice(0, 60)}`)"""
+NOT_PRINTED = "a.headerlink, script, .only-on-screen, button"
+SETTINGS = (
+    '{options: {processHtmlClass: "math"}, svg: {fontCache: "global"}}'  # of MathJax: glyphs once, not per formula
+)
+
+
+class PrintError(Exception):
+    """The book cannot be printed as it is; the message says what to do."""
+
+
+class Part(NamedTuple):
+    """Pages under one caption of the contents."""
+
+    caption: str
+    pages: list[str]
+
+
+class Book(NamedTuple):
+    """What the title page says, and the contents."""
+
+    title: str
+    author: str
+    address: str
+    preset: str
+    parts: list[Part]
+
+
+def read_book(source: Path) -> Book:
+    """The settings, contents and preset in a folder of sources, as `descent_book.pages.build` lays it out.
+
+    Raises:
+        PrintError: one of its files is missing.
+    """
+    try:
+        config = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))
+        toc = yaml.safe_load((source / "_toc.yml").read_text(encoding="utf-8"))
+        preset = json.loads((source / "scorecard.json").read_text(encoding="utf-8"))["preset"]
+    except OSError as error:
+        raise PrintError(f"{error.filename}: not found; build the book first: make html, or make book") from error
+    rest = toc.get("parts") or [{"chapters": toc.get("chapters", [])}]
+    parts = [Part("", [str(toc["root"])])]
+    parts += [Part(part.get("caption", ""), [str(entry["file"]) for entry in part["chapters"]]) for part in rest]
+    return Book(config["title"], config["author"], config["repository"]["url"], preset, parts)
+
+
+def article(html: Path, page: str, pages: Collection[str]) -> Tag:
+    """The text of one page: identities and links made unique by the page's name, hidden cells open, nothing to press.
+
+    Raises:
+        PrintError: the page is missing, or an interactive figure on it has no still picture.
+    """
+    file = html / f"{page}.html"
+    if not file.is_file():
+        raise PrintError(f"{file}: not found; build the book again: make html, or make book")
+    found = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser").select_one("article")
+    if found is None:
+        raise PrintError(f"{file}: expected an <article>, as the book's theme writes it")
+    for gone in found.select(NOT_PRINTED):
+        gone.decompose()
+    for figure in found.select("div.interactive"):
+        if figure.find("img") is None:
+            raise PrintError(f"{page}: no still picture beside the interactive figure: {figure.get('aria-label')}")
+    for details in found.select("details"):
+        details["open"] = ""
+    for image in found.select("img"):
+        image["src"] = (html / str(image["src"])).as_uri()
+        image.attrs.pop("loading", None)  # all at once, or the print begins before the last is there
+    _join_links(found, page, pages)
+    found.name, found["class"], found["id"] = "section", "page", page
+    return found
+
+
+def _join_links(found: Tag, page: str, pages: Collection[str]) -> None:
+    """Make identities unique in the whole book, and have the links between pages point at them."""
+    for node in found.select("[id]"):
+        node["id"] = f"{page}--{node['id']}"
+    for link in found.select("a[href]"):
+        target, _, anchor = str(link["href"]).partition("#")
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        name = target.removesuffix(".html") or page
+        if name in pages:
+            link["href"] = f"#{name}--{anchor}" if anchor else f"#{name}"
+        else:
+            del link["href"]  # a download or the index, which are not printed
+
+
+def front(book: Book, titles: dict[str, str]) -> str:
+    """The title page and the contents."""
+    edition = "Published edition" if book.preset in ("paper", "published") else f"Edition at preset {book.preset}"
+    icon = (ASSETS / "favicon.svg").read_text(encoding="utf-8")
+    lines = [f'<section class="cover">{icon}<p class="title">{escape(book.title)}</p>']
+    lines += [f"<p>{escape(book.author)}</p><p>{edition}</p><p><code>{escape(book.address)}</code></p></section>"]
+    lines += ['<nav class="contents"><h1>Contents</h1>']
+    for part in book.parts:
+        items = [f'<li><a href="#{page}">{escape(titles[page])}</a></li>' for page in part.pages]
+        lines += [f"<p>{escape(part.caption)}</p>" if part.caption else "", "<ul>", *items, "</ul>"]
+    return "\n".join([*lines, "</nav>"])
+
+
+def combined(html: Path, book: Book) -> str:
+    """One page of HTML: title, contents, and the text of every page.
+
+    Raises:
+        PrintError: see `article`.
+    """
+    names = [page for part in book.parts for page in part.pages]
+    articles = {page: article(html, page, names) for page in names}
+    titles = {page: _title(found, page) for page, found in articles.items()}
+    static = html / "_static"
+    styles = [static / "pygments.css", ASSETS / "print.css"]
+    head = ['<!doctype html><html lang="en" data-theme="light"><head><meta charset="utf-8">']
+    head += [f"<title>{escape(book.title)}</title>"]
+    head += [f'<link rel="stylesheet" href="{style.as_uri()}">' for style in styles]
+    head += [f"<script>window.MathJax = {SETTINGS}</script>"]
+    head += [f'<script defer src="{mathjax("tex-svg.js").as_uri()}"></script></head><body>']
+    return "\n".join([*head, front(book, titles), *map(str, articles.values()), "</body></html>"])
+
+
+def _title(found: Tag, page: str) -> str:
+    heading: Any = found.find("h1")
+    return heading.get_text(" ", strip=True) if heading else page
+
+
+def find_chromium() -> str | None:
+    """The first Chromium on the PATH; None where there is none."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def print_book(html: Path, source: Path, target: Path, chromium: str | None = None) -> Path:
@@ -52,7 +201,7 @@ def print_book(html: Path, source: Path, target: Path, chromium: str | None = No
     book = read_book(source)
     program = chromium or find_chromium()
     if program is None:
-        names = ", ".join(NAMES)
+        names = ", ".join(BROWSERS)
         raise PrintError(f"no Chromium on the PATH: expected one of {names}; install one, or name it with --browser")
     if not Path(program).is_file():
         raise PrintError(f"--browser {program}: no such file; expected the program of a Chromium")
@@ -70,7 +219,7 @@ def _print(page: Path, target: Path, program: str) -> None:
 
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))
+            browser = playwright.chromium.launch(executable_path=program, args=list(BROWSER_ARGUMENTS))
         except Error as error:
             raise PrintError(f"{program} does not start: {error.message.splitlines()[0]}") from error
         try:
@@ -123,6 +272,33 @@ def make(root: Path, chromium: str | None = None) -> Path:
     print_book(build / "html", build / "source", build / PDF, chromium)
     key_beside(build).write_text(key.read_text(encoding="utf-8"), encoding="utf-8")
     return build / PDF
+
+
+class PrintedDirective(SphinxDirective):
+    """{printed}: a sentence that leads to the printed book and gives its size."""
+
+    def run(self) -> list[nodes.Node]:
+        """One paragraph, or none; the printed book itself leaves it out."""
+        file = Path(self.env.srcdir) / PDF
+        if not file.is_file():
+            return []
+        text = nodes.paragraph("", "The whole book is also one file, to print or to keep: ", classes=["only-on-screen"])
+        text += nodes.reference("", PDF, refuri="../" * self.env.docname.count("/") + PDF, internal=False)
+        text += nodes.Text(f" ({file.stat().st_size / 1e6:.1f} MB).")
+        return [text]
+
+
+def copy_printed(app: Sphinx, failure: Exception | None) -> None:
+    """Lay the printed book and the key of its sources beside the pages."""
+    for name in (PDF, KEY):
+        if failure is None and (file := Path(app.srcdir) / name).is_file():
+            shutil.copyfile(file, Path(app.outdir) / name)
+
+
+def setup(app: Sphinx) -> None:
+    """Register this module with Sphinx."""
+    app.add_directive("printed", PrintedDirective)
+    app.connect("build-finished", copy_printed)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -22,6 +22,7 @@ from descent.checkout import data_folder
 from descent.data.fetching import DamagedDataError, MissingDataError
 from descent.repro.files import atomic_path, sha256_of
 
+ASSETS = Path(__file__).parent / "assets"  # the scripts and styles that are the book's own
 NAME = "plotly.js-gl3d-dist-min"  # the part's package
 WHOLE, PART = "plotly.min.js", "plotly-gl3d.min.js"
 TIMEOUT_S = 120.0

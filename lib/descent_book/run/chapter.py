@@ -1,4 +1,7 @@
-"""What a chapter's notebook declares: parameters, their limits and meanings, its presets. It is not run for that."""
+"""A chapter's notebook, parsed once: its parameters, their limits and meanings, its presets and its key.
+
+Nothing of the notebook is executed but the class definitions of its `settings` cell.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +18,217 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from descent_book.run.keys import NOT_COUNTED, Key, key_of
+from descent_book.run.notebook import tags
 from descent_book.run.project import NEUTRAL_PARAMETERS, notebook_path
 
 DEFAULT_PRESET = "quick"
+# Parameters that mean the same in all chapters; a chapter's own table may say more of one of them.
+COMMON = {
+    "preset": "the name printed beside every result; it decides which claims are judged",
+    "seed": "the one integer from which all randomness of the chapter follows",
+    "results_dir": "a folder for the record of the measurements and the judged claims; empty for none",
+    "figures_dir": "a folder in which each figure is also kept as PNG, SVG and PDF; empty for none",
+}
+_NAMES = re.compile(r"`(\w+)`")
+_KINDS = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
 
 
 class RefusedError(ValueError):
     """A parameter, preset or chapter that does not exist or may not have this value."""
+
+
+class Parameter(NamedTuple):
+    """One parameter, every field as text; `values` has one for each preset, `quick` first, then by name."""
+
+    name: str
+    meaning: str
+    accepted: str
+    values: dict[str, str]
+
+
+class Chapter:
+    """A chapter of the book.
+
+    Attributes:
+        root: the project's folder.
+        name: of the chapter; its notebook is `notebooks/<name>.ipynb`.
+        path: of the notebook.
+        notebook: the notebook's JSON as it stands in the file.
+        cells: the notebook's cells, each with its source as one string.
+        code: those of the cells that hold code.
+    """
+
+    def __init__(self, root: Path, name: str, notebook: Mapping[str, Any]) -> None:
+        self.root, self.name, self.path = root, name, notebook_path(root, name)
+        self.notebook = notebook
+        self.cells: list[dict[str, Any]] = [{**cell, "source": "".join(cell["source"])} for cell in notebook["cells"]]
+        self.code = [cell for cell in self.cells if cell["cell_type"] == "code"]
+
+    @classmethod
+    def read(cls, root: Path, name: str) -> Chapter:
+        """The chapter `name` of the project at `root`.
+
+        Raises:
+            RefusedError: the file is not a notebook.
+        """
+        path = notebook_path(root, name)
+        try:
+            return cls(root, name, json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RefusedError(f"{path.name}: not a readable notebook ({error})") from error
+
+    def tagged(self, tag: str) -> str:
+        """The source of the one cell with this tag, without lines of IPython magic.
+
+        Raises:
+            RefusedError: no cell, or more than one, has the tag.
+        """
+        sources = [cell["source"] for cell in self.cells if tag in tags(cell)]
+        if len(sources) != 1:
+            raise RefusedError(f"{self.path.name}: {len(sources)} cells are tagged {tag!r}; expected exactly one")
+        return "\n".join(line for line in sources[0].splitlines() if not line.lstrip().startswith(("%", "!")))
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The parameters with their values at preset `quick`, in the order of the `parameters` cell.
+
+        Raises:
+            RefusedError: the cell holds something other than `name = literal`.
+        """
+        values = {}
+        for node in ast.parse(self.tagged("parameters")).body:
+            if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
+                raise RefusedError(f"{self.path.name}, parameters, line {node.lineno}: expected `name = literal`")
+            name = node.targets[0].id
+            try:
+                values[name] = ast.literal_eval(node.value)
+            except ValueError as error:
+                message = f"{self.path.name}: {name} is not a literal; nothing may be computed there"
+                raise RefusedError(message) from error
+        return values
+
+    @cached_property
+    def settings(self) -> type[BaseModel]:
+        """The notebook's `Settings`: its class definitions, executed with only those imports that they use.
+
+        Raises:
+            RefusedError: the `settings` cell defines no pydantic model called `Settings`.
+        """
+        classes = [node for node in ast.parse(self.tagged("settings")).body if isinstance(node, ast.ClassDef)]
+        used = {leaf.id for node in classes for leaf in ast.walk(node) if isinstance(leaf, ast.Name)}
+        body: list[ast.stmt] = [*_imports(self.tagged("imports"), used), *classes]
+        module = ast.fix_missing_locations(ast.Module(body=body, type_ignores=[]))
+        namespace: dict[str, Any] = {"__name__": f"settings_of_{self.name}"}
+        exec(compile(module, self.path.name, "exec", dont_inherit=True), namespace)
+        model = namespace.get("Settings")
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise RefusedError(f"{self.path.name}: the settings cell defines no pydantic model called `Settings`")
+        return model
+
+    @cached_property
+    def presets(self) -> list[str]:
+        """The names of its presets: `quick`, its defaults, and each `notebooks/presets/<preset>/<chapter>.yml`."""
+        files = (self.root / "notebooks" / "presets").glob(f"*/{self.name}.yml")
+        return sorted({DEFAULT_PRESET, *(file.parent.name for file in files)})
+
+    def preset_values(self, preset: str) -> dict[str, Any]:
+        """The parameters that a preset sets.
+
+        Raises:
+            RefusedError: there is no such preset, or its file is not a flat mapping that names its own preset.
+        """
+        if preset not in self.presets:
+            raise RefusedError(f"{self.name} has no preset {preset!r}{nearest_choice(preset, self.presets)}")
+        file = self.root / "notebooks" / "presets" / preset / f"{self.name}.yml"
+        if not file.is_file():
+            return {"preset": preset}
+        where = file.relative_to(self.root)
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise RefusedError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict) or values.get("preset") != preset:
+            raise RefusedError(f"{where}: expected `name: value` lines, one of them `preset: {preset}`")
+        return values
+
+    def resolve(self, preset: str, given: Mapping[str, str]) -> dict[str, Any]:
+        """Every parameter: the defaults, then the preset's values, then those given; validated, with types mended.
+
+        A parameter given on top of a preset makes the preset `custom`, unless it only says where to write or is the
+        seed.
+
+        Raises:
+            RefusedError: a name that the notebook does not have, or a value that its `Settings` refuse.
+        """
+        chosen = self.preset_values(preset)
+        self._refuse_unknown(chosen, f"presets/{preset}/{self.name}.yml")
+        self._refuse_unknown(given, self.name)
+        if "preset" in given:
+            raise RefusedError(
+                "preset is not a parameter to give with -p; use --preset NAME (make edition PRESET=NAME)"
+            )
+        changed = {name: _literal(text, self.defaults[name]) for name, text in given.items()}
+        if set(changed) - {"seed", *NEUTRAL_PARAMETERS}:
+            chosen["preset"] = "custom"
+        merged = {**self.defaults, **chosen, **changed}
+        try:
+            return self.settings(**merged).model_dump(mode="json")
+        except ValidationError as error:
+            raise RefusedError(f"{self.name}: {_complaint(error, merged, self.defaults)}") from error
+
+    def _refuse_unknown(self, names: Iterable[str], where: str) -> None:
+        for name in names:
+            if name not in self.defaults:
+                raise RefusedError(f"{where}: no parameter {name!r}{nearest_choice(str(name), self.defaults)}")
+
+    def key(self, parameters: Mapping[str, Any], library: Path) -> Key:
+        """What a run depends on; outputs, words, captions, and where to write or to compute do not count.
+
+        Args:
+            parameters: all of them, as `resolve` gives them.
+            library: the folder of the package `descent`.
+
+        Raises:
+            RefusedError: the chapter's code asks the library for what it does not have.
+        """
+        counted = {name: value for name, value in parameters.items() if name not in NEUTRAL_PARAMETERS}
+        sources = [cell["source"] for cell in self.code if not set(tags(cell)) & set(NOT_COUNTED)]
+        try:
+            return key_of(self.root, library, self.name, sources, counted)
+        except ValueError as error:
+            raise RefusedError(f"{self.name}: {error}") from error
+
+    @cached_property
+    def meanings(self) -> dict[str, str]:
+        """Parameter -> unit and reason, from the table under `| parameter`; a row may be of several and names them."""
+        meanings = dict(COMMON)
+        for cell in self.cells:
+            rows = list(_rows(cell["source"])) if cell["cell_type"] == "markdown" else []
+            if rows and rows[0][0] == "parameter":
+                for first, meaning, *_ in rows[2:]:
+                    names = _NAMES.findall(first)
+                    meanings |= dict.fromkeys(names, f"{first}: {meaning}" if len(names) > 1 else meaning)
+        return meanings
+
+    def parameters(self) -> list[Parameter]:
+        """The parameters in the order of the parameters cell; `meaning` is empty where no table has one.
+
+        Raises:
+            RefusedError: the notebook's declarations cannot be read, or a preset is refused.
+        """
+        schema = self.settings.model_json_schema()
+        limits = {name: _resolved(field, schema.get("$defs", {})) for name, field in schema["properties"].items()}
+        presets = sorted(self.presets, key=lambda preset: (preset != DEFAULT_PRESET, preset))
+        values = {preset: self.resolve(preset, {}) for preset in presets}
+        return [
+            Parameter(
+                name,
+                self.meanings.get(name, ""),
+                accepted(limits[name]),
+                {preset: _written(values[preset][name]) for preset in presets},
+            )
+            for name in self.defaults
+        ]
 
 
 def nearest_choice(name: str, choices: Iterable[str]) -> str:
@@ -29,67 +237,6 @@ def nearest_choice(name: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"; the nearest valid one is {close[0]!r}" if close else ""
     return f"{hint}. Valid: {', '.join(known) or 'none'}"
-
-
-def cells(notebook: Path) -> list[dict[str, Any]]:
-    """The cells of a notebook, each with its source as one string.
-
-    Raises:
-        RefusedError: the file is not a notebook.
-    """
-    try:
-        found: list[dict[str, Any]] = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError) as error:
-        raise RefusedError(f"{notebook.name}: not a readable notebook ({error})") from error
-    return [{**cell, "source": "".join(cell["source"])} for cell in found]
-
-
-def tagged(notebook: Path, tag: str) -> str:
-    """The source of the one cell with this tag; lines of IPython magic are left out.
-
-    Raises:
-        RefusedError: no cell, or more than one, has the tag.
-    """
-    sources = [cell["source"] for cell in cells(notebook) if tag in cell["metadata"].get("tags", [])]
-    if len(sources) != 1:
-        raise RefusedError(f"{notebook.name}: {len(sources)} cells are tagged {tag!r}; expected exactly one")
-    return "\n".join(line for line in sources[0].splitlines() if not line.lstrip().startswith(("%", "!")))
-
-
-def defaults(notebook: Path) -> dict[str, Any]:
-    """The parameters of a notebook with their values at preset `quick`.
-
-    Raises:
-        RefusedError: the `parameters` cell holds something other than `name = literal`.
-    """
-    values = {}
-    for node in ast.parse(tagged(notebook, "parameters")).body:
-        if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
-            raise RefusedError(f"{notebook.name}, parameters, line {node.lineno}: expected `name = literal`")
-        try:
-            values[node.targets[0].id] = ast.literal_eval(node.value)
-        except ValueError as error:
-            message = f"{notebook.name}: {node.targets[0].id} is not a literal; nothing may be computed there"
-            raise RefusedError(message) from error
-    return values
-
-
-def settings_class(notebook: Path) -> type[BaseModel]:
-    """The notebook's `Settings`: its class definitions, run with only those imports that they use.
-
-    Raises:
-        RefusedError: the `settings` cell defines no pydantic model called `Settings`.
-    """
-    classes = [node for node in ast.parse(tagged(notebook, "settings")).body if isinstance(node, ast.ClassDef)]
-    used = {leaf.id for node in classes for leaf in ast.walk(node) if isinstance(leaf, ast.Name)}
-    body: list[ast.stmt] = [*_imports(tagged(notebook, "imports"), used), *classes]
-    module = ast.fix_missing_locations(ast.Module(body=body, type_ignores=[]))
-    namespace: dict[str, Any] = {"__name__": f"settings_of_{notebook.stem}"}
-    exec(compile(module, notebook.name, "exec", dont_inherit=True), namespace)
-    model = namespace.get("Settings")
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        raise RefusedError(f"{notebook.name}: the settings cell defines no pydantic model called `Settings`")
-    return model
 
 
 def _imports(source: str, used: set[str]) -> list[ast.stmt]:
@@ -103,33 +250,7 @@ def _imports(source: str, used: set[str]) -> list[ast.stmt]:
     return kept
 
 
-def presets(root: Path, chapter: str) -> list[str]:
-    """The presets of a chapter: `quick`, its defaults, and each `notebooks/presets/<name>/<chapter>.yml`."""
-    files = (root / "notebooks" / "presets").glob(f"*/{chapter}.yml")
-    return sorted({DEFAULT_PRESET, *(file.parent.name for file in files)})
-
-
-def preset_values(root: Path, chapter: str, preset: str) -> dict[str, Any]:
-    """The parameters that a preset sets.
-
-    Raises:
-        RefusedError: the chapter has no such preset, or the file is not a flat mapping that names its own preset.
-    """
-    if preset not in (known := presets(root, chapter)):
-        raise RefusedError(f"{chapter} has no preset {preset!r}{nearest_choice(preset, known)}")
-    file = root / "notebooks" / "presets" / preset / f"{chapter}.yml"
-    if not file.is_file():
-        return {"preset": preset}
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RefusedError(f"{file.relative_to(root)}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict) or values.get("preset") != preset:
-        raise RefusedError(f"{file.relative_to(root)}: expected `name: value` lines, one of them `preset: {preset}`")
-    return values
-
-
-def literal(text: str, default: object) -> object:
+def _literal(text: str, default: object) -> object:
     """A value given on the command line: a Python literal where it reads as one, else the text itself.
 
     Where the notebook's own value is text, it stays text.
@@ -142,38 +263,7 @@ def literal(text: str, default: object) -> object:
         return text
 
 
-def resolve(root: Path, chapter: str, preset: str, given: Mapping[str, str]) -> dict[str, Any]:
-    """Every parameter of a chapter: its defaults, then the preset's, then those given; validated, with types mended.
-
-    A parameter given on top of a preset makes the preset `custom`, unless it only says where to write or is the seed.
-
-    Raises:
-        RefusedError: a name that the notebook does not have, or a value that its `Settings` refuse.
-    """
-    notebook = notebook_path(root, chapter)
-    values = defaults(notebook)
-    chosen = preset_values(root, chapter, preset)
-    _refuse_unknown(chosen, values, f"presets/{preset}/{chapter}.yml")
-    _refuse_unknown(given, values, chapter)
-    if "preset" in given:
-        raise RefusedError("preset is not a parameter to give with -p; use --preset NAME (make edition PRESET=NAME)")
-    changed = {name: literal(text, values[name]) for name, text in given.items()}
-    if set(changed) - {"seed", *NEUTRAL_PARAMETERS}:
-        chosen["preset"] = "custom"
-    merged = {**values, **chosen, **changed}
-    try:
-        return settings_class(notebook)(**merged).model_dump(mode="json")
-    except ValidationError as error:
-        raise RefusedError(f"{chapter}: {_complaint(error, merged, values)}") from error
-
-
-def _refuse_unknown(names: Iterable[str], known: Mapping[str, Any], where: str) -> None:
-    for name in names:
-        if name not in known:
-            raise RefusedError(f"{where}: no parameter {name!r}{nearest_choice(str(name), known)}")
-
-
-def _complaint(error: ValidationError, merged: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+def _complaint(error: ValidationError, merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """The first thing that is wrong, with the parameter's name and the nearest value that would do."""
     first = error.errors()[0]
     reason = f"{first['msg'][0].lower()}{first['msg'][1:]}"
@@ -188,45 +278,7 @@ def _complaint(error: ValidationError, merged: Mapping[str, Any], values: Mappin
     if first["type"] == "literal_error":
         choices = [choice.strip("' ") for choice in str(context["expected"]).replace(" or ", ",").split(",")]
         return f"{message}{nearest_choice(str(first['input']), choices)}"
-    return f"{message}; the notebook's own value is {values[name]!r}" if name in values else message
-
-
-def chapter_key(root: Path, chapter: str, parameters: Mapping[str, Any], library: Path) -> Key:
-    """What a run of the chapter depends on; outputs, words, captions, and where to write or to compute do not count.
-
-    Raises:
-        RefusedError: its code asks the library for what it does not have.
-    """
-    counted = {name: value for name, value in parameters.items() if name not in NEUTRAL_PARAMETERS}
-    sources = [
-        cell["source"]
-        for cell in cells(notebook_path(root, chapter))
-        if cell["cell_type"] == "code" and not set(cell["metadata"].get("tags", [])) & set(NOT_COUNTED)
-    ]
-    try:
-        return key_of(root, library, chapter, sources, counted)
-    except ValueError as error:
-        raise RefusedError(f"{chapter}: {error}") from error
-
-
-# Parameters that mean the same in all chapters; a chapter's own table may say more of one of them.
-COMMON = {
-    "preset": "the name printed beside every result; it decides which claims are judged",
-    "seed": "the one integer from which all randomness of the chapter follows",
-    "results_dir": "a folder for the record of the measurements and the judged claims; empty for none",
-    "figures_dir": "a folder in which each figure is also kept as PNG, SVG and PDF; empty for none",
-}
-_NAMES = re.compile(r"`(\w+)`")
-_KINDS = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
-
-
-class Parameter(NamedTuple):
-    """One parameter, every field as text; `values` has one for each preset, in the order of `presets`."""
-
-    name: str
-    meaning: str
-    accepted: str
-    values: dict[str, str]
+    return f"{message}; the notebook's own value is {defaults[name]!r}" if name in defaults else message
 
 
 def _rows(source: str) -> Iterator[list[str]]:
@@ -234,18 +286,6 @@ def _rows(source: str) -> Iterator[list[str]]:
     for line in source.splitlines():
         if line.startswith("|"):
             yield [cell.strip() for cell in line.strip().strip("|").split("|")]
-
-
-def meanings(notebook: Path) -> dict[str, str]:
-    """Parameter -> unit and reason, from the table under `| parameter`; a row may name several, and then says so."""
-    found = dict(COMMON)
-    for cell in cells(notebook):
-        rows = list(_rows(cell["source"])) if cell["cell_type"] == "markdown" else []
-        if rows and rows[0][0] == "parameter":
-            for first, meaning, *_ in rows[2:]:
-                names = _NAMES.findall(first)
-                found |= dict.fromkeys(names, f"{first}: {meaning}" if len(names) > 1 else meaning)
-    return found
 
 
 def accepted(schema: Mapping[str, Any]) -> str:
@@ -286,30 +326,13 @@ def _list(schema: Mapping[str, Any]) -> str:
     return f"list of {count}, each {accepted(schema['items'])}"
 
 
-def written(value: object) -> str:
+def _written(value: object) -> str:
     """A value as the chapter's parameters cell would have it; an empty text as nothing."""
     return f"`{value!r}`" if value != "" else ""
 
 
-def documented_parameters(root: Path, chapter: str) -> list[Parameter]:
-    """The parameters of a chapter, in the order of its parameters cell; `meaning` is empty where no table has one.
-
-    Raises:
-        RefusedError: the notebook's declarations cannot be read, or a preset is refused.
-    """
-    notebook = notebook_path(root, chapter)
-    about, schema = meanings(notebook), settings_class(notebook).model_json_schema()
-    limits = {name: _resolved(field, schema.get("$defs", {})) for name, field in schema["properties"].items()}
-    names = sorted(presets(root, chapter), key=lambda name: (name != DEFAULT_PRESET, name))
-    values = {preset: resolve(root, chapter, preset, {}) for preset in names}
-    return [
-        Parameter(name, about.get(name, ""), accepted(limits[name]), {p: written(v[name]) for p, v in values.items()})
-        for name in defaults(notebook)
-    ]
-
-
 def _resolved(schema: Any, known: Mapping[str, Any]) -> Any:
-    """A schema with its references to named definitions filled in."""
+    """A JSON schema with its references to named definitions filled in."""
     if isinstance(schema, list):
         return [_resolved(each, known) for each in schema]
     if not isinstance(schema, dict):

@@ -6,7 +6,6 @@ python -m descent_book.run.edition build --edition quick    the HTML of what was
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,57 +17,11 @@ import click
 import descent
 from descent.checkout import ProjectError, project_root
 from descent.repro.machine import cores
-from descent_book.pages.build import INTRO, BuildError, build, intro_picture
-from descent_book.run.chapter import (
-    RefusedError,
-    chapter_key,
-    defaults,
-    documented_parameters,
-    nearest_choice,
-    resolve,
-)
-from descent_book.run.notebook import bring_words, read_executed, with_checked_outputs
-from descent_book.run.pool import run_jobs
-from descent_book.run.project import NEUTRAL_PARAMETERS, RUNNER_PARAMETERS, chapters, edition_folder, notebook_path
-from descent_book.run.worker import Job
-
-
-def runner_notes(notebook: Path) -> dict[str, Any]:
-    """What the runner noted in an executed notebook: key, preset, claims, seconds; empty where there is none.
-
-    Raises:
-        ValueError: the notebook is damaged.
-    """
-    try:
-        found: dict[str, Any] = read_executed(notebook)["metadata"].get("descent", {})
-    except OSError:
-        return {}
-    return found
-
-
-def collect_scorecard(folder: Path, edition: str, names: Sequence[str]) -> dict[str, Any]:
-    """The scorecard of an edition, from what the runner noted in its notebooks.
-
-    Raises:
-        ValueError: a notebook is damaged.
-    """
-    noted = {name: runner_notes(folder / f"{name}.ipynb") for name in names}
-    keep = ("claims", "seconds", "provenance")
-    return {"preset": edition, "chapters": {n: {k: note[k] for k in keep} for n, note in noted.items() if note}}
-
-
-def scorecard_summary(scorecard: Mapping[str, Any]) -> str:
-    """The scorecard as lines of text: chapter.claim, what was measured, the verdict; and the totals."""
-    from descent.repro.claims import value_with_spread
-
-    claims = [claim for chapter in scorecard["chapters"].values() for claim in chapter["claims"]]
-    rows = [(claim["id"], value_with_spread(claim["measured"], claim["spread"]), claim["verdict"]) for claim in claims]
-    widths = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
-    lines = [f"{name:<{widths[0]}}  {measured:>{widths[1]}}  {verdict}" for name, measured, verdict in rows]
-    verdicts = [verdict for *_, verdict in rows]
-    totals = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts), key=verdicts.count))
-    return "\n".join([*lines, f"{len(rows)} claims at preset {scorecard['preset']}: {totals or 'none'}"])
-
+from descent_book.pages.build import BuildError, build, intro_picture
+from descent_book.run.chapter import Chapter, RefusedError, nearest_choice
+from descent_book.run.notebook import bring_words, read_executed, runner_notes, with_checked_outputs
+from descent_book.run.project import INTRODUCTION, NEUTRAL_PARAMETERS, RUNNER_PARAMETERS, chapters, edition_folder
+from descent_book.run.worker import Job, run_jobs
 
 QUICK_TIMEOUT = 300  # seconds a cell may take at `quick`, on a machine with other work; `--cell-timeout` changes it
 TIMEOUT = 3600
@@ -87,30 +40,30 @@ def plan(root: Path, names: Sequence[str], preset: str, given: Mapping[str, str]
     for name in names:
         if name not in known:
             raise RefusedError(f"no chapter {name!r}{nearest_choice(name, known)}")
-    chosen = [name for name in known if name in names or not names]
+    chosen = [Chapter.read(root, name) for name in known if name in names or not names]
     if not chosen:
         raise RefusedError("_toc.yml names no chapter; expected a page that is a notebook in notebooks/")
     if "results_dir" in given and len(chosen) > 1:
         raise RefusedError("results_dir: chapters would overwrite each other; give it with --chapter NAME")
     output = folder or edition_folder(root, "custom" if set(given) - set(NEUTRAL_PARAMETERS) else preset)
-    return [_job(root, chapter, preset, given, output) for chapter in chosen]
+    resolved = [(chapter, chapter.resolve(preset, given)) for chapter in chosen]  # all, before the first key is made
+    return [_job(chapter, values, output) for chapter, values in resolved]
 
 
-def _job(root: Path, chapter: str, preset: str, given: Mapping[str, str], output: Path) -> Job:
-    notebook = notebook_path(root, chapter)
-    values = resolve(root, chapter, preset, given)
-    own = defaults(notebook)
+def _job(chapter: Chapter, values: Mapping[str, Any], output: Path) -> Job:
+    root = chapter.root
     results = edition_folder(root, "published") if output == root / "book" else output
     places = {name: str(Path(values[name]).resolve()) for name in RUNNER_PARAMETERS if values.get(name)}
-    key = chapter_key(root, chapter, values, LIBRARY)
+    key = chapter.key(values, LIBRARY)
     return Job(
-        chapter=chapter,
-        notebook=notebook,
-        inject={name: value for name, value in {**values, **places}.items() if value != own[name]},
+        chapter=chapter.name,
+        notebook=chapter.path,
+        size=len(chapter.code),
+        inject={name: value for name, value in {**values, **places}.items() if value != chapter.defaults[name]},
         parameters=values,
-        output=output / f"{chapter}.ipynb",
-        results=Path(places.get("results_dir", results / "results" / chapter)),
-        failed=root / "_build" / "failed" / f"{chapter}.ipynb",
+        output=output / f"{chapter.name}.ipynb",
+        results=Path(places.get("results_dir", results / "results" / chapter.name)),
+        failed=root / "_build" / "failed" / f"{chapter.name}.ipynb",
         key=key.digest,
         depends=key.noted(),
         timeout=QUICK_TIMEOUT if values["preset"] == "quick" else TIMEOUT,
@@ -133,17 +86,18 @@ def main() -> None:
     """Run the chapters and build the book."""
 
 
+_ROOT = click.option("--root", default=None, help="The project's folder, where it is not this package's checkout.")
+
+
 @main.command("run")
 @click.option("--preset", default="quick", show_default=True, help="A named set of parameters.")
 @click.option("--chapter", "names", multiple=True, help="Only this chapter; may be given again.")
 @click.option("-p", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter on top of the preset.")
 @click.option("--force", is_flag=True, help="Run chapters that have not changed, too.")
-@click.option(
-    "--jobs", "limit", type=click.IntRange(1), default=None, help="Chapters at once; by default, one per core."
-)
-@click.option("--cell-timeout", "timeout", type=click.IntRange(1), default=None, help="Seconds one cell may take.")
-@click.option("--output", type=click.Path(path_type=Path), default=None, help="Folder for the executed notebooks.")
-@click.option("--root", default=None, help="The project's folder, where it is not this package's checkout.")
+@click.option("--jobs", "limit", type=click.IntRange(1), help="Chapters at once; by default, one per core.")
+@click.option("--cell-timeout", "timeout", type=click.IntRange(1), help="Seconds one cell may take.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the executed notebooks.")
+@_ROOT
 def run_command(preset: str, names: tuple[str, ...], given: tuple[tuple[str, str], ...], **options: Any) -> None:
     """Execute chapters, keep them, and print the scorecard."""
     try:
@@ -163,7 +117,7 @@ def run_command(preset: str, names: tuple[str, ...], given: tuple[tuple[str, str
 
 
 def carry_out(root: Path, jobs: Sequence[Job], force: bool, limit: int) -> int:
-    """Run what is not current, say what failed, merge and print the scorecard.
+    """Run what is not current, name what failed, merge and print the scorecard.
 
     Returns:
         The exit status: 1 when a chapter failed, else 0.
@@ -171,7 +125,7 @@ def carry_out(root: Path, jobs: Sequence[Job], force: bool, limit: int) -> int:
     due = [job for job in jobs if force or not is_current(job)]
     for job in jobs:
         if job not in due:
-            bring_words(job.notebook, job.output, current=True)
+            bring_words(Chapter.read(root, job.chapter).notebook, job.output, current=True)
             click.echo(f"{job.chapter}: unchanged, not run again (--force, or make FORCE=1, runs it)")
     at_once = max(1, min(limit, len(due)))
     outcomes = run_jobs([replace(job, cores=max(1, cores() // at_once)) for job in due], at_once)
@@ -188,82 +142,85 @@ def carry_out(root: Path, jobs: Sequence[Job], force: bool, limit: int) -> int:
 
 
 def _keep_scorecard(root: Path, folder: Path, preset: str) -> bool:
-    """Merge and print the scorecard; whether it could be kept. Where not, the one of before stays.
+    """Merge and print the scorecard; whether it could be kept. Where it could not, the old one stays.
 
     A damaged chapter is named and left out; the build refuses it.
     """
     from descent.repro.files import write_atomic, write_json
+    from descent_book.run.scorecard import ChapterResult, EditionScorecard
 
-    names = []
+    results = {}
     for name in chapters(root):
         try:
-            runner_notes(folder / f"{name}.ipynb")
-            names.append(name)
+            if result := ChapterResult.of(folder / f"{name}.ipynb"):
+                results[name] = result
         except ValueError as error:
             click.echo(f"not in the scorecard: {error}", err=True)
+    scorecard = EditionScorecard(preset=preset, chapters=results)
     try:
-        scorecard = collect_scorecard(folder, preset, names)
-        write_json(root / "_build" / "scorecard.json", scorecard)
+        write_json(root / "_build" / "scorecard.json", scorecard.model_dump(mode="json"))
         if folder == edition_folder(root, "paper"):
-            write_json(folder / "scorecard.json", scorecard)
-            if (folder / f"{INTRO[0]}.ipynb").is_file():
+            write_json(folder / "scorecard.json", scorecard.model_dump(mode="json"))
+            if (folder / f"{INTRODUCTION[0]}.ipynb").is_file():
                 write_atomic(folder / "images" / "intro.png", intro_picture(folder))
     except OSError as error:
         click.echo(f"no scorecard of {folder}: {error}", err=True)
         return False
-    click.echo(scorecard_summary(scorecard))
+    click.echo(scorecard.summary())
     return True
 
 
 @main.command("build")
 @click.option("--edition", type=click.Choice(["quick", "published"]), default="quick", show_default=True)
-@click.option("--root", default=None, help="The project's folder, where it is not this package's checkout.")
+@_ROOT
 def build_command(edition: str, root: str | None) -> None:
     """Bind the HTML book from executed chapters; nothing is executed."""
+    from descent_book.run.scorecard import EditionScorecard
+
     try:
-        found = project_root(root)
+        project = project_root(root)
+        names = chapters(project)
         preset = "paper" if edition == "published" else edition
-        folder = edition_folder(found, preset)
-        scorecard = collect_scorecard(folder, preset, chapters(found))
-        known = {name: [row._asdict() for row in documented_parameters(found, name)] for name in chapters(found)}
-        page = build(found, folder, chapters(found), {"scorecard": scorecard, "parameters": known})
+        folder = edition_folder(project, preset)
+        scorecard = EditionScorecard.collect(folder, preset, names)
+        known = {name: [row._asdict() for row in Chapter.read(project, name).parameters()] for name in names}
+        page = build(project, folder, names, {"scorecard": scorecard.model_dump(mode="json"), "parameters": known})
     except (BuildError, ProjectError, ValueError, OSError) as error:
         click.echo(f"not built: {error}", err=True)
         sys.exit(1)
-    click.echo(scorecard_summary(scorecard))
+    click.echo(scorecard.summary())
     click.echo(f"open {page}")
 
 
 @main.command("store")
 @click.argument("chapter")
-@click.option("--root", default=None, help="The project's folder, where it is not this package's checkout.")
+@_ROOT
 def store_command(chapter: str, root: str | None) -> None:
     """Keep the outputs of the quick edition's checked cells in the chapter's source, for nbval to compare."""
     from descent.repro.files import write_json
 
-    found = project_root(root)
-    source, executed = notebook_path(found, chapter), edition_folder(found, "quick") / f"{chapter}.ipynb"
-    if not (source.is_file() and executed.is_file()):
+    project = project_root(root)
+    executed = edition_folder(project, "quick") / f"{chapter}.ipynb"
+    if chapter not in chapters(project) or not executed.is_file():
         click.echo(f"refused: {chapter!r} has no quick edition; make it with: make book", err=True)
         sys.exit(2)
-    if not is_current(plan(found, [chapter], "quick", {}, None)[0]):
+    (job,) = plan(project, [chapter], "quick", {}, None)
+    if not is_current(job):
         click.echo(f"refused: the quick edition of {chapter!r} is of older code; make it with: make book", err=True)
         sys.exit(1)
-    try:
-        write_json(source, with_checked_outputs(json.loads(source.read_text("utf-8")), read_executed(executed)))
-    except ValueError as error:
-        click.echo(f"refused: {error}", err=True)
-        sys.exit(1)
+    source = Chapter.read(project, chapter)
+    write_json(source.path, with_checked_outputs(source.notebook, read_executed(executed)))
 
 
 @main.command("words")
-@click.option("--root", default=None, help="The project's folder, where it is not this package's checkout.")
+@_ROOT
 def words_command(root: str | None) -> None:
     """Bring the published edition's text up to its sources, where their code is the code that was run."""
-    found = project_root(root)
-    for job in plan(found, [], "paper", {}, None):
+    project = project_root(root)
+    for job in plan(project, [], "paper", {}, None):
         try:
-            changed = job.output.is_file() and bring_words(job.notebook, job.output, is_current(job))
+            source = Chapter.read(project, job.chapter).notebook
+            changed = job.output.is_file() and bring_words(source, job.output, is_current(job))
             click.echo(f"{job.chapter}: {'brought up to its source' if changed else 'unchanged'}")
         except ValueError as error:
             click.echo(f"{job.chapter}: left as it is, {error}; make edition CHAPTER={job.chapter}")

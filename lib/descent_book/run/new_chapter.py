@@ -1,6 +1,6 @@
 """A new chapter from the template: `python -m descent_book.run.new_chapter NAME`, or `make chapter NAME=name`.
 
-The template runs, and has every part that `tests/house/test_notebooks.py` asks for; it is to be replaced part by part.
+The template runs and has every part that `tests/house/test_notebooks.py` asks for; its author replaces it part by part.
 """
 
 from __future__ import annotations
@@ -13,19 +13,26 @@ from pathlib import Path
 
 from descent.checkout import ProjectError, project_root
 from descent.repro.files import write_atomic, write_json
-from descent_book.run.chapter import RefusedError, cells
+from descent_book.run.chapter import Chapter, RefusedError
+from descent_book.run.notebook import tags
 from descent_book.run.project import chapters, notebook_path
 
 TEMPLATE = Path(__file__).with_name("new_chapter.ipynb")
 PLACEHOLDER = "new_chapter"
 NAME = re.compile(r"[a-z][a-z0-9_]{2,39}")
 LAST_PART = "  - caption: Results and evidence\n"  # new chapters stand before it
+PRESET = "preset: paper\nsizes: [50, 100, 200, 400, 800]\nruns: 20\n"
+AUDIT = """\
+# The cheapest settings at which the chapter still measures everything, and one other value for every parameter.
+small: {sizes: [10, 20], runs: 2}
+other: {seed: 1, sizes: [10, 30], shape: 0.4, runs: 3}
+"""
 
 
 def create(root: Path, name: str) -> list[Path]:
-    """Write the notebook and its preset `paper`, and add the chapter to `_toc.yml`.
+    """Write the notebook, its preset `paper` and its audit settings, and add the chapter to `_toc.yml`.
 
-    The set-up cell is the other chapters' own, so that it stays the same in all.
+    The set-up cell is that of the other chapters, so that it stays the same in all.
 
     Returns:
         The files written, `_toc.yml` last.
@@ -41,24 +48,22 @@ def create(root: Path, name: str) -> list[Path]:
         raise RefusedError(f"NAME={name!r}: there is a page of that name; take another")
     if LAST_PART not in listed:
         raise RefusedError(f"_toc.yml: expected the line {LAST_PART.strip()!r}, before which the chapter would stand")
-    text = TEMPLATE.read_text(encoding="utf-8")
-    titled = text.replace("# New chapter", f"# {name.replace('_', ' ').capitalize()}")
-    notebook = json.loads(
-        titled.replace(PLACEHOLDER.replace("_", "-"), name.replace("_", "-")).replace(PLACEHOLDER, name)
-    )
-    (setup,) = (cell for cell in notebook["cells"] if "setup" in cell["metadata"].get("tags", []))
-    setup["source"] = _setup_of(notebook_path(root, chapters(root)[0])).splitlines(keepends=True)
-    preset = root / "notebooks" / "presets" / "paper" / f"{name}.yml"
+    title = name.replace("_", " ").capitalize()
+    text = TEMPLATE.read_text(encoding="utf-8").replace("# New chapter", f"# {title}")
+    text = text.replace(PLACEHOLDER.replace("_", "-"), name.replace("_", "-")).replace(PLACEHOLDER, name)
+    notebook = json.loads(text)
+    (known,) = (cell for cell in Chapter.read(root, chapters(root)[0]).notebook["cells"] if "setup" in tags(cell))
+    (setup,) = (cell for cell in notebook["cells"] if "setup" in tags(cell))
+    setup["source"] = known["source"]
     write_json(notebook_path(root, name), notebook)
-    write_atomic(preset, b"preset: paper\nsizes: [50, 100, 200, 400, 800]\nruns: 20\n")
-    entry = f"  - caption: {name.replace('_', ' ').capitalize()}\n    chapters:\n      - file: {name}\n"
-    write_atomic(contents, listed.replace(LAST_PART, entry + LAST_PART).encode())
-    return [notebook_path(root, name), preset, contents]
-
-
-def _setup_of(notebook: Path) -> str:
-    (source,) = (cell["source"] for cell in cells(notebook) if "setup" in cell["metadata"].get("tags", []))
-    return str(source)
+    files = {
+        root / "notebooks" / "presets" / "paper" / f"{name}.yml": PRESET,
+        root / "notebooks" / "audits" / f"{name}.yml": AUDIT,
+        contents: listed.replace(LAST_PART, f"  - caption: {title}\n    chapters:\n      - file: {name}\n{LAST_PART}"),
+    }
+    for path, content in files.items():
+        write_atomic(path, content)
+    return [notebook_path(root, name), *files]
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from descent.checkout import ProjectError
 
 RUNNER_PARAMETERS = ("results_dir", "figures_dir")  # where to write, not what to compute: never part of a key
 NEUTRAL_PARAMETERS = (*RUNNER_PARAMETERS, "scheduler")  # nor where it is computed: no trace stays in an edition
+INTRODUCTION = ("saddles", "fig-saddles")  # the chapter and the figure that the introduction and the README show
 
 
 def pages(root: Path) -> list[str]:
@@ -20,10 +21,10 @@ def pages(root: Path) -> list[str]:
     Raises:
         ProjectError: `_toc.yml` names no page.
     """
-    found = list(_files(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))))
-    if not found:
+    names = list(_files(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))))
+    if not names:
         raise ProjectError("_toc.yml names no page; expected `root:` and `file:` entries")
-    return found
+    return names
 
 
 def chapters(root: Path) -> list[str]:

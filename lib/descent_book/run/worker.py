@@ -1,8 +1,12 @@
-"""One chapter, executed by papermill in a process of its own: kept whole when it works, as an artefact when not."""
+"""Chapters executed by papermill, each in a process of its own, several at once under one progress bar.
+
+A chapter that worked is kept whole; what was written of one that failed is kept apart.
+"""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -10,23 +14,22 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from multiprocessing import parent_process
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
-from descent_book.run.notebook import as_text, seal
+from tqdm import tqdm
+
+from descent_book.run.notebook import INJECTED, as_text, cleaned, seal, tags
 from descent_book.run.project import NEUTRAL_PARAMETERS
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_SCRATCH_CELL = re.compile(r"\S*ipykernel_\d+/\d+\.py")
-# a bar of tqdm that was asked for by name: TQDM_DISABLE is a default only
-_BAR = re.compile(r"\r?[^\r\n|]*\d+%\|[^|\r\n]*\| [^\[\r\n]+\[[^\]\r\n]*\]\n?")
-_OF_THE_MOMENT = re.compile(r"^.*UserWarning: A worker stopped while some jobs .*\n +warnings\.warn\(\n", re.MULTILINE)
+_HEADING = re.compile(r"^#+\s+(.+?)\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,13 @@ class Job:
     """A chapter to run.
 
     Attributes:
+        chapter: its name.
         notebook: its source.
+        size: the number of its code cells.
         inject: the parameters that differ from the notebook's own, as papermill is to inject them.
         parameters: all of them, as they are noted in the result.
         output, results, failed: where the executed notebook, its record and claims, or the failed notebook go.
-        key: content hash of everything the run depends on.
+        key: digest of everything that the run depends on.
         depends: the parts of the key, as the edition keeps them to say later what differs.
         timeout: seconds that a cell may take.
         cores: threads that the chapter may use.
@@ -47,6 +52,7 @@ class Job:
 
     chapter: str
     notebook: Path
+    size: int
     inject: Mapping[str, Any]
     parameters: Mapping[str, Any]
     output: Path
@@ -75,7 +81,74 @@ class Outcome:
     chapter: str
     seconds: float
     error: str = ""
-    claims: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run_jobs(jobs: Sequence[Job], limit: int) -> list[Outcome]:
+    """Run jobs in processes of their own, at most `limit` at once, under one progress bar.
+
+    Every chapter runs to its end, whatever happens to the others. An interrupt ends all of them.
+    """
+    waiting = list(jobs)
+    running: dict[Connection, BaseProcess] = {}
+    outcomes: list[Outcome] = []
+    finished: dict[str, int] = {}
+    sizes = {job.chapter: job.size for job in jobs}
+    form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} cells, {elapsed}"
+    bar = tqdm(total=sum(sizes.values()), bar_format=form, dynamic_ncols=True, file=sys.stderr)
+    with bar, _ended_together(running):
+        while waiting or running:
+            while waiting and len(running) < limit:
+                receiver, process = _start(waiting.pop(0))
+                running[receiver] = process
+            for ready in wait(list(running), timeout=1):
+                receiver = cast(Connection, ready)
+                event = _receive(receiver, running[receiver])
+                if isinstance(event, Started):
+                    finished[event.chapter] = event.number - 1
+                    heading = event.heading or "start"
+                    bar.set_description(f"{event.chapter}: {heading} (cell {event.number})", refresh=False)
+                else:
+                    finished[event.chapter] = sizes[event.chapter]
+                    outcomes.append(event)
+                    running.pop(receiver).join()
+                bar.n = sum(finished.values())
+                bar.refresh()
+            if sys.stderr.isatty():
+                bar.refresh()  # the clock goes on during a long cell
+    return outcomes
+
+
+def _start(job: Job) -> tuple[Connection, BaseProcess]:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=work_on_job, args=(job, sender), name=job.chapter)
+    process.start()
+    sender.close()  # so that the worker's death is seen as the end of the pipe
+    return receiver, process
+
+
+def _receive(receiver: Connection, process: BaseProcess) -> Started | Outcome:
+    try:
+        event: Started | Outcome = receiver.recv()
+    except EOFError:
+        process.join()
+        return Outcome(process.name, 0.0, f"its process ended with status {process.exitcode}, without a word")
+    return event
+
+
+@contextmanager
+def _ended_together(running: Mapping[Connection, BaseProcess]) -> Iterator[None]:
+    """Let no worker outlive the block; a plain `kill` counts as an interrupt."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.join(10)
+            process.kill()
 
 
 def environment(cores: int) -> dict[str, str]:
@@ -88,11 +161,6 @@ def environment(cores: int) -> dict[str, str]:
     return {"DESCENT_CORES": str(cores), "TQDM_DISABLE": "1", "MPLBACKEND": backend, **allowed}
 
 
-def code_cells(notebook: Path) -> int:
-    """The number of code cells of a notebook."""
-    return sum(cell["cell_type"] == "code" for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"])
-
-
 def work_on_job(job: Job, connection: Connection) -> None:
     """The body of a worker process: run the job, send `Started` for each cell and an `Outcome` at the end."""
     os.setsid()  # an interrupt at the terminal goes to the runner, which ends its workers itself
@@ -103,8 +171,8 @@ def work_on_job(job: Job, connection: Connection) -> None:
 
 
 def _end_with_the_runner() -> None:
-    """A runner that is killed cannot end its workers: each sees to it, and ends its kernel as at an interrupt."""
-    if runner := parent_process():
+    """End this worker and its kernel, as at an interrupt, when the runner is killed and cannot do it."""
+    if runner := multiprocessing.parent_process():
         wait([runner.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -112,21 +180,21 @@ def _end_with_the_runner() -> None:
 def execute(job: Job, report: Callable[[Started], None]) -> Outcome:
     """Run a chapter in a scratch folder; move results and notebook to their places when every cell has run.
 
-    Everything is written before anything takes its name, and the notebook takes its own last: a full disk leaves all as
-    it was, and a run cut short at any moment leaves the old key in place, and so is repeated.
+    Everything is written before any file takes its name, and the notebook takes its own last: a full disk leaves all as
+    it was, and a run cut short at any moment leaves the old key in place, so that the run is repeated.
     """
     start, last = time.monotonic(), Started(job.chapter, 0, "")
 
-    def remember(event: Started) -> None:
+    def remember(number: int, heading: str) -> None:
         nonlocal last
-        last = event
-        report(event)
+        last = Started(job.chapter, number, heading)
+        report(last)
 
     with tempfile.TemporaryDirectory(prefix="descent-") as scratch:
         raw, results = Path(scratch) / "raw.ipynb", Path(scratch) / "results"
         try:
             results.mkdir()
-            _run(job, raw, results, remember)
+            run_notebook(job.notebook, raw, {**job.inject, "results_dir": str(results)}, job.timeout, remember)
             claims = _claims(results)
             seconds = round(time.monotonic() - start, 1)
             _publish(job, raw, results, {"seconds": seconds, "claims": claims})
@@ -134,29 +202,74 @@ def execute(job: Job, report: Callable[[Started], None]) -> Outcome:
             where = f"cell {last.number} ({last.heading!r})" if last.number else "before the first cell"
             _keep_failed(job, raw)
             return Outcome(job.chapter, time.monotonic() - start, f"{where}: {_one_line(error)}")
-    return Outcome(job.chapter, seconds, claims=claims)
+    return Outcome(job.chapter, seconds)
 
 
-def _run(job: Job, raw: Path, results: Path, report: Callable[[Started], None]) -> None:
-    from descent_book.run.kernel import run_notebook
+def run_notebook(
+    notebook: Path, output: Path, parameters: Mapping[str, Any], timeout: int, report: Callable[[int, str], None]
+) -> None:
+    """Execute `notebook` with `parameters` in a kernel of this very interpreter and in the folder of `output`.
 
-    parameters = {**job.inject, "results_dir": str(results)}
-    run_notebook(
-        job.notebook, raw, parameters, job.timeout, lambda n, heading: report(Started(job.chapter, n, heading))
+    Args:
+        notebook: the source.
+        output: where papermill writes as the run goes on; left behind, as far as it came, when a cell fails.
+        parameters: what papermill injects after the `parameters` cell.
+        timeout: seconds that one cell may take.
+        report: called with the number of a code cell, from 1, and the heading above it, before the cell runs.
+
+    Raises:
+        Exception: papermill's PapermillExecutionError for a failing cell; nbclient's for a timeout or a dead kernel.
+    """
+    import papermill
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisInterpreter(AsyncKernelManager):
+        """Starts kernels of this interpreter, whatever kernels the machine has registered."""
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
+            return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+    number, heading = 0, ""
+
+    def cell_start(cell: Any, cell_index: int) -> None:
+        nonlocal number, heading
+        if cell.cell_type == "code" and INJECTED not in tags(cell):
+            number += 1
+            report(number, heading)
+        elif headings := _HEADING.findall(cell.source):
+            heading = headings[-1]
+
+    papermill.execute_notebook(
+        notebook,
+        output,
+        dict(parameters),
+        kernel_name="python3",
+        language="python",
+        kernel_manager_class=ThisInterpreter,
+        on_cell_start=cell_start,
+        progress_bar=False,
+        execution_timeout=timeout,
+        record_timing=False,
+        cwd=output.parent,
     )
 
 
 def _claims(results: Path) -> list[dict[str, Any]]:
-    """The claims that the chapter has written.
+    """The claims that the chapter has written, as plain JSON.
 
     Raises:
         FileNotFoundError: it has written none, which a chapter that ran to its end has done.
+        ValueError: the file holds something else.
     """
+    from descent.repro.claims import read_claims
+
     file = results / "claims.json"
     if not file.is_file():
         raise FileNotFoundError("the chapter ran but wrote no claims.json in its results_dir")
-    claims: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["claims"]
-    return claims
+    return [claim.model_dump(mode="json") for claim in read_claims(file)]
 
 
 def _publish(job: Job, raw: Path, results: Path, measured: Mapping[str, Any]) -> None:
@@ -188,7 +301,7 @@ def _keep_failed(job: Job, raw: Path) -> None:
     from descent.repro.files import write_json
 
     if raw.is_file():
-        # papermill was cut off while writing, or the disk is full: then the message alone has to do
+        # When papermill was cut off while writing, or the disk is full, the message alone has to do.
         with suppress(ValueError, OSError):
             write_json(job.failed, cleaned(json.loads(raw.read_text(encoding="utf-8")), _hidden(job, raw.parent)))
 
@@ -205,49 +318,3 @@ def _hidden(job: Job, scratch: Path) -> dict[str, str]:
     if data := os.environ.get("DESCENT_DATA"):
         folders[data.rstrip("/")] = "data"
     return {path: folders[path] for path in sorted(folders, key=len, reverse=True) if len(path) > 1}
-
-
-def cleaned(notebook: dict[str, Any], hidden: Mapping[str, str]) -> dict[str, Any]:
-    """An executed notebook without anything of the run's time and place, so that equal runs give equal files.
-
-    papermill's metadata, timings and widget state go; the injected cell loses the parameters that only say where to
-    write or to compute, and goes when it has no other; the folders named in `hidden` are replaced in text outputs.
-    Progress bars go too, and joblib's warning that it replaced a worker process, which depends on the moment.
-    """
-    notebook["metadata"] = {k: v for k, v in notebook["metadata"].items() if k in ("kernelspec", "language_info")}
-    kept = []
-    for cell in notebook["cells"]:
-        cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k not in ("papermill", "execution")}
-        if "injected-parameters" in cell["metadata"].get("tags", []):
-            cell["id"] = "injected-parameters"
-            lines = "".join(cell["source"]).splitlines(keepends=True)
-            cell["source"] = [line for line in lines if line.split(" = ")[0] not in NEUTRAL_PARAMETERS]
-            if not any("=" in line for line in cell["source"]):
-                continue
-        if "outputs" in cell:
-            neutral = [_neutral(output, hidden) for output in cell["outputs"]]
-            cell["outputs"] = [output for output in neutral if output.get("text") != ""]
-        kept.append(cell)
-    notebook["cells"] = kept
-    return notebook
-
-
-def _neutral(output: dict[str, Any], hidden: Mapping[str, str]) -> dict[str, Any]:
-    """An output with the folders replaced in its text; images and plotly's data stay as they are."""
-    data = {k: _replaced(v, hidden) if k.startswith("text/") else v for k, v in output.get("data", {}).items()}
-    text: dict[str, Any] = {k: _replaced(output[k], hidden) for k in ("text", "traceback", "evalue") if k in output}
-    if output.get("name") == "stderr":
-        said = "".join(text["text"])
-        rest = _BAR.sub("", _OF_THE_MOMENT.sub("", said))
-        if rest != said or not rest.strip():  # a bar ends with a line break by itself
-            text["text"] = rest if rest.strip() else ""
-    return {**output, **text, **({"data": data} if "data" in output else {})}
-
-
-def _replaced(text: Any, hidden: Mapping[str, str]) -> Any:
-    if isinstance(text, list):
-        return [_replaced(line, hidden) for line in text]
-    text = _SCRATCH_CELL.sub("<cell>", text)
-    for path, word in hidden.items():
-        text = re.sub(rf"(?<![\w/]){re.escape(path)}(?![\w-])", word.replace("\\", r"\\"), text)
-    return text

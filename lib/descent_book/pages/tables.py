@@ -1,6 +1,7 @@
-"""{promises}: what the book promises, what an audit measured of it, and the tests that hold it.
+"""Tables of the prose pages beside the scorecard's: every parameter of every chapter, and every promise of the book.
 
-The sentences are in `promises.yml`, what `make audit` measured in `promises.json`; both lie beside the pages.
+The build puts their data beside the pages: the parameters in `parameters.json`, the sentences of the promises in
+`promises.yml`, and what `make audit` measured of them in `promises.json`.
 """
 
 from __future__ import annotations
@@ -19,15 +20,46 @@ from sphinx.util import logging
 
 from descent.repro.claims import value_with_spread
 from descent_book.pages.claims import Table
+from descent_book.run.chapter import Parameter
 
 MANY = 5  # cases of one kind, above which the table has their range
 _CASE = re.compile(r"(?P<whose>[^,:]+), [^:]+: (?P<what>.+)")
 _LOG = logging.getLogger(__name__)
 
 
+class ParametersDirective(Table):
+    """{parameters}: a table for each chapter, a row for each parameter."""
+
+    widths: ClassVar = {"Parameter": 15, "Meaning and unit": 35, "Accepted": 22}
+    value_width = 14
+
+    def run(self) -> list[nodes.Node]:
+        """The tables, each with a target `parameters-CHAPTER`; a parameter without a meaning fails the build."""
+        path = Path(self.env.srcdir) / "parameters.json"
+        self.env.note_dependency(str(path))
+        chapters = json.loads(path.read_text(encoding="utf-8"))
+        return [self.chapter(name, [Parameter(**row) for row in rows]) for name, rows in chapters.items()]
+
+    def chapter(self, name: str, rows: Sequence[Parameter]) -> nodes.table:
+        """One chapter's table."""
+        for row in rows:
+            if not row.meaning:
+                message = f"{name}: parameter {row.name!r} is not in the chapter's table of parameters"
+                _LOG.warning(message, location=self.get_location(), type="descent", subtype="parameters")
+        widths = self.widths | {f"At {preset}": self.value_width for preset in rows[0].values}
+        table = self.table(self.markdown(f"{{doc}}`{name}`"), widths, [self.parameter(row) for row in rows])
+        table["ids"].append(f"parameters-{nodes.make_id(name)}")
+        return table
+
+    def parameter(self, row: Parameter) -> nodes.row:
+        """One parameter's row."""
+        texts = [f"`{row.name}`", row.meaning, row.accepted, *row.values.values()]
+        return self.row([self.markdown(text or "(empty)") for text in texts])
+
+
 def gathered(measured: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     """What was measured, with more than `MANY` names `whose, case: what` of the same `whose` and `what` as one."""
-    cases = {name: found.group("whose", "what") for name in measured if (found := _CASE.fullmatch(name))}
+    cases = {name: match.group("whose", "what") for name in measured if (match := _CASE.fullmatch(name))}
     count = Counter(cases.values())
     shorter: dict[str, list[Any]] = {}
     for name, values in measured.items():
@@ -61,9 +93,8 @@ class PromisesDirective(Table):
         tests = json.loads((folder / "promises.json").read_text(encoding="utf-8"))
         unknown = {name for test in tests.values() for name in test["promises"]} - set(promises)
         unheld = [name for name in promises if not any(name in test["promises"] for test in tests.values())]
-        for fault in [f"{name}: no such promise" for name in sorted(unknown)] + [
-            f"{n}: no test holds it" for n in unheld
-        ]:
+        faults = [f"{name}: no such promise" for name in sorted(unknown)]
+        for fault in [*faults, *(f"{name}: no test holds it" for name in unheld)]:
             _LOG.warning(fault, location=self.get_location(), type="descent", subtype="promises")
         rows = [self.promise(name, text, tests) for name, text in promises.items()]
         return [self.table(self.text("What is promised, and what an audit found"), self.widths, rows)]
@@ -74,13 +105,13 @@ class PromisesDirective(Table):
         measured: dict[str, list[Any]] = {}
         for key, values in (pair for test in mine.values() for pair in test["measured"].items()):
             measured.setdefault(key, []).extend(values)
-        said = [measured_text(key, values) for key, values in gathered(measured).items()]
+        values_found = [measured_text(key, values) for key, values in gathered(measured).items()]
         cases: Counter[tuple[str, str]] = Counter()
         for path, test in mine.items():
             file = PurePosixPath(path.partition("::")[0]).name
             cases.update({(file, outcome): test[outcome] for outcome in ("passed", "failed", "skipped")})
         held = [f"`{file}`: {count} {outcome}" for (file, outcome), count in cases.items() if count]
-        row = self.row([self.markdown(sentence), self.lines(said or ["that it holds"]), self.lines(held)])
+        row = self.row([self.markdown(sentence), self.lines(values_found or ["that it holds"]), self.lines(held)])
         row.children[0].append(nodes.paragraph(text=name, classes=["detail"]))
         row["ids"].append(nodes.make_id(f"promise-{name}"))
         return row
@@ -90,7 +121,7 @@ class PromisesDirective(Table):
         return [node for text in texts for node in self.markdown(text)]
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
-    """Register with Sphinx."""
+def setup(app: Sphinx) -> None:
+    """Register this module with Sphinx."""
+    app.add_directive("parameters", ParametersDirective)
     app.add_directive("promises", PromisesDirective)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
