@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from audit_settings import RECORD_NOTHING, audit_settings
 
-from descent.repro.claims import read_claims
 from descent.repro.records import FIGURE_FORMATS, Record
 from descent_book.run.chapter import Chapter
 from descent_book.run.project import chapters
+from descent_book.run.scorecard import read_claims
 from descent_book.run.worker import environment, run_notebook
 
 ROOT = Path(__file__).parents[2]

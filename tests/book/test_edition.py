@@ -59,6 +59,20 @@ def test_a_wrong_parameter_is_refused_by_name_before_any_compute(two, case, reco
     assert not (two / "_build").exists()
 
 
+def test_a_refusal_imports_nothing_that_computes_draws_or_executes(two):
+    heavy = {"torch", "numpy", "matplotlib", "scipy", "papermill", "nbclient", "IPython", "sphinx", "bs4"}
+    program = f"""import sys
+from pathlib import Path
+from descent_book.run.edition import RefusedError, plan
+try:
+    plan(Path({str(two)!r}), [], "quick", {{"epochs": "0"}}, None)
+except RefusedError as error:
+    print(error, sorted({heavy!r} & set(sys.modules)))"""
+    done = subprocess.run([os.sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
+    assert done.stdout.startswith("first: epochs=0: input should be greater"), done.stderr
+    assert done.stdout.endswith(" []\n")
+
+
 @pytest.mark.promise("R8")
 @pytest.mark.parametrize("case", BAD_PRESETS)
 def test_a_wrong_preset_file_is_refused_by_name(two, tmp_path, case):

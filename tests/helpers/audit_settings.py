@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from descent.repro.claims import first_fault
 from descent_book.run.chapter import Chapter, nearest_choice
+from descent_book.run.scorecard import first_fault
 
 # They say where to write, where to compute, or what the run is called; `test_parameters.py` checks what they do change.
 RECORD_NOTHING = {

@@ -156,7 +156,7 @@ def executed(folder: Path) -> Kind:
         "key": "k",
         "preset": "quick",
         "seconds": 3.0,
-        "claims": [CLAIM | {"id": "first.count"}],
+        "claims": [CLAIM],
         "provenance": {"torch": "2"},
     }
     output = {"output_type": "stream", "name": "stdout", "text": [f"{number}\n" for number in range(200)]}

@@ -48,7 +48,7 @@ SETTINGS = """class Settings(BaseModel, extra="forbid", frozen=True):
 settings = Settings(**{name: globals()[name] for name in Settings.model_fields})"""
 
 CLAIM = {
-    "id": "NAME.count",
+    "id": "first.count",
     "cite": "nobody2020",
     "sentence": "The count is that of the epochs",
     "source": "2",
@@ -63,7 +63,7 @@ CLAIM = {
 }
 
 CLAIMS = f"""claim = json.loads({json.dumps(CLAIM)!r})
-claim |= {{"preset": settings.preset, "measured": float(settings.epochs)}}
+claim |= {{"id": "NAME.count", "preset": settings.preset, "measured": float(settings.epochs)}}
 if settings.results_dir:
     text = json.dumps({{"chapter": "NAME", "preset": settings.preset, "claims": [claim]}})
     Path(settings.results_dir, "claims.json").write_text(text)"""

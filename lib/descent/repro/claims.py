@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from descent.repro.files import write_json
 
@@ -79,40 +79,6 @@ class JudgedClaim(Claim):
     spread: float
     seeds: int
     verdict: Verdict
-
-
-def _finite(claim: JudgedClaim) -> JudgedClaim:
-    if not (math.isfinite(claim.measured) and math.isfinite(claim.spread)):
-        raise ValueError(f"{claim.id}: {claim.measured} ± {claim.spread}: expected finite numbers")
-    return claim
-
-
-MeasuredClaim = Annotated[JudgedClaim, AfterValidator(_finite)]  # read from a file, which may hold NaN
-
-
-class _SavedScorecard(BaseModel, extra="forbid"):
-    chapter: str
-    preset: str
-    claims: list[MeasuredClaim]
-
-
-def first_fault(error: ValidationError) -> str:
-    """The first thing that is wrong, after the place where it stands: `claims.0.seeds: Field required`."""
-    first = error.errors()[0]
-    return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
-
-
-def read_claims(path: str | Path) -> list[JudgedClaim]:
-    """The claims of one chapter that `Scorecard.save` wrote, in their order.
-
-    Raises:
-        OSError: there is no such file.
-        ValueError: the file is damaged or holds something else; the message names the file and the field.
-    """
-    try:
-        return _SavedScorecard.model_validate_json(Path(path).read_bytes()).claims
-    except ValidationError as error:
-        raise ValueError(f"{Path(path).name}: no claims of a chapter ({first_fault(error)})") from error
 
 
 class Scorecard:

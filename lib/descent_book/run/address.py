@@ -1,4 +1,4 @@
-"""Stamp the repository's address, which `_config.yml` alone states, into the places that need it.
+"""Stamps the repository's address, which `_config.yml` alone states, into the places that need it.
 
 Run as `python -m descent_book.run.address [URL]`: with an address it is written to `_config.yml` first.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from descent.repro.files import write_atomic
-from descent_book.run.chapter import Chapter
-from descent_book.run.notebook import tags
 
 BRANCH = "main"
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml")
@@ -87,20 +87,36 @@ def _stamped_page(text: str, old: str, new: str) -> str:
     return re.sub(link, lambda match: match[1] + _slug(new), text)
 
 
-def _stamped_notebook(chapter: Chapter, url: str) -> str:
-    """A chapter's notebook with the canonical setup cell, and with the link to Colab under its title."""
-    setup = [number for number, cell in enumerate(chapter.cells) if "setup" in tags(cell)]
+def _source(cell: dict[str, Any]) -> str:
+    source = cell["source"]
+    return source if isinstance(source, str) else "".join(source)
+
+
+def _stamped_notebook(text: str, url: str, chapter: str) -> str:
+    """A notebook with the canonical setup cell, and the link to Colab under its title, where it is missing."""
+    notebook = json.loads(text)
+    setup = [cell for cell in notebook["cells"] if "setup" in cell["metadata"].get("tags", [])]
     if len(setup) != 1:
-        raise ValueError(f"{chapter.name}: {len(setup)} cells are tagged `setup`; expected one")
-    title, link = chapter.cells[0]["source"], colab_link(url, chapter.name)
-    prose, count = _COLAB_LINK.subn(link, title)
-    heading, _, rest = title.partition("\n")
-    wanted = {setup[0]: setup_source(url), 0: prose if count else f"{heading}\n\n{link}\n{rest}".rstrip()}
-    stamped = [dict(cell) for cell in chapter.notebook["cells"]]
-    for number, source in wanted.items():
-        if chapter.cells[number]["source"] != source:
-            stamped[number]["source"] = source.splitlines(keepends=True)
-    return json.dumps({**chapter.notebook, "cells": stamped}, indent=1, ensure_ascii=False) + "\n"
+        raise ValueError(f"{chapter}: {len(setup)} cells are tagged `setup`; expected one")
+    title, link = notebook["cells"][0], colab_link(url, chapter)
+    prose, found = _COLAB_LINK.subn(link, _source(title))
+    heading, _, rest = prose.partition("\n")
+    wanted = {id(setup[0]): setup_source(url), id(title): prose if found else f"{heading}\n\n{link}\n{rest}".rstrip()}
+    for cell in (setup[0], title):
+        if _source(cell) != wanted[id(cell)]:
+            cell["source"] = wanted[id(cell)].splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def _rewrite(path: Path, change: Callable[[str], str]) -> bool:
+    """Change a text file in place; False where there is no file, or nothing to change."""
+    if not path.is_file():
+        return False
+    old = path.read_text(encoding="utf-8")
+    new = change(old)
+    if new != old:
+        write_atomic(path, new)
+    return new != old
 
 
 def stamp(root: Path, url: str | None = None) -> list[Path]:
@@ -110,23 +126,18 @@ def stamp(root: Path, url: str | None = None) -> list[Path]:
         The files that changed, relative to `root`.
 
     Raises:
-        ValueError: a bad address, or a notebook without exactly one `setup` cell, before any file changes.
+        ValueError: a bad address, before any file changes; a notebook without exactly one `setup` cell.
     """
     old = configured_address(root)
     new = check_address(url) if url else old
-    texts = {path: path.read_text(encoding="utf-8") for path in (root / page for page in PAGES) if path.is_file()}
-    changed = {path: _stamped_page(text, old, new) for path, text in texts.items()}
+    changes: dict[Path, Callable[[str], str]] = {}
+    for page in PAGES:
+        changes[root / page] = lambda text: _stamped_page(text, old, new)
     for path in sorted((root / "notebooks").glob("*.ipynb")):
-        texts[path] = path.read_text(encoding="utf-8")
-        changed[path] = _stamped_notebook(Chapter.read(root, path.stem), new)
+        changes[path] = lambda text, chapter=path.stem: _stamped_notebook(text, new, chapter)  # type: ignore[misc]
     # The statement itself comes last: a run that fails before leaves the old address, so it can be repeated.
-    config = root / "_config.yml"
-    texts[config] = config.read_text(encoding="utf-8")
-    changed[config] = _CONFIG_LINE.sub(lambda match: match[1] + new, texts[config])
-    due = [path for path, text in changed.items() if text != texts[path]]
-    for path in due:
-        write_atomic(path, changed[path])
-    return [path.relative_to(root) for path in due]
+    changes[root / "_config.yml"] = lambda text: _CONFIG_LINE.sub(lambda match: match[1] + new, text)
+    return [path.relative_to(root) for path, change in changes.items() if _rewrite(path, change)]
 
 
 def main(arguments: list[str]) -> int:

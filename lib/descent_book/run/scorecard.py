@@ -1,18 +1,55 @@
-"""The scorecard of an edition: the judged claims of each chapter, with what their run took and on which machine.
+"""Judged claims, read back with their type: those of one run, and the scorecard of an edition.
 
 This module imports numpy through the claims; the runner imports it only once no parameter can be refused any more.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from descent.repro.claims import JudgedClaim, MeasuredClaim, first_fault, value_with_spread
+from descent.repro.claims import JudgedClaim, value_with_spread
 from descent_book.run.notebook import remedy, runner_notes
+
+
+def _finite(claim: JudgedClaim) -> JudgedClaim:
+    if not (math.isfinite(claim.measured) and math.isfinite(claim.spread)):
+        raise ValueError(f"{claim.id}: {claim.measured} ± {claim.spread}: expected finite numbers")
+    return claim
+
+
+MeasuredClaim = Annotated[JudgedClaim, AfterValidator(_finite)]  # JSON as Python writes it may hold NaN
+
+
+class _SavedClaims(BaseModel, extra="forbid"):
+    """What `descent.repro.Scorecard.save` writes."""
+
+    chapter: str
+    preset: str
+    claims: list[MeasuredClaim]
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong, after the place where it stands: `claims.0.seeds: Field required`."""
+    first = error.errors()[0]
+    return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+
+
+def read_claims(path: Path) -> list[JudgedClaim]:
+    """The claims of one chapter that `descent.repro.Scorecard.save` wrote, in their order.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: the file is damaged or holds something else; the message names the file and the field.
+    """
+    try:
+        return _SavedClaims.model_validate_json(path.read_bytes()).claims
+    except ValidationError as error:
+        raise ValueError(f"{path.name}: no claims of a chapter ({first_fault(error)})") from error
 
 
 class ChapterResult(BaseModel):

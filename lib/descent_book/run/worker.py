@@ -264,7 +264,7 @@ def _claims(results: Path) -> list[dict[str, Any]]:
         FileNotFoundError: it has written none, which a chapter that ran to its end has done.
         ValueError: the file holds something else.
     """
-    from descent.repro.claims import read_claims
+    from descent_book.run.scorecard import read_claims
 
     file = results / "claims.json"
     if not file.is_file():
