@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test html scripts pdf edition chapter words checkpoints records store bench lint format repository colab colab-simulated bounds audit advisories lock clean
+.PHONY: help book test check html scripts pdf edition chapter words checkpoints records store bench lint format repository colab colab-simulated bounds audit advisories lock clean
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
@@ -27,6 +27,17 @@ book: $(READY) ## execute every chapter at preset quick (no download), build _bu
 test: $(READY) ## unit, structure and browser tests, and nbval over every notebook
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks tests/browser tests # the longest first
+
+# the rooms of the library, the machine that runs and binds the book, and what holds for the whole project
+ROOMS := $(sort $(patsubst lib/descent/%/__init__.py,%,$(wildcard lib/descent/*/__init__.py))) book house
+CODE = $(patsubst lib/descent/book,lib/descent_book,$(filter-out lib/descent/house,lib/descent/$(ROOM)))
+
+check: $(READY) ## lint, types, tests and examples of one room, in half a minute: ROOM=spectra
+	@test -n "$(ROOM)" -a "$(ROOM)" = "$(filter $(firstword $(ROOM)),$(ROOMS))" || { echo "ROOM=$(ROOM): expected one of $(ROOMS)" >&2; exit 2; }
+	$(PYTHON) -m ruff check $(CODE) tests/$(ROOM)
+	$(PYTHON) -m ruff format --check $(CODE) tests/$(ROOM)
+	$(if $(CODE),$(PYTHON) -m mypy --package $(subst /,.,$(CODE:lib/%=%)))
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q --numprocesses 2 --dist loadfile --doctest-modules $(CODE) tests/$(ROOM)
 
 html: $(READY) ## build the published edition as committed, executing nothing
 	$(RUN) build --edition published
