@@ -26,7 +26,7 @@ class BuildError(Exception):
 def assemble(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[str, Any]) -> Path:
     """Lay out `_build/source`: settings, prose, references, promises, images, the executed chapters, and `data`.
 
-    Of `data`, `scorecard` and `parameters`, each becomes a JSON file; the pages take their numbers from these. The
+    Each entry of `data`, `scorecard` and `parameters`, becomes a JSON file from which the pages take their numbers. The
     printed book is added where it was made from the same pages.
 
     Raises:
@@ -104,11 +104,11 @@ def build(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[str
     # The settings name the extension `descent_book.pages`: it must be this one, however this process found it.
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run([*program, str(source), *options], env=environment, capture_output=True, text=True)
+    ended = subprocess.run([*program, str(source), *options], env=environment, capture_output=True, text=True)
     html = site / "_build" / "html"
-    if done.returncode:
-        message = f"jupyter-book ended with status {done.returncode}; its messages are above"
-        raise BuildError(f"{done.stdout}{done.stderr}\n{message}")
+    if ended.returncode:
+        message = f"jupyter-book ended with status {ended.returncode}; its messages are above"
+        raise BuildError(f"{ended.stdout}{ended.stderr}\n{message}")
     absent = [page for page in pages(root) if not (html / f"{page}.html").is_file()]
     if absent:
         raise BuildError(f"{len(absent)} of {len(pages(root))} pages have no HTML: {', '.join(absent)}")

@@ -92,7 +92,7 @@ def note_target(env: BuildEnvironment, label: str, page: str, anchor: str) -> No
 
 
 def link_to(label: str, page: str, *content: nodes.Node) -> addnodes.pending_xref:
-    """A link from a page to a label, which may be another page's: found when all are read, else a warning."""
+    """A link from a page to a label of any page; Sphinx warns where no page has the label."""
     about = {"refdomain": "std", "reftype": "ref", "reftarget": label, "refexplicit": True, "refwarn": True}
     return addnodes.pending_xref("", *content, **about, refdoc=page)
 
@@ -115,7 +115,7 @@ class ClaimRole(SphinxRole):
 
 
 class Table(SphinxDirective):
-    """Shared by the book's directives: cells, and tables whose cells know their column's heading."""
+    """What the book's directives share: they build tables, cell by cell."""
 
     def text(self, value: object, detail: str = "") -> Cell:
         """A paragraph, with a smaller one below it where there is a detail."""
@@ -242,7 +242,7 @@ def link_claims(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def name_sources(app: Sphinx, doctree: nodes.document) -> None:
-    """Below each figure of a chapter: the file that draws it, and what it is called in `figures_dir`."""
+    """Say below each figure of a chapter which file draws it, and how `figures_dir` names it."""
     address = app.config.html_theme_options.get("repository_url", "")
     branch = app.config.html_theme_options.get("repository_branch", "main")
     file = f"notebooks/{app.env.docname}.ipynb"

@@ -1,4 +1,4 @@
-"""How the book's pages are made: figures that work without a network, and no output lost in silence.
+"""How the book's pages are made: figures work without a network, and no output is lost in silence.
 
 It stands on top of myst-nb. Sphinx runs with warnings as errors, so every `_LOG.warning` here fails the build.
 """
@@ -76,7 +76,7 @@ def _forms(bundle: nodes.Element) -> Mapping[str, nodes.Element]:
 
 
 def complete_figures(app: Sphinx, doctree: nodes.document) -> None:
-    """Describe each figure by its output's text; give an interactive one its output's PNG as static picture."""
+    """Describe each figure by its output's text, and give an interactive one the PNG of its output as still picture."""
     for bundle in [node for node in doctree.findall(nodes.container) if node.get("nb_element") == "mime_bundle"]:
         forms = _forms(bundle)
         text = forms["text/plain"].astext().strip() if "text/plain" in forms else ""
@@ -89,7 +89,7 @@ def complete_figures(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def _faults(doctree: nodes.document) -> Iterator[tuple[str, nodes.Node]]:
-    """What would otherwise reach a reader as a page with something missing: (fault, node)."""
+    """Everything that would reach a reader as a page with something missing, as (fault, node)."""
     for cell in doctree.findall(nodes.container):
         if cell.get("nb_element") == "cell_code" and not cell.get("exec_count"):
             yield f"code cell {cell['cell_index']} was not executed", cell
@@ -137,7 +137,7 @@ def _kinds(figure: PlotlyFigure) -> set[str]:
 
 
 def add_plotly(app: Sphinx, page: str, template: str, context: Any, doctree: nodes.document | None) -> None:
-    """Load plotly.js only on pages that have an interactive figure, and of it the part that draws them, if fetched."""
+    """Load plotly.js only on pages with an interactive figure: the part of it that draws them, where it was fetched."""
     figures = list(doctree.findall(PlotlyFigure)) if doctree is not None else []
     if figures:
         fetched = (Path(app.doctreedir) / "assets" / PART).is_file()
@@ -147,7 +147,7 @@ def add_plotly(app: Sphinx, page: str, template: str, context: Any, doctree: nod
 
 
 def drop_what_no_page_needs(app: Sphinx, failure: Exception | None) -> None:
-    """Leave out the script of the theme's icons where its style has them as a font, and a plotly.js that is unused."""
+    """Leave out an unused plotly.js, and the script of the theme's icons where its style has them as a font."""
     folder = Path(app.outdir)
     style = folder / "_static/styles/pydata-sphinx-theme.css"
     if failure or not style.is_file():
@@ -166,9 +166,9 @@ def drop_what_no_page_needs(app: Sphinx, failure: Exception | None) -> None:
 
 
 def lighten_code(app: Sphinx, page: str, template: str, context: Any, doctree: nodes.document | None) -> None:
-    """Leave out the marks of names, punctuation and spaces in code, which look as code does without them.
+    """Leave out the marks of names, punctuation and spaces in code, which look the same without them.
 
-    They are a third of a chapter's page.
+    These marks are a third of a chapter's page.
     """
     context["body"] = PLAIN_MARK.sub(r"\1", context.get("body", ""))
 

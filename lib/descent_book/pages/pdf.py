@@ -56,30 +56,32 @@ TOO_WIDE = """() => [...document.body.querySelectorAll("*")]
   .filter(node => !node.closest("mjx-container") && node.getBoundingClientRect().right > window.innerWidth + 1)
   .map(node => `${node.closest("section.page")?.id}: <${node.localName}> ${node.textContent.trim().slice(0, 60)}`)"""
 NOT_PRINTED = "a.headerlink, script, .only-on-screen, button"
-SETTINGS = (
-    '{options: {processHtmlClass: "math"}, svg: {fontCache: "global"}}'  # of MathJax: glyphs once, not per formula
-)
+# Settings of MathJax, which then draws each glyph once and not once a formula.
+SETTINGS = '{options: {processHtmlClass: "math"}, svg: {fontCache: "global"}}'
+PAPER: dict[str, Any] = {
+    "format": "A4",
+    "margin": {"top": "18mm", "bottom": "20mm", "left": f"{SIDE}mm", "right": f"{SIDE}mm"},
+    "display_header_footer": True,
+    "header_template": "<span></span>",
+    "footer_template": FOOT,
+    "print_background": True,
+    "outline": True,  # bookmarks, from the headings
+    "tagged": True,  # the structure and the descriptions of figures, for a screen reader
+}
 
 
 class PrintError(Exception):
     """The book cannot be printed as it is; the message says what to do."""
 
 
-class Part(NamedTuple):
-    """Pages under one caption of the contents."""
-
-    caption: str
-    pages: list[str]
-
-
 class Book(NamedTuple):
-    """What the title page says, and the contents."""
+    """What stands on the title page, and the contents: each part's caption with its pages."""
 
     title: str
     author: str
     address: str
     preset: str
-    parts: list[Part]
+    parts: list[tuple[str, list[str]]]
 
 
 def read_book(source: Path) -> Book:
@@ -95,13 +97,13 @@ def read_book(source: Path) -> Book:
     except OSError as error:
         raise PrintError(f"{error.filename}: not found; build the book first: make html, or make book") from error
     rest = toc.get("parts") or [{"chapters": toc.get("chapters", [])}]
-    parts = [Part("", [str(toc["root"])])]
-    parts += [Part(part.get("caption", ""), [str(entry["file"]) for entry in part["chapters"]]) for part in rest]
+    parts = [("", [str(toc["root"])])]
+    parts += [(part.get("caption", ""), [str(entry["file"]) for entry in part["chapters"]]) for part in rest]
     return Book(config["title"], config["author"], config["repository"]["url"], preset, parts)
 
 
 def article(html: Path, page: str, pages: Collection[str]) -> Tag:
-    """The text of one page: identities and links made unique by the page's name, hidden cells open, nothing to press.
+    """The text of one page, without buttons: its identities are unique in the book, and its hidden cells are open.
 
     Raises:
         PrintError: the page is missing, or an interactive figure on it has no still picture.
@@ -109,29 +111,29 @@ def article(html: Path, page: str, pages: Collection[str]) -> Tag:
     file = html / f"{page}.html"
     if not file.is_file():
         raise PrintError(f"{file}: not found; build the book again: make html, or make book")
-    found = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser").select_one("article")
-    if found is None:
+    text = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser").select_one("article")
+    if text is None:
         raise PrintError(f"{file}: expected an <article>, as the book's theme writes it")
-    for gone in found.select(NOT_PRINTED):
-        gone.decompose()
-    for figure in found.select("div.interactive"):
+    for node in text.select(NOT_PRINTED):
+        node.decompose()
+    for figure in text.select("div.interactive"):
         if figure.find("img") is None:
             raise PrintError(f"{page}: no still picture beside the interactive figure: {figure.get('aria-label')}")
-    for details in found.select("details"):
+    for details in text.select("details"):
         details["open"] = ""
-    for image in found.select("img"):
+    for image in text.select("img"):
         image["src"] = (html / str(image["src"])).as_uri()
         image.attrs.pop("loading", None)  # all at once, or the print begins before the last is there
-    _join_links(found, page, pages)
-    found.name, found["class"], found["id"] = "section", "page", page
-    return found
+    _join_links(text, page, pages)
+    text.name, text["class"], text["id"] = "section", "page", page
+    return text
 
 
-def _join_links(found: Tag, page: str, pages: Collection[str]) -> None:
+def _join_links(text: Tag, page: str, pages: Collection[str]) -> None:
     """Make identities unique in the whole book, and have the links between pages point at them."""
-    for node in found.select("[id]"):
+    for node in text.select("[id]"):
         node["id"] = f"{page}--{node['id']}"
-    for link in found.select("a[href]"):
+    for link in text.select("a[href]"):
         target, _, anchor = str(link["href"]).partition("#")
         if "://" in target or target.startswith("mailto:"):
             continue
@@ -149,9 +151,9 @@ def front(book: Book, titles: dict[str, str]) -> str:
     lines = [f'<section class="cover">{icon}<p class="title">{escape(book.title)}</p>']
     lines += [f"<p>{escape(book.author)}</p><p>{edition}</p><p><code>{escape(book.address)}</code></p></section>"]
     lines += ['<nav class="contents"><h1>Contents</h1>']
-    for part in book.parts:
-        items = [f'<li><a href="#{page}">{escape(titles[page])}</a></li>' for page in part.pages]
-        lines += [f"<p>{escape(part.caption)}</p>" if part.caption else "", "<ul>", *items, "</ul>"]
+    for caption, pages in book.parts:
+        items = [f'<li><a href="#{page}">{escape(titles[page])}</a></li>' for page in pages]
+        lines += [f"<p>{escape(caption)}</p>" if caption else "", "<ul>", *items, "</ul>"]
     return "\n".join([*lines, "</nav>"])
 
 
@@ -161,22 +163,17 @@ def combined(html: Path, book: Book) -> str:
     Raises:
         PrintError: see `article`.
     """
-    names = [page for part in book.parts for page in part.pages]
+    names = [page for _, pages in book.parts for page in pages]
     articles = {page: article(html, page, names) for page in names}
-    titles = {page: _title(found, page) for page, found in articles.items()}
-    static = html / "_static"
-    styles = [static / "pygments.css", ASSETS / "print.css"]
+    headings = {page: text.find("h1") for page, text in articles.items()}
+    titles = {page: heading.get_text(" ", strip=True) if heading else page for page, heading in headings.items()}
+    styles = [html / "_static" / "pygments.css", ASSETS / "print.css"]
     head = ['<!doctype html><html lang="en" data-theme="light"><head><meta charset="utf-8">']
     head += [f"<title>{escape(book.title)}</title>"]
     head += [f'<link rel="stylesheet" href="{style.as_uri()}">' for style in styles]
     head += [f"<script>window.MathJax = {SETTINGS}</script>"]
     head += [f'<script defer src="{mathjax("tex-svg.js").as_uri()}"></script></head><body>']
     return "\n".join([*head, front(book, titles), *map(str, articles.values()), "</body></html>"])
-
-
-def _title(found: Tag, page: str) -> str:
-    heading: Any = found.find("h1")
-    return heading.get_text(" ", strip=True) if heading else page
 
 
 def find_chromium() -> str | None:
@@ -234,25 +231,11 @@ def _print(page: Path, target: Path, program: str) -> None:
             faults += [f"wider than the paper: {text}" for text in sheet.evaluate(TOO_WIDE)]
             if faults:
                 raise PrintError("not printed:\n" + "\n".join(faults[:20]))
-            target.write_bytes(sheet.pdf(**_paper()))
+            target.write_bytes(sheet.pdf(**PAPER))
         except Error as error:
             raise PrintError(f"the browser could not print: {error.message.splitlines()[0]}") from error
         finally:
             browser.close()
-
-
-def _paper() -> dict[str, Any]:
-    side = f"{SIDE}mm"
-    return {
-        "format": "A4",
-        "margin": {"top": "18mm", "bottom": "20mm", "left": side, "right": side},
-        "display_header_footer": True,
-        "header_template": "<span></span>",
-        "footer_template": FOOT,
-        "print_background": True,
-        "outline": True,  # bookmarks, from the headings
-        "tagged": True,  # the structure and the descriptions of figures, for a screen reader
-    }
 
 
 def make(root: Path, chromium: str | None = None) -> Path:
@@ -268,7 +251,7 @@ def make(root: Path, chromium: str | None = None) -> Path:
     noted = build / "source" / KEY
     if not noted.is_file() or key.read_text(encoding="utf-8") != noted.read_text(encoding="utf-8"):
         raise PrintError("_build/html is older than _build/source; build it again: make html, or make book")
-    key_beside(build).unlink(missing_ok=True)  # the old file's, which is about to go
+    key_beside(build).unlink(missing_ok=True)  # it is the old file's, which is about to go
     print_book(build / "html", build / "source", build / PDF, chromium)
     key_beside(build).write_text(key.read_text(encoding="utf-8"), encoding="utf-8")
     return build / PDF

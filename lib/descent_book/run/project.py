@@ -10,8 +10,8 @@ import yaml
 
 from descent.checkout import ProjectError
 
-RUNNER_PARAMETERS = ("results_dir", "figures_dir")  # where to write, not what to compute: never part of a key
-NEUTRAL_PARAMETERS = (*RUNNER_PARAMETERS, "scheduler")  # nor where it is computed: no trace stays in an edition
+RUNNER_PARAMETERS = ("results_dir", "figures_dir")  # they say where to write: they are never part of a key
+NEUTRAL_PARAMETERS = (*RUNNER_PARAMETERS, "scheduler")  # nor is where to compute; no edition keeps a trace of them
 INTRODUCTION = ("saddles", "fig-saddles")  # the chapter and the figure that the introduction and the README show
 
 
