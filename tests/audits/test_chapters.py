@@ -9,13 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import torch
 from chapter_runs import CHAPTERS, begin, claims, memory, peak, stored_verdicts
 
+from descent.repro.claims import JudgedClaim
 from descent.repro.machine import cores
 from descent_book.run.notebook import RELATIVE, alike, comparable, distance
 
@@ -33,9 +33,9 @@ REACHES = "import socket; socket.create_connection(('192.0.2.1', 80), 2)"
 Note = Callable[[str, object], None]
 
 
-def agrees(chapter: str, found: list[Any]) -> None:
+def agrees(chapter: str, found: list[JudgedClaim]) -> None:
     """Every verdict that the chapter's source keeps is the one that was found."""
-    stored, judged = stored_verdicts(chapter), {claim["id"].split(".", 1)[1]: claim["verdict"] for claim in found}
+    stored, judged = stored_verdicts(chapter), {claim.id.split(".", 1)[1]: claim.verdict for claim in found}
     assert stored, f"notebooks/{chapter}.ipynb keeps no outputs to compare with; make store CHAPTER={chapter}"
     assert {name: judged.get(name) for name in stored} == stored
 
@@ -73,11 +73,11 @@ def test_the_memory_of_processes_below_counts(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Any]]:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[JudgedClaim]]:
     """The claims of a chapter as this machine judges them by itself; run once."""
-    known: dict[str, list[Any]] = {}
+    known: dict[str, list[JudgedClaim]] = {}
 
-    def of(chapter: str) -> list[Any]:
+    def of(chapter: str) -> list[JudgedClaim]:
         if chapter not in known:
             known[chapter] = claims(chapter, tmp_path_factory.mktemp(chapter), cores())
         return known[chapter]
@@ -89,7 +89,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[
 @pytest.mark.parametrize("how", OTHERS)
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_verdicts_are_the_same_on_other_threads_and_instructions(
-    chapter: str, how: str, tmp_path: Path, reference: Callable[[str], list[Any]], record_property: Note
+    chapter: str, how: str, tmp_path: Path, reference: Callable[[str], list[JudgedClaim]], record_property: Note
 ) -> None:
     threads, variables = OTHERS[how]
     told = {**os.environ, **variables}
@@ -101,14 +101,13 @@ def test_verdicts_are_the_same_on_other_threads_and_instructions(
         pytest.skip("so runs the reference itself; that equal runs give equal bits is R1's")
     found, expected = claims(chapter, tmp_path, threads, **variables), reference(chapter)
     agrees(chapter, found)
-    assert [(claim["id"], claim["verdict"]) for claim in found] == [(each["id"], each["verdict"]) for each in expected]
+    assert [(claim.id, claim.verdict) for claim in found] == [(each.id, each.verdict) for each in expected]
     both = alike(*(f"{platform.machine()} {name}" for name in (used, torch.backends.cpu.get_cpu_capability())))
     differences, compared = {}, {}
     for one, other in zip(found, expected, strict=True):
-        spread = max(one["spread"], other["spread"])
-        differences[one["id"]] = distance(one["measured"], other["measured"], spread, other["interval"])
-        if comparable(one["verdict"], both):
-            compared[one["id"]] = differences[one["id"]]
+        differences[one.id] = distance(one.measured, other.measured, max(one.spread, other.spread), other.interval)
+        if comparable(one.verdict, both):
+            compared[one.id] = differences[one.id]
     worst = max(differences, key=lambda name: differences[name])
     record_property(f"{chapter}, {how}: largest relative difference of a measured value", differences[worst])
     record_property(f"{chapter}, {how}: the claim of that value", worst)

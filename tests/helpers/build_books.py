@@ -1,6 +1,6 @@
 """Builds several books at the cost of one set of imports: each runs the book's command in a fork of this process.
 
-Run by test_book.py in a process of its own: `python build_books.py SOURCE ...`; prints {source: exit status} as JSON
+Run by book_samples.py in a process of its own: `python build_books.py SOURCE ...`; prints {source: exit status} as JSON
 and leaves each book's log beside its source.
 """
 

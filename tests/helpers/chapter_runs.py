@@ -1,19 +1,19 @@
 """A chapter of this book, run by itself in a process whose environment the audits choose."""
 
-import json
 import os
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from descent.checkout import project_root
+from descent.repro.claims import JudgedClaim
 from descent_book.run.chapter import Chapter
 from descent_book.run.project import chapters, notebook_path
+from descent_book.run.scorecard import read_claims
 from descent_book.run.worker import environment
 
 ROOT = project_root()
@@ -36,13 +36,14 @@ def begin(chapter: str, folder: Path, threads: int, before: tuple[str, ...] = ()
     return subprocess.Popen(command, env=mine, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def claims(chapter: str, folder: Path, threads: int, before: tuple[str, ...] = (), **variables: str) -> list[Any]:
+def claims(
+    chapter: str, folder: Path, threads: int, before: tuple[str, ...] = (), **variables: str
+) -> list[JudgedClaim]:
     """Run it to its end; the claims that it has judged."""
     process = begin(chapter, folder, threads, before, **variables)
     said, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, said[-3000:]
-    found: list[Any] = json.loads((folder / "claims.json").read_text())["claims"]
-    return found
+    return read_claims(folder / "claims.json")
 
 
 def stored_verdicts(chapter: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -28,17 +29,12 @@ _LOG = logging.getLogger(__name__)
 _SAVED = re.compile(r'save_figure\(\w+, settings\.figures_dir, "([\w-]+)"\)')
 _VERSIONS = {"python": "Python", "torch": "torch", "numpy": "numpy", "scipy": "scipy", "scikit-learn": "scikit-learn"}
 # What `{claim}` can say of a claim, after a colon: {claim}`gradient_svd.count_at_0.1:verdict`
-FIELDS: dict[str, Callable[[JudgedClaim], str]] = {
+FIELDS: dict[str, Callable[[JudgedClaim], object]] = {
     "measured": lambda claim: value_with_spread(claim.measured, claim.spread),
     "mean": lambda claim: value_with_spread(claim.measured),
     "spread": lambda claim: value_with_spread(claim.spread),
-    "seeds": lambda claim: str(claim.seeds),
-    "source": lambda claim: claim.source,
     "accepted": lambda claim: interval_text(claim.interval),
-    "interval_from": lambda claim: claim.interval_from,
-    "verdict": lambda claim: claim.verdict,
-    "preset": lambda claim: claim.preset,
-    "sentence": lambda claim: claim.sentence,
+    **{name: attrgetter(name) for name in ("seeds", "source", "interval_from", "verdict", "preset", "sentence")},
 }
 Cell = list[nodes.Node]
 
@@ -110,7 +106,7 @@ class ClaimRole(SphinxRole):
                 message = f"{what} {value!r}: expected one of {', '.join(sorted(choices)) or 'none'}"
                 _LOG.warning(message, location=self.get_location(), type="descent", subtype="claim")
                 return [nodes.inline(text=f"[{self.text}]")], []
-        text = FIELDS[field](known[name])
+        text = str(FIELDS[field](known[name]))
         return [nodes.inline(text=text, classes=["claim"] if len(text) < 30 else [])], []
 
 

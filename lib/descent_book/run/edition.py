@@ -63,7 +63,6 @@ def _job(chapter: Chapter, values: Mapping[str, Any], output: Path) -> Job:
         parameters=values,
         output=output / f"{chapter.name}.ipynb",
         results=Path(places.get("results_dir", results / "results" / chapter.name)),
-        failed=root / "_build" / "failed" / f"{chapter.name}.ipynb",
         key=key.digest,
         depends=key.noted(),
         timeout=QUICK_TIMEOUT if values["preset"] == "quick" else TIMEOUT,
@@ -129,15 +128,15 @@ def carry_out(root: Path, jobs: Sequence[Job], force: bool, limit: int) -> int:
             click.echo(f"{job.chapter}: unchanged, not run again (--force, or make FORCE=1, runs it)")
     at_once = max(1, min(limit, len(due)))
     outcomes = run_jobs([replace(job, cores=max(1, cores() // at_once)) for job in due], at_once)
-    failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in outcomes:
         if not outcome.error:
             click.echo(f"{outcome.chapter}: {outcome.seconds:.0f} s")
     collected = _keep_scorecard(root, jobs[0].output.parent, str(jobs[0].parameters["preset"]))
-    for outcome in failed:
-        where = root / "_build" / "failed" / f"{outcome.chapter}.ipynb"
-        kept = f" (kept: {where.relative_to(root)})" if where.is_file() else ""
-        click.echo(f"FAILED {outcome.chapter}, {outcome.error}{kept}", err=True)
+    failed = {outcome.chapter: outcome.error for outcome in outcomes if outcome.error}
+    for job in due:
+        if job.chapter in failed:
+            kept = f" (kept: {job.failed.relative_to(root)})" if job.failed.is_file() else ""
+            click.echo(f"FAILED {job.chapter}, {failed[job.chapter]}{kept}", err=True)
     return 0 if collected and not failed else 1
 
 

@@ -42,7 +42,7 @@ class Job:
         size: the number of its code cells.
         inject: the parameters that differ from the notebook's own, as papermill is to inject them.
         parameters: all of them, as they are noted in the result.
-        output, results, failed: where the executed notebook, its record and claims, or the failed notebook go.
+        output, results: where the executed notebook, and its record and claims, go.
         key: digest of everything that the run depends on.
         depends: the parts of the key, as the edition keeps them to say later what differs.
         timeout: seconds that a cell may take.
@@ -57,12 +57,16 @@ class Job:
     parameters: Mapping[str, Any]
     output: Path
     results: Path
-    failed: Path
     key: str
     depends: Mapping[str, Any]
     timeout: int
     cores: int
     root: Path
+
+    @property
+    def failed(self) -> Path:
+        """Where the notebook goes when the chapter fails."""
+        return self.root / "_build" / "failed" / f"{self.chapter}.ipynb"
 
 
 @dataclass(frozen=True)
