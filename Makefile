@@ -81,7 +81,8 @@ repository: $(READY) ## stamp the repository's address and the edition's tag int
 
 colab: ## inside Google's Colab image: add only what it lacks to its own Python, run every chapter at quick
 	python3 -m pip install --quiet --no-deps --editable .
-	python3 -m pip install --quiet filelock lazy-loader papermill pooch pyevtk pyyaml safetensors
+	python3 -m pip install --quiet "filelock>=4.0" "lazy-loader>=0.4" "pooch>=1.8" "pyevtk>=1.6" "safetensors>=0.4.3"
+	python3 -m pip install --quiet "papermill>=2.6" "pyyaml>=6.0"
 	python3 -m descent_book.run.edition run --preset quick --force
 
 audit: $(READY) ## everything the reproducibility page promises, at length: an hour or two; kept as book/promises.json

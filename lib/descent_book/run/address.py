@@ -34,7 +34,7 @@ hosted = "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 if hosted and importlib.util.find_spec("descent") is None:
     # Colab and Kaggle own torch, numpy and the rest: install this library alone, and what they may lack.
     %pip install -q --no-deps "anatomy-of-descent @ git+{address}"
-    %pip install -q filelock lazy-loader pooch pyevtk safetensors
+    %pip install -q "filelock>=4.0" "lazy-loader>=0.4" "pooch>=1.8" "pyevtk>=1.6" "safetensors>=0.4.3"
     importlib.invalidate_caches()
 if importlib.util.find_spec("descent") is None:
     raise ModuleNotFoundError(
