@@ -33,7 +33,8 @@ def cells(path: Path) -> list[dict]:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The stamped files alone, with a README that has a link of each form."""
-    shutil.copy(ROOT / "_config.yml", tmp_path)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     (tmp_path / address.TEMPLATE).parent.mkdir(parents=True)
     shutil.copy(ROOT / address.TEMPLATE, tmp_path / address.TEMPLATE)

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from descent.checkout import ProjectError, project_root
 from descent.repro.files import write_atomic
 
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml")
@@ -199,8 +200,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--tag", help="the edition, such as v0.2.0, that links and set-up cells name")
     given = parser.parse_args(arguments)
     try:
-        changed = stamp(Path.cwd(), given.url, given.tag)
-    except (ValueError, FileNotFoundError) as error:
+        changed = stamp(project_root(Path.cwd()), given.url, given.tag)
+    except (ValueError, ProjectError) as error:
         print(f"descent_book.run.address: {error}", file=sys.stderr)
         return 2
     print("\n".join(f"stamped {path}" for path in changed) or "every place agrees with _config.yml")
