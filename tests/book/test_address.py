@@ -68,7 +68,13 @@ def test_repository_is_stamped(copy: Path) -> None:
 def test_page_names_no_other_address_of_the_book(page: str) -> None:
     name = ADDRESS.rsplit("/", 1)[1]
     slugs = {slug for slug in SLUG.findall((ROOT / page).read_text()) if slug.endswith("/" + name) or "OWNER" in slug}
-    assert slugs <= {ADDRESS.removeprefix("https://github.com/")}
+    assert slugs <= {HERE.slug}
+
+
+def test_links_of_the_readme_that_run_something_name_the_edition() -> None:
+    tags = re.findall(rf"{HERE.slug}(?:/blob/|/|@)([^/?)\s]+)", (ROOT / "README.md").read_text())
+    assert len(tags) >= 2
+    assert set(tags) == {TAG}
 
 
 STAMPED = {Path("README.md"), Path("_config.yml"), address.TEMPLATE, *(path.relative_to(ROOT) for path in NOTEBOOKS)}

@@ -92,7 +92,7 @@ def brought(stated: list[str], found: set[str] | None = None) -> set[str]:
 def python(
     installed: Path, code: str, folder: Path, *arguments: str, bare: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run code in `folder`; nothing of this checkout can be imported, nor, if `bare`, what the wheel does not ask for."""
+    """Run code in `folder`: nothing of this checkout can be imported nor, if `bare`, what the wheel does not need."""
     plain = {"anatomy-of-descent", *brought(asked(installed))}
     lacking = {
         name
