@@ -139,6 +139,13 @@ def test_bad_address_or_tag_is_refused_before_any_change(
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("text", ["title: [", "title: x", "repository: {url: https://github.com/a/b}", "- repository"])
+def test_settings_without_address_or_tag_are_refused(text: str, copy: Path) -> None:
+    (copy / "_config.yml").write_text(text)
+    with pytest.raises(ValueError, match=r"_config\.yml: expected `repository`"):
+        address.stamp(copy, OTHER)
+
+
 def test_notebook_without_setup_cell_is_refused(copy: Path) -> None:
     path = next((copy / "notebooks").glob("*.ipynb"))
     notebook = json.loads(path.read_text())

@@ -113,10 +113,14 @@ def configured_repository(root: Path) -> Repository:
     """What `root/_config.yml` states.
 
     Raises:
-        ValueError: see `check_address` and `check_tag`.
+        ValueError: the file does not state both; see `check_address` and `check_tag`.
     """
-    stated = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]
-    return Repository(check_address(stated["url"]), check_tag(str(stated["branch"])))
+    try:
+        stated = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]
+        url, tag = stated["url"], stated["branch"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError("_config.yml: expected `repository` with a `url` and a `branch`, the edition's tag") from error
+    return Repository(check_address(url), check_tag(str(tag)))
 
 
 def _stamped_config(text: str, new: Repository) -> str:
