@@ -154,6 +154,13 @@ def test_the_page_for_a_network_of_ones_own_runs(installed: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_the_machine_names_what_a_plain_install_does_not_bring(installed: Path, tmp_path: Path) -> None:
+    done = python(installed, "import descent_book", tmp_path)
+    assert done.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: descent_book needs more than the library: in a clone of the book, pip install '.[book]'"
+    )
+
+
 @pytest.mark.parametrize(
     "command",
     [
