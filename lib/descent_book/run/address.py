@@ -27,22 +27,16 @@ _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _COLAB_LINK = re.compile(r"\[Run this chapter in Colab\]\([^)]*\)")
 _COLAB = "https://colab.research.google.com/"
 _SETUP = """\
-import importlib.util
 import os
-import sys
+from importlib.util import find_spec
 
-hosted = "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
-if hosted and importlib.util.find_spec("descent") is None:
-    # Colab and Kaggle own torch, numpy and the rest: install this library alone, and what they may lack.
-    %pip install -q --no-deps "anatomy-of-descent @ git+{address}"
+library = "git+{address}"
+missing = f"Install the book's library: `make book` in a clone and its kernel .venv, or %pip install {{library}}"
+hosted = {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}} & os.environ.keys()
+if hosted and not find_spec("descent"):  # it alone, and what they may lack; on Kaggle, switch the internet on first
+    %pip install -q --no-deps {{library}}
     %pip install -q "filelock>=4.0" "lazy-loader>=0.4" "pooch>=1.8" "pyevtk>=1.6" "safetensors>=0.4.3"
-    importlib.invalidate_caches()
-if importlib.util.find_spec("descent") is None:
-    raise ModuleNotFoundError(
-        "The book's library is missing. On Kaggle, switch the internet on in the settings and run this cell again. "
-        "Elsewhere, run `make book` in a clone of the book and choose the kernel of its .venv, or run in a cell: "
-        "%pip install git+{address}"
-    )
+assert find_spec("descent"), missing
 if hosted:
     from descent.repro import colab_report
 
