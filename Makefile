@@ -86,14 +86,14 @@ format: $(READY) ## mend what ruff can mend
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-repository: $(READY) ## stamp the repository's address into badges and setup cells: URL=https://...
-	@test -n "$(URL)" || { echo "give the address: make repository URL=https://github.com/owner/name" >&2; exit 2; }
-	$(PYTHON) -m descent_book.run.address "$(URL)"
+repository: $(READY) ## stamp the repository's address and the edition's tag into links and setup cells: URL=https://... TAG=v1.2.3
+	@test -n "$(URL)$(TAG)" || { echo "give the address: make repository URL=https://github.com/owner/name" >&2; exit 2; }
+	$(PYTHON) -m descent_book.run.address $(URL:%="%") $(TAG:%=--tag "%")
 
 colab: ## inside Google's Colab image: add only what it lacks to its own Python, run every chapter at quick
 	python3 -m pip install --quiet --no-deps --editable .
-	python3 -m pip install --quiet --no-deps curvlinops-for-pytorch einconv linear_operator
-	python3 -m pip install --quiet lazy-loader papermill pooch pyevtk pyyaml safetensors
+	python3 -m pip install --quiet "filelock>=4.0" "lazy-loader>=0.4" "pooch>=1.8" "pyevtk>=1.6" "safetensors>=0.4.3"
+	python3 -m pip install --quiet "papermill>=2.6" "pyyaml>=6.0"
 	python3 -m descent_book.run.edition run --preset quick --force
 
 audit: $(READY) ## everything the reproducibility page promises, at length: an hour or two; kept as book/promises.json
@@ -110,8 +110,7 @@ BOUNDS := .venv-$(RESOLUTION)
 
 bounds: ## the tests with the oldest dependencies that pyproject.toml allows, or the newest: RESOLUTION=highest; needs uv
 	$(UV) venv --quiet --allow-existing --python "$(PYTHON3)" $(BOUNDS)
-	$(UV) pip install --quiet --no-config --python $(BOUNDS)/bin/python --resolution $(RESOLUTION) \
-	  --override <(echo "backpack-for-pytorch ; sys_platform == 'never'") --editable ".[book,dev]"
+	$(UV) pip install --quiet --no-config --python $(BOUNDS)/bin/python --resolution $(RESOLUTION) --editable ".[book,dev]"
 	OMP_NUM_THREADS=1 $(BOUNDS)/bin/python -m pytest -q tests
 
 advisories: $(READY) ## known advisories against the pinned requirements

@@ -1,3 +1,3 @@
 """Helpers behind the notebooks of *Anatomy of Descent*: training, gradient capture, spectral analysis."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

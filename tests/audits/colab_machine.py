@@ -79,16 +79,17 @@ def packages(environment: Path, base: Path) -> dict[str, str]:
 
 
 def git_rules(root: Path, folder: Path) -> dict[str, str]:
-    """Variables by which git finds the repository's address in a bare copy of this checkout, its HEAD as `main`."""
+    """Variables by which git finds the repository's address in a bare copy of this checkout, its HEAD under the tag."""
     copy = folder / "repository.git"
     subprocess.run(["git", "clone", "--quiet", "--bare", root, copy], check=True)
     head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-    update = ["update-ref", f"refs/heads/{address.BRANCH}", head.stdout.strip()]
+    repository = address.configured_repository(root)
+    update = ["update-ref", f"refs/tags/{repository.tag}", head.stdout.strip()]
     subprocess.run(["git", "-C", copy, *update], check=True)
     return {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{copy.as_uri()}.insteadOf",
-        "GIT_CONFIG_VALUE_0": address.configured_address(root),
+        "GIT_CONFIG_VALUE_0": repository.url,
     }
 
 

@@ -254,7 +254,7 @@ def test_every_internal_link_leads_somewhere(pages: dict[str, str]) -> None:
 def test_a_figure_says_which_file_draws_it(pages: dict[str, str]) -> None:
     file = "notebooks/gradient_svd.ipynb"
     drawn = re.findall(
-        rf'Drawn by <a [^>]*href="https://[^"]+/blob/main/{file}">{file}</a>(.*?)</p>', pages["gradient_svd"]
+        rf'Drawn by <a [^>]*href="https://[^"]+/blob/v\d[\d.]*/{file}">{file}</a>(.*?)</p>', pages["gradient_svd"]
     )
     assert len(drawn) == 2
     assert "figures_dir" in drawn[0]

@@ -1,7 +1,11 @@
 """The environment is locked: every package by its version, every file by its hash, from whichever index it comes."""
 
+import ast
 import re
+import sys
 import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 
 import pytest
 from packaging.markers import default_environment
@@ -76,12 +80,58 @@ def test_what_pyproject_asks_for_is_in_the_lock_and_satisfies_it(requirement):
     assert [each.operator for each in requirement.specifier if each.operator == ">="] == [">="], "a lower bound"
 
 
+def requirements(*groups: str) -> set[str]:
+    """What a plain install asks for, or these extras, by name."""
+    stated = [each for group in groups for each in PROJECT["optional-dependencies"][group]]
+    return {canonicalize_name(Requirement(each).name) for each in stated or PROJECT["dependencies"]}
+
+
+def is_for_later(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef) or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+
+
+def imports(tree: ast.AST, when_imported: bool) -> Iterator[str]:
+    """The first names of what the code imports: anywhere, or only as it is imported itself."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (each.name.partition(".")[0] for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0]
+        elif not (when_imported and is_for_later(node)):
+            yield from imports(node, when_imported)
+
+
+def distributions(package: str, when_imported: bool = False) -> set[str]:
+    """The packages of others that a package of ours imports, by the names under which they are installed."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "lib" / package).rglob("*.py")]
+    found = {name for tree in trees for name in imports(tree, when_imported)} - sys.stdlib_module_names
+    known = packages_distributions()
+    return {canonicalize_name(known[name][0]) for name in found - {"descent", "descent_book"}}
+
+
+def test_the_library_needs_what_it_imports_and_nothing_else():
+    assert distributions("descent", when_imported=True) <= requirements()
+    assert distributions("descent") == requirements() | requirements("cluster")
+
+
+def test_the_machine_needs_what_it_imports_and_nothing_else():
+    started = {"ipykernel": "ipykernel_launcher", "jupyter-book": "jupyter_book", "sphinx-mathjax-offline": None}
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "lib" / "descent_book").rglob("*.py"))
+    assert all((word or name) in source for name, word in started.items()), "started or read, never imported"
+    assert distributions("descent_book", when_imported=True) <= requirements() | requirements("book")
+    assert requirements("book") <= distributions("descent_book") | set(started)
+    assert distributions("descent_book") - requirements() - requirements("book") <= requirements("dev")
+
+
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements.txt", "pyproject.toml", "Makefile"])
 def test_no_index_is_named(name):
     assert ADDRESS.findall((ROOT / name).read_text()) == []
 
 
 def test_the_checks_find_what_they_look_for(tmp_path, monkeypatch):
+    code = ast.parse("import a.b\nif TYPE_CHECKING:\n    import c\nclass K:\n    def f():\n        from d.e import f")
+    assert list(imports(code, when_imported=True)) == ["a"]
+    assert list(imports(code, when_imported=False)) == ["a", "c", "d"]
     assert ADDRESS.search("pip install --extra-index-url x")
     assert ADDRESS.search("at https://example.org/simple")
     with pytest.raises(AssertionError):

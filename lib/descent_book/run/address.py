@@ -1,42 +1,84 @@
-"""Stamps the repository's address, which `_config.yml` alone states, into the places that need it.
+"""Stamps the repository's address and the edition's tag, which `_config.yml` alone states, into all that name them.
 
-Run as `python -m descent_book.run.address [URL]`: with an address it is written to `_config.yml` first.
+Run as `python -m descent_book.run.address [URL] [--tag TAG]`: what is given is written to `_config.yml` first.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from descent.checkout import ProjectError, project_root
 from descent.repro.files import write_atomic
 
-BRANCH = "main"
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml")
+TEMPLATE = Path("lib", "descent_book", "run", "new_chapter.ipynb")
+_GITHUB = "https://github.com/"
 _ADDRESS = re.compile(r"https://github\.com/(?P<slug>[A-Za-z0-9-]+/[A-Za-z0-9._-]+?)(?:\.git)?/?")
-_CONFIG_LINE = re.compile(r"(?m)^(repository:\n(?:[ #].*\n)*?  url: *)\S+")
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _COLAB_LINK = re.compile(r"\[Run this chapter in Colab\]\([^)]*\)")
 _COLAB = "https://colab.research.google.com/"
 _SETUP = """\
-import importlib
-import importlib.util
-import sys
+import os
+from importlib.util import find_spec
 
-if "google.colab" in sys.modules and importlib.util.find_spec("descent") is None:
-    # Colab owns torch, numpy and the rest: install this library alone, and what Colab lacks.
-    %pip install -q --no-deps "anatomy-of-descent @ git+{url}@{branch}"
-    %pip install -q --no-deps curvlinops-for-pytorch einconv linear_operator
-    %pip install -q lazy-loader pooch pyevtk safetensors
-    importlib.invalidate_caches()
-if "google.colab" in sys.modules:
+library = "git+{address}"
+missing = f"Install the book's library: `make book` in a clone and its kernel .venv, or %pip install {{library}}"
+hosted = {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}} & os.environ.keys()
+if hosted and not find_spec("descent"):  # it alone, and what they may lack; on Kaggle, switch the internet on first
+    %pip install -q --no-deps {{library}}
+    %pip install -q "filelock>=4.0" "lazy-loader>=0.4" "pooch>=1.8" "pyevtk>=1.6" "safetensors>=0.4.3"
+assert find_spec("descent"), missing
+if hosted:
     from descent.repro import colab_report
 
     print(colab_report())"""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Where readers find the book.
+
+    Attributes:
+        url: `https://github.com/OWNER/REPO`.
+        tag: the edition that links and set-up cells name, so that a copy that a reader kept goes on working when the
+            library changes.
+    """
+
+    url: str
+    tag: str
+
+    @property
+    def slug(self) -> str:
+        """`OWNER/REPO`."""
+        return self.url.removeprefix(_GITHUB)
+
+    def colab_address(self, chapter: str) -> str:
+        """Where Colab opens a chapter's source."""
+        return f"{_COLAB}github/{self.slug}/blob/{self.tag}/notebooks/{chapter}.ipynb"
+
+    def colab_link(self, chapter: str) -> str:
+        """The Markdown line below a chapter's title. Text, no badge: a badge would be loaded from another host."""
+        return f"[Run this chapter in Colab]({self.colab_address(chapter)})"
+
+    def colab_badge(self, chapter: str) -> str:
+        """The Markdown badge of a chapter, for the README."""
+        return f"[![Open in Colab]({_COLAB}assets/colab-badge.svg)]({self.colab_address(chapter)})"
+
+    def setup_source(self) -> str:
+        """The text of every chapter's `setup` cell.
+
+        Where the library is missing, it is installed in Colab and on Kaggle; elsewhere the cell says what to do.
+        """
+        return _SETUP.format(address=f"{self.url}@{self.tag}")
 
 
 def check_address(url: str) -> str:
@@ -47,44 +89,50 @@ def check_address(url: str) -> str:
     """
     if not (match := _ADDRESS.fullmatch(url)):
         raise ValueError(f"url={url!r}: expected https://github.com/OWNER/REPO")
-    return f"https://github.com/{match['slug']}"
+    return f"{_GITHUB}{match['slug']}"
 
 
-def configured_address(root: Path) -> str:
-    """The address that `root/_config.yml` states."""
-    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
-    return check_address(config["repository"]["url"])
+def check_tag(tag: str) -> str:
+    """The tag as it is.
+
+    Raises:
+        ValueError: not the name of a tag without a slash.
+    """
+    if not _TAG.fullmatch(tag):
+        raise ValueError(f"tag={tag!r}: expected a tag such as v0.2.0")
+    return tag
 
 
-def colab_address(url: str, chapter: str) -> str:
-    """Where Colab opens a chapter's source."""
-    return f"{_COLAB}github/{_slug(url)}/blob/{BRANCH}/notebooks/{chapter}.ipynb"
+def configured_repository(root: Path) -> Repository:
+    """What `root/_config.yml` states.
+
+    Raises:
+        ValueError: the file does not state both; see `check_address` and `check_tag`.
+    """
+    try:
+        stated = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]
+        url, tag = stated["url"], stated["branch"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError("_config.yml: expected `repository` with a `url` and a `branch`, the edition's tag") from error
+    return Repository(check_address(url), check_tag(str(tag)))
 
 
-def colab_link(url: str, chapter: str) -> str:
-    """The Markdown line below a chapter's title. Text, no badge: a badge would be loaded from another host."""
-    return f"[Run this chapter in Colab]({colab_address(url, chapter)})"
+def _stamped_config(text: str, new: Repository) -> str:
+    for name, value in (("url", new.url), ("branch", new.tag)):
+        line = re.compile(rf"(?m)^(repository:\n(?:[ #].*\n)*?  {name}: *)\S+")
+        text = line.sub(lambda match, value=value: match[1] + value, text)  # type: ignore[misc]
+    return text
 
 
-def colab_badge(url: str, chapter: str) -> str:
-    """The Markdown badge of a chapter, for the README."""
-    return f"[![Open in Colab]({_COLAB}assets/colab-badge.svg)]({colab_address(url, chapter)})"
-
-
-def setup_source(url: str) -> str:
-    """The text of every chapter's `setup` cell: in Colab it installs the library, elsewhere it does nothing."""
-    return _SETUP.format(url=url, branch=BRANCH)
-
-
-def _slug(url: str) -> str:
-    return url.removeprefix("https://github.com/")
-
-
-def _stamped_page(text: str, old: str, new: str) -> str:
-    """A text file with its links to the old address, in GitHub's form and in Colab's, turned to the new."""
-    longer_name = r"(?![\w-]|\.(?!git\b)\w)"
-    link = rf"(github\.com/|colab\.research\.google\.com/github/){re.escape(_slug(old))}{longer_name}"
-    return re.sub(link, lambda match: match[1] + _slug(new), text)
+def _stamped_page(text: str, old: Repository, new: Repository) -> str:
+    """A text file with its links to the old address, those of Colab and Binder too, turned to the new and its tag."""
+    slug = re.escape(old.slug)
+    hosts = r"(?:github\.com/|colab\.research\.google\.com/github/|mybinder\.org/v2/gh/)"
+    text = re.sub(rf"({hosts}){slug}(?![\w-]|\.(?!git\b)\w)", lambda match: match[1] + new.slug, text)
+    before = rf"google\.com/github/{{0}}/blob/|mybinder\.org/v2/gh/{{0}}/|git\+{_GITHUB}{{0}}@".format(
+        re.escape(new.slug)
+    )
+    return re.sub(rf"({before}){re.escape(old.tag)}(?![\w.-])", lambda match: match[1] + new.tag, text)
 
 
 def _source(cell: dict[str, Any]) -> str:
@@ -92,16 +140,19 @@ def _source(cell: dict[str, Any]) -> str:
     return source if isinstance(source, str) else "".join(source)
 
 
-def _stamped_notebook(text: str, url: str, chapter: str) -> str:
+def _stamped_notebook(text: str, repository: Repository, chapter: str) -> str:
     """A notebook with the canonical setup cell, and the link to Colab under its title, where it is missing."""
     notebook = json.loads(text)
     setup = [cell for cell in notebook["cells"] if "setup" in cell["metadata"].get("tags", [])]
     if len(setup) != 1:
         raise ValueError(f"{chapter}: {len(setup)} cells are tagged `setup`; expected one")
-    title, link = notebook["cells"][0], colab_link(url, chapter)
+    title, link = notebook["cells"][0], repository.colab_link(chapter)
     prose, found = _COLAB_LINK.subn(link, _source(title))
     heading, _, rest = prose.partition("\n")
-    wanted = {id(setup[0]): setup_source(url), id(title): prose if found else f"{heading}\n\n{link}\n{rest}".rstrip()}
+    wanted = {
+        id(setup[0]): repository.setup_source(),
+        id(title): prose if found else f"{heading}\n\n{link}\n{rest}".rstrip(),
+    }
     for cell in (setup[0], title):
         if _source(cell) != wanted[id(cell)]:
             cell["source"] = wanted[id(cell)].splitlines(keepends=True)
@@ -119,34 +170,36 @@ def _rewrite(path: Path, change: Callable[[str], str]) -> bool:
     return new != old
 
 
-def stamp(root: Path, url: str | None = None) -> list[Path]:
-    """Make every place under `root` agree with the address, or with `_config.yml` where none is given.
+def stamp(root: Path, url: str | None = None, tag: str | None = None) -> list[Path]:
+    """Make every place under `root` agree with the address and the tag, `_config.yml`'s own where none is given.
 
     Returns:
         The files that changed, relative to `root`.
 
     Raises:
-        ValueError: a bad address, before any file changes; a notebook without exactly one `setup` cell.
+        ValueError: a bad address or tag, before any file changes; a notebook without exactly one `setup` cell.
     """
-    old = configured_address(root)
-    new = check_address(url) if url else old
+    old = configured_repository(root)
+    new = Repository(check_address(url) if url else old.url, check_tag(tag) if tag else old.tag)
     changes: dict[Path, Callable[[str], str]] = {}
     for page in PAGES:
         changes[root / page] = lambda text: _stamped_page(text, old, new)
-    for path in sorted((root / "notebooks").glob("*.ipynb")):
+    for path in [*sorted((root / "notebooks").glob("*.ipynb")), root / TEMPLATE]:
         changes[path] = lambda text, chapter=path.stem: _stamped_notebook(text, new, chapter)  # type: ignore[misc]
     # The statement itself comes last: a run that fails before leaves the old address, so it can be repeated.
-    changes[root / "_config.yml"] = lambda text: _CONFIG_LINE.sub(lambda match: match[1] + new, text)
+    changes[root / "_config.yml"] = lambda text: _stamped_config(text, new)
     return [path.relative_to(root) for path, change in changes.items() if _rewrite(path, change)]
 
 
 def main(arguments: list[str]) -> int:
-    """Command line: at most one address; 2 when it is refused."""
+    """Command line; 2 when the address or the tag is refused."""
+    parser = argparse.ArgumentParser(prog="python -m descent_book.run.address", description=__doc__)
+    parser.add_argument("url", nargs="?", metavar="URL", help="https://github.com/OWNER/REPO")
+    parser.add_argument("--tag", help="the edition, such as v0.2.0, that links and set-up cells name")
+    given = parser.parse_args(arguments)
     try:
-        if len(arguments) > 1:
-            raise ValueError(f"{len(arguments)} arguments; expected one address or none")
-        changed = stamp(Path.cwd(), *arguments)
-    except (ValueError, FileNotFoundError) as error:
+        changed = stamp(project_root(Path.cwd()), given.url, given.tag)
+    except (ValueError, ProjectError) as error:
         print(f"descent_book.run.address: {error}", file=sys.stderr)
         return 2
     print("\n".join(f"stamped {path}" for path in changed) or "every place agrees with _config.yml")
