@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -66,14 +66,8 @@ def write_json(path: str | Path, value: object) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-try:
-    import fcntl
-except ImportError:  # Windows, where runs are not kept apart
-    fcntl = None  # type: ignore[assignment]
-
-
-# what a file system without locks answers, such as some that are mounted over a network
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+# what a file system without locks answers, such as some that are mounted over a network, or one that is read-only
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EROFS}
 
 
 class InUseError(RuntimeError):
@@ -82,28 +76,34 @@ class InUseError(RuntimeError):
 
 @contextmanager
 def exclusive_folder(folder: Path | None) -> Iterator[None]:
-    """Hold a folder, which is made, until the block ends or the process dies, however it dies; None holds nothing.
+    """Lock `folder`, creating it if needed, until the block ends; None locks nothing.
 
-    The lock is the operating system's, on the folder itself: no file is left that would have to be removed. A file
-    system without locks keeps no runs apart.
+    The operating system holds the lock, so it is released even if the process is killed. The lock is on an empty file
+    `.lock` in the folder, which is removed at the end; one that a killed process leaves behind locks nobody out. Where
+    the file system has no locks, runs are not kept apart.
 
     Raises:
-        InUseError: another run holds it.
+        InUseError: another run holds the lock; the message names the folder.
     """
-    if folder is None or fcntl is None:
+    if folder is None:
         yield
         return
+    from filelock import FileLock, Timeout  # here: a program that only writes files need not wait for it
+
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    lock = FileLock(folder / ".lock", timeout=0, thread_local=False, fallback_to_soft=False)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"{folder}: another run is writing there; wait until it has ended, or name another folder"
-            raise InUseError(message) from error
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+        lock.acquire()
+    except Timeout as error:
+        message = f"{folder}: another run is writing there; wait until it has ended, or name another folder"
+        raise InUseError(message) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
         yield
     finally:
-        os.close(handle)
+        if lock.is_locked:
+            with suppress(OSError):  # Windows does not remove a file that is open
+                Path(lock.lock_file).unlink()
+            lock.release()
