@@ -63,7 +63,7 @@ class CapturePlan:
             object.__setattr__(self, "steps", frozenset(int(step) for step in self.steps))  # type: ignore[attr-defined]
 
     def select(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The trained parameters that the recipe names.
+        """The trained parameters that the plan names, by name.
 
         Raises:
             ValueError: a name that the model's trained parameters lack, or none left.
@@ -73,7 +73,7 @@ class CapturePlan:
         if bad := [name for name in names if name not in trained]:
             raise ValueError(f"parameter {bad[0]!r}: expected one of {', '.join(trained)}")
         if not names:
-            raise ValueError("no parameter to record: the model trains none, or the recipe names none")
+            raise ValueError("no parameter to record: the model trains none, or the plan names none")
         return {name: parameter for name, parameter in trained.items() if name in names}
 
 
@@ -93,55 +93,73 @@ class GradientStack:
 
 
 class GradientRecorder:
-    """Records rows through `optimizer.register_step_pre_hook`; works on any loop that calls `optimizer.step`.
+    """Records rows by a hook that `optimizer.step` calls first, so it works in any training loop.
 
-    Steps are counted from 0. Use as a context manager, or call `close`. With a store, memory is bounded whatever the
-    number of steps. A kill loses at most the rows on their way to the disk (64, or 16 MiB if that is less), and none
-    from before the last call of `optimizer.state_dict`, which waits for them: a checkpoint never knows more than the
-    store.
+    Steps are counted from 0. Use it as a context manager, or call `close`. With a store, memory is bounded whatever the
+    number of steps. If the process is killed, at most the rows that are not on the disk yet are lost (64 rows, or
+    16 MiB if that is less), and never one from before the last call of `optimizer.state_dict`, which waits for the
+    disk. A checkpoint therefore never knows of a row that the store lacks.
 
     Args:
         model: its parameters are recorded; nothing of it is changed.
         optimizer: any `torch.optim.Optimizer`.
-        recipe: which steps, what, which parameters.
-        store: a folder for the rows; None keeps them in memory.
-        first_step: the step at which this process takes over; rows of the store from there on are dropped, to be
-            recorded again. None (a new run) refuses a store that holds rows.
+        plan: which steps, gradients or weights, which parameters.
+        store: a folder for the rows; None keeps them in memory. A folder that holds rows is refused at the first step,
+            unless `resume` was called before.
 
     Raises:
-        ValueError: the store holds rows of a new run, or rows of another layout, or lacks steps before `first_step`.
+        ValueError: the model has no such parameter, or the store holds rows of another layout.
+        InUseError: another recorder writes to the store.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with GradientRecorder(model, optimizer, CapturePlan(range(0, 4, 2))) as recorder:
+        ...     for step in range(4):
+        ...         optimizer.zero_grad()
+        ...         model(torch.tensor([[1.0, step]])).sum().backward()
+        ...         optimizer.step()
+        >>> recorder.stack().steps
+        array([0, 2])
+        >>> recorder.stack().rows
+        array([[1., 0.],
+               [1., 2.]], dtype=float32)
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        recipe: CapturePlan,
-        store: Path | None = None,
-        first_step: int | None = None,
-    ) -> None:
-        self._parameters = recipe.select(model)
-        self._recipe = recipe
-        self._step = first_step or 0
+    def __init__(self, model: nn.Module, optimizer: Optimizer, plan: CapturePlan, store: Path | None = None) -> None:
+        self._parameters = plan.select(model)
+        self._plan, self._store = plan, store
+        self._step, self._started = 0, False
         self.layout = Layout.of(self._parameters.items())
-        self._sink = MemoryRows() if store is None else StoredRows(store, self.layout, first_step)
-        self._check_resumed(store)
+        self._sink = MemoryRows() if store is None else StoredRows(store, self.layout)
         self._hooks = (
             optimizer.register_step_pre_hook(self._record),
             optimizer.register_state_dict_pre_hook(lambda _: self._sink.flush()),
         )
 
-    def _check_resumed(self, store: Path | None) -> None:
-        expected = sum(step in self._recipe.steps for step in range(self._step))
-        found = len(self._sink.read(self.layout)[1])
-        if found != expected:
-            self._sink.close()
-            raise ValueError(
-                f"{store}: {found} rows before step {self._step}, expected {expected}; record anew elsewhere"
-            )
+    def resume(self, step: int) -> None:
+        """Go on at `step`, the number of steps made so far; rows of later steps are dropped, to be recorded again.
+
+        `fit` calls this for the recorders that it is given. A loop of your own calls it after loading its checkpoint.
+
+        Raises:
+            ValueError: rows of earlier steps are missing, or the store is damaged. Nothing is dropped then.
+        """
+        expected = sum(earlier in self._plan.steps for earlier in range(step))
+        kept = int((self._sink.read(self.layout)[1] < step).sum())
+        if kept != expected:
+            place = self._store or "a recorder in memory"
+            raise ValueError(f"{place}: {kept} rows before step {step}, expected {expected}; record anew elsewhere")
+        self._sink.truncate(kept, self.layout)
+        self._step, self._started = step, True
 
     def _record(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._step in self._recipe.steps:
+        if not self._started:
+            if count := len(self._sink.read(self.layout)[1]):
+                raise ValueError(f"{self._store} holds {count} rows: choose another folder, or go on by resume(step)")
+            self.resume(0)
+        if self._step in self._plan.steps:
             with torch.no_grad():
                 self._sink.append(self._step, self._parts())
         self._step += 1
@@ -149,7 +167,7 @@ class GradientRecorder:
     def _parts(self) -> list[Tensor]:
         """The gradients or weights of the recorded parameters; a gradient that is None counts as zero."""
         tensors: list[Tensor] = list(self._parameters.values())
-        if self._recipe.what == "weight":
+        if self._plan.what == "weight":
             return tensors
         grads = [tensor.grad for tensor in tensors]
         if any(grad is not None and grad.is_sparse for grad in grads):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -117,58 +117,80 @@ class History:
     resumed_at: int = 0
 
 
+class Resumable(Protocol):
+    """What else a resumed run must put back beside the model, such as a `GradientRecorder`."""
+
+    def resume(self, step: int) -> None:
+        """Go on at `step`, the number of optimiser steps made so far."""
+
+
 def fit(
-    model: nn.Module, loss: BatchLoss, batches: Callable[[int], Batch], optimizer: Optimizer, plan: TrainingPlan
+    model: nn.Module,
+    loss: BatchLoss,
+    batches: Callable[[int], Batch],
+    optimizer: Optimizer,
+    plan: TrainingPlan,
+    *,
+    recorders: Sequence[Resumable] = (),
 ) -> History:
-    """Train `model` in place for `plan.steps` steps.
+    """Train `model` in place until `plan.steps` steps are made, in this run and in those that it goes on from.
+
+    With `plan.checkpoints`, a run that was killed goes on from its newest checkpoint, and ends with the same bits as
+    one that was not.
 
     Args:
         model: any module, left in the mode (training or evaluation) in which it came.
         loss: `loss(model, batch) -> scalar`, mean per example.
-        batches: the batch of a step, such as `MiniBatches`. A function of the step alone, or a resumed run differs.
-        optimizer: holds the model's parameters; a `GradientRecorder` may be hooked to it.
+        batches: the batch of a step, such as `MiniBatches`. It must depend on the step alone, or a resumed run differs.
+        optimizer: holds the model's parameters.
         plan: length, schedule, callbacks, checkpoints, progress.
+        recorders: each `GradientRecorder` with a store, so that it goes on from the same step as the training. Without
+            `plan.checkpoints` they need not be named.
 
     Raises:
-        ValueError: `plan` asks for no step.
+        ValueError: `plan` asks for no step, or a recorder lacks rows of steps before the checkpoint.
         DivergenceError: a loss that is not finite; names the step. The update of that step is not made.
         DamagedCheckpointError: the newest checkpoint is damaged or another run's.
         InUseError: another run is writing to `plan.checkpoints`.
+
+    Example:
+        >>> import torch
+        >>> inputs, targets = torch.eye(3), torch.arange(3)
+        >>> model = torch.nn.Linear(3, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        >>> batches = MiniBatches((inputs, targets), batch_size=3, seed=0)
+        >>> history = fit(model, cross_entropy, batches, optimizer, TrainingPlan(steps=20))
+        >>> history.losses.shape
+        (20,)
+        >>> bool(history.losses[-1] < history.losses[0])
+        True
     """
     if plan.steps < 1 or plan.checkpoint_every < 1:
         raise ValueError(f"steps={plan.steps}, checkpoint_every={plan.checkpoint_every}: expected at least 1 each")
-    with exclusive_folder(plan.checkpoints):
-        return _fit(model, loss, batches, optimizer, plan)
-
-
-def _fit(
-    model: nn.Module, loss: BatchLoss, batches: Callable[[int], Batch], optimizer: Optimizer, plan: TrainingPlan
-) -> History:
     losses = np.full(plan.steps, np.nan)
-    start = _resume(model, optimizer, plan, losses)
-    steps = tqdm(range(start, plan.steps), desc=plan.progress, disable=plan.progress is None, initial=start,
-                 total=plan.steps, unit="step", mininterval=0.5)  # fmt: skip
-    for step in steps:
-        optimizer.zero_grad()
-        value = loss(model, batches(step))
-        losses[step] = value.item()
-        if not math.isfinite(losses[step]):
-            raise DivergenceError(f"loss={losses[step]} at step {step}: no longer finite; try a smaller learning rate")
-        value.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if plan.scheduler is not None:
-            plan.scheduler.step()
-        for callback in plan.callbacks:
-            callback(step, float(losses[step]))
-        if plan.checkpoints is not None and ((step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps):
-            _save(model, optimizer, plan, losses[: step + 1])
+    with exclusive_folder(plan.checkpoints):
+        start = _resume(model, optimizer, plan, losses)
+        if plan.checkpoints is not None:
+            for recorder in recorders:
+                recorder.resume(start)
+        steps = tqdm(range(start, plan.steps), desc=plan.progress, disable=plan.progress is None, initial=start,
+                     total=plan.steps, unit="step", mininterval=0.5)  # fmt: skip
+        for step in steps:
+            optimizer.zero_grad()
+            value = loss(model, batches(step))
+            losses[step] = value.item()
+            if not math.isfinite(losses[step]):
+                message = f"loss={losses[step]} at step {step}: no longer finite; try a smaller learning rate"
+                raise DivergenceError(message)
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if plan.scheduler is not None:
+                plan.scheduler.step()
+            for callback in plan.callbacks:
+                callback(step, float(losses[step]))
+            if plan.checkpoints is not None and ((step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps):
+                _save(model, optimizer, plan, losses[: step + 1])
     return History(losses, start)
-
-
-def newest_checkpoint(folder: Path) -> tuple[int, Path | None]:
-    """The step from which a run with this checkpoint folder would go on, and the file; (0, None) without one."""
-    found = [(int(path.stem.removeprefix("step-")), path) for path in folder.glob("step-*.pt")]
-    return max(found, default=(0, None))
 
 
 def _save(model: nn.Module, optimizer: Optimizer, plan: TrainingPlan, losses: NDArray[np.float64]) -> None:
@@ -204,10 +226,10 @@ def _resume(model: nn.Module, optimizer: Optimizer, plan: TrainingPlan, losses: 
         return 0
     for unfinished in plan.checkpoints.glob(".step-*.tmp*"):  # what a kill left half written
         unfinished.unlink()
-    step, path = newest_checkpoint(plan.checkpoints)
+    path = max(plan.checkpoints.glob("step-*.pt"), default=None)  # names have leading zeros
     if path is None:
         return 0
-    state = _load(path)
+    state, step = _load(path), int(path.stem.removeprefix("step-"))
     if state["run"] != plan.run or step > plan.steps:
         raise DamagedCheckpointError(
             f"{path}: a checkpoint of run {state['run']!r} at step {step}\n"
