@@ -39,6 +39,6 @@ def data_folder() -> Path:
     root = Path(__file__).resolve().parents[2]
     if (root / "pyproject.toml").is_file():
         return root / "data"
-    from pooch import os_cache  # here: see fetching.download
+    from pooch import os_cache  # here, for in a notebook pooch's import warns that its bars lack widgets
 
     return Path(os_cache("anatomy-of-descent"))

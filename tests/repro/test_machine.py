@@ -13,7 +13,7 @@ from descent.experiments import grokking, toy_models
 from descent.experiments.grokking import ModularExperiment, cross_entropy_in_double, prepare_experiment
 from descent.experiments.toy_models import ToyModels
 from descent.experiments.toy_steps import Inputs, losses_of, toy_gradients
-from descent.landscape import surface
+from descent.landscape import evaluator
 from descent.landscape.evaluator import Evaluator
 from descent.repro import machine
 from descent.repro.machine import VARIABLE, compute_device
@@ -95,7 +95,7 @@ def test_a_step_of_the_transformer_is_on_the_device_as_a_whole(monkeypatch: pyte
 
 
 def test_a_point_of_a_surface_is_on_the_device_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surface, "compute_device", lambda: META)
+    monkeypatch.setattr(evaluator, "compute_device", lambda: META)
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(144, 5)
     )
