@@ -16,14 +16,14 @@ from descent.experiments.toy_steps import Inputs, losses_of, toy_gradients
 from descent.landscape import evaluator
 from descent.landscape.evaluator import Evaluator
 from descent.repro import machine
-from descent.repro.machine import VARIABLE, compute_device
+from descent.repro.machine import DEVICE_VARIABLE, compute_device
 
 META = torch.device("meta")
 
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(DEVICE_VARIABLE, raising=False)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # put back as it was after the test
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
 
@@ -36,7 +36,7 @@ def test_a_gpu_is_taken_where_there_is_one_and_the_variable_decides(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     if wanted is not None:
-        monkeypatch.setenv(VARIABLE, wanted)
+        monkeypatch.setenv(DEVICE_VARIABLE, wanted)
     assert compute_device().type == expected
     assert ("CUBLAS_WORKSPACE_CONFIG" in machine.os.environ) == (expected == "cuda")
 
@@ -47,7 +47,7 @@ def test_a_gpu_is_taken_where_there_is_one_and_the_variable_decides(
 ])  # fmt: skip
 def test_a_device_that_is_not_there_is_refused(wanted: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv(VARIABLE, wanted)
+    monkeypatch.setenv(DEVICE_VARIABLE, wanted)
     with pytest.raises(ValueError, match=message):
         compute_device()
 

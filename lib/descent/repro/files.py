@@ -1,4 +1,4 @@
-"""Files that are whole or absent: digests, atomic writing, and folders that one process has for itself."""
+"""Digests of files, writing that leaves a whole file or none, and folders that only one process may write to."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def sha256_of(path: str | Path) -> str:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`; it takes that name when the block ends, and vanishes when the block raises.
+    """A temporary path in the folder of `path`, which is created if needed.
 
-    A reader therefore sees the old file or the new one, never a part: the data is flushed to the disk before
-    the rename. The folder is made when it is missing.
+    When the block ends, the temporary file is flushed to the disk and renamed to `path`; when the block raises, it is
+    removed. A reader therefore sees the old file or the new one, never a part.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -38,10 +38,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp makes a private file; results are for others to read
+        temporary.chmod(0o644)  # mkstemp creates a private file, but others may read results
         os.replace(temporary, target)
     except OSError as error:
-        # a failing write says neither where nor, in numpy's words, why; other libraries' own kinds of OSError do
+        # a failed write does not name the file, nor, in numpy, the cause; the subclasses of other libraries do
         if error.filename is None and type(error) is OSError:
             raise OSError(
                 error.errno or errno.ENOSPC, f"{error.strerror or error}; is the disk full?", str(target)
@@ -52,7 +52,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a whole file or leave the old one; text is encoded as UTF-8."""
+    """Write a file whole, or leave the old one as it is; text is encoded as UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
