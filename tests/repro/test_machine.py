@@ -4,6 +4,8 @@ A GPU is stood in for by PyTorch's `meta` device, which has shapes and no number
 tensors and one that was left on the CPU is an error, as it is on a GPU.
 """
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -114,3 +116,16 @@ def test_trained_toy_models_come_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch
     run = toy_models.train_toy_models(ToyModels(4, 2, [0]), toy_models.ToyTraining(steps=3, batch=4, every=1))
     assert moved
     assert {part.device.type for part in (run.W, run.b, run.kept, run.losses)} == {"cpu"}
+
+
+@pytest.mark.parametrize("statement", [
+    "import descent",
+    "from descent.repro import cores",
+    "from descent.repro import Claim, Record, Scorecard",
+    "import descent.repro.files",
+    "import descent.repro.claims",
+    "import descent.data.fetching",
+])  # fmt: skip
+def test_what_needs_no_torch_does_not_import_it(statement: str) -> None:
+    code = f"import sys\n{statement}\nassert 'torch' not in sys.modules, 'torch was imported'"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -256,3 +256,32 @@ def test_full_disk_stops_the_loop_with_the_folders_name(tmp_path: Path, monkeypa
         fit(model, cross_entropy, batches, optimizer, TrainingPlan(1000))
     with pytest.raises(OSError, match="recording stopped"):
         recorder.close()
+
+
+@pytest.mark.parametrize("keyword", [True, False])
+@pytest.mark.parametrize("what", ["gradient", "weight"])
+def test_with_a_closure_the_first_gradient_of_each_step_is_recorded(what: Any, keyword: bool) -> None:
+    """LBFGS calls its closure several times in a step, and moves the weights between."""
+    model, batches = setup()
+    inputs, targets = batches.tensors
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+    expected, calls = [], 0
+
+    def closure() -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss.backward()
+        return loss
+
+    with GradientRecorder(model, optimizer, CapturePlan([0, 2], what)) as recorder:
+        for step in range(3):
+            if step != 1:
+                closure()
+                parts = [p.grad if what == "gradient" else p.detach() for p in model.parameters()]
+                expected.append(torch.cat([part.flatten().clone() for part in parts]).numpy())
+            optimizer.step(closure=closure) if keyword else optimizer.step(closure)
+    assert calls > 3 + 2  # more than one call in a step
+    assert recorder.stack().steps.tolist() == [0, 2]
+    assert np.array_equal(recorder.stack().rows, np.stack(expected))

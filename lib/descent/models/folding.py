@@ -37,14 +37,6 @@ def fold_batch_norm(model: nn.Module) -> Folded:
     Raises:
         ValueError: a batch normalisation has no running statistics, or no convolution before it (a transposed
             convolution does not count).
-
-    Example:
-        >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-        >>> fold_batch_norm(model).model
-        Sequential(
-          (0): Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))
-          (1): Identity()
-        )
     """
     folded = copy.deepcopy(model).eval()
     scales = {}

@@ -58,10 +58,6 @@ def small_convnet(image_shape: Sequence[int], classes: int, seed: int) -> nn.Seq
 
     Raises:
         ValueError: `image_shape` is not (channels, height, width).
-
-    Example:
-        >>> sum(parameter.numel() for parameter in small_convnet((1, 8, 8), classes=10, seed=0).parameters())
-        4074
     """
     if len(image_shape) != 3:
         raise ValueError(f"image_shape={tuple(image_shape)}: expected (channels, height, width)")

@@ -40,12 +40,7 @@ def _commit() -> str | None:
 
 
 def provenance(seed: int | None = None) -> dict[str, str | int | None]:
-    """Versions, commit, seed, device and threads; without times and paths, so that equal runs give equal text.
-
-    Example:
-        >>> provenance(seed=3)["seed"]
-        3
-    """
+    """Versions, commit, seed, device and threads; without times and paths, so that equal runs give equal text."""
     import torch  # here, for it takes two seconds, and a build that executes nothing does not need it
 
     from descent.repro.machine import device_name

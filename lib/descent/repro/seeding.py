@@ -37,10 +37,6 @@ def numpy_generator(seed: int, name: str) -> np.random.Generator:
 
     Raises:
         ValueError: a negative seed.
-
-    Example:
-        >>> bool((numpy_generator(0, "noise").random(3) == numpy_generator(0, "noise").random(3)).all())
-        True
     """
     return np.random.default_rng(_seed_of(seed, name))
 
@@ -50,14 +46,6 @@ def global_seed(seed: int, name: str) -> Iterator[None]:
     """Seed the global CPU generator of torch inside the block, and restore its state afterwards.
 
     Layers draw their initial weights from it.
-
-    Example:
-        >>> with global_seed(0, "weights"):
-        ...     first = torch.nn.Linear(2, 2)
-        >>> with global_seed(0, "weights"):
-        ...     second = torch.nn.Linear(2, 2)
-        >>> torch.equal(first.weight, second.weight)
-        True
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_seed_of(seed, name))

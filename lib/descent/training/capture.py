@@ -1,4 +1,4 @@
-"""Gradients or weights at chosen steps, by an optimiser hook, in memory or in a store on disk."""
+"""Record gradients or weights at chosen steps of any training loop, in memory or in a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from descent.training.stores import MemoryRows, Rows, StoredRows, read_layout, r
 
 
 def random_steps(total: int, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """`count` steps of `total` without repetition, sorted: int64 `(count,)`.
+    """`count` of the steps 0..total - 1, drawn without repetition and sorted: int64 `(count,)`.
 
     Raises:
         ValueError: `count` is not in 1..total.
@@ -28,10 +28,14 @@ def random_steps(total: int, count: int, generator: np.random.Generator) -> NDAr
 
 
 def even_steps(total: int, count: int) -> NDArray[np.int64]:
-    """`count` evenly spaced steps of `total`, the first and the last included: int64 `(count,)`.
+    """`count` of the steps 0..total - 1, evenly spaced, from the first to the last: int64 `(count,)`.
 
     Raises:
         ValueError: `count` is not in 1..total.
+
+    Example:
+        >>> even_steps(total=101, count=5)
+        array([  0,  25,  50,  75, 100])
     """
     _check_count(total, count)
     return np.linspace(0, total - 1, count).round().astype(np.int64)
@@ -47,9 +51,12 @@ class CapturePlan:
     """What to record, and when.
 
     Attributes:
-        steps: the steps to record: `range(total)` for all, `range(0, total, k)` for every k-th, an array of steps.
-        what: the gradient that the optimiser is about to use, or the weights that it is about to change.
-        parameters: names of the parameters to record, in the model's order; None for all that are trained.
+        steps: the steps to record: `range(total)` for all, `range(0, total, k)` for every k-th, or an array of steps.
+        what: `gradient`, which the optimiser is about to use, or `weight`, which it is about to change.
+        parameters: names of the parameters to record; None for all that are trained. The model decides their order.
+
+    Raises:
+        ValueError: `what` is neither.
     """
 
     steps: Container[int] | NDArray[np.int64]
@@ -79,12 +86,12 @@ class CapturePlan:
 
 @dataclass(frozen=True)
 class GradientStack:
-    """Recorded rows with the steps that they belong to.
+    """Recorded rows, and the steps that they belong to.
 
     Attributes:
-        rows: `(n, P)` float32, one flat gradient or weight vector per recorded step; a memory map when from a store.
+        rows: `(n, P)` float32, one flat gradient or weight vector for each recorded step; from a store, a memory map.
         steps: `(n,)` int64, counted from 0 by calls of `optimizer.step`.
-        layout: which part of a row belongs to which parameter.
+        layout: which part of a row belongs to which parameter; see `descent.models.unflatten`.
     """
 
     rows: Rows
@@ -95,10 +102,13 @@ class GradientStack:
 class GradientRecorder:
     """Records rows by a hook that `optimizer.step` calls first, so it works in any training loop.
 
-    Steps are counted from 0. Use it as a context manager, or call `close`. With a store, memory is bounded whatever the
-    number of steps. If the process is killed, at most the rows that are not on the disk yet are lost (64 rows, or
-    16 MiB if that is less), and never one from before the last call of `optimizer.state_dict`, which waits for the
-    disk. A checkpoint therefore never knows of a row that the store lacks.
+    Steps are counted from 0. If `optimizer.step` is given a closure, as for LBFGS, the gradient is that of the first
+    call of the closure in the step. A gradient that is None counts as zero.
+
+    Use the recorder as a context manager, or call `close`. With a store, memory is bounded whatever the number of
+    steps. If the process is killed, at most the rows that are not on the disk yet are lost (64 rows, or 16 MiB if that
+    is less), and never one from before the last call of `optimizer.state_dict`, which waits for the disk. A checkpoint
+    therefore never knows of a row that the store lacks.
 
     Args:
         model: its parameters are recorded; nothing of it is changed.
@@ -154,18 +164,35 @@ class GradientRecorder:
         self._sink.truncate(kept, self.layout)
         self._step, self._started = step, True
 
-    def _record(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _record(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record this step, or have the closure that computes its gradient do so; the hook's result replaces both."""
         if not self._started:
             if count := len(self._sink.read(self.layout)[1]):
                 raise ValueError(f"{self._store} holds {count} rows: choose another folder, or go on by resume(step)")
             self.resume(0)
-        if self._step in self._plan.steps:
-            with torch.no_grad():
-                self._sink.append(self._step, self._parts())
-        self._step += 1
+        step, self._step = self._step, self._step + 1
+        if step not in self._plan.steps:
+            return None
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None or self._plan.what == "weight":
+            self._append(step)
+            return None
+        waiting = [step]
+
+        def recorded() -> Any:
+            loss = closure()
+            if waiting:
+                self._append(waiting.pop())
+            return loss
+
+        return args[:1], {**kwargs, "closure": recorded}
+
+    def _append(self, step: int) -> None:
+        with torch.no_grad():
+            self._sink.append(step, self._parts())
 
     def _parts(self) -> list[Tensor]:
-        """The gradients or weights of the recorded parameters; a gradient that is None counts as zero."""
+        """The gradients or weights of the recorded parameters."""
         tensors: list[Tensor] = list(self._parameters.values())
         if self._plan.what == "weight":
             return tensors
@@ -175,12 +202,12 @@ class GradientRecorder:
         return [torch.zeros_like(t) if grad is None else grad for t, grad in zip(tensors, grads, strict=True)]
 
     def stack(self) -> GradientStack:
-        """The rows recorded so far."""
+        """The rows recorded so far, with their steps."""
         rows, steps = self._sink.read(self.layout)
         return GradientStack(rows, steps, self.layout)
 
     def close(self) -> None:
-        """Take the hook off the optimiser and close the store."""
+        """Remove the hook from the optimiser and close the store."""
         for hook in self._hooks:
             hook.remove()
         self._sink.close()
@@ -193,10 +220,11 @@ class GradientRecorder:
 
 
 def open_stack(store: Path) -> GradientStack:
-    """The rows in a store, memory-mapped read-only; a row torn by a kill is left out.
+    """The rows in a store, memory-mapped read-only; a row that a kill has torn is left out.
 
     Raises:
         FileNotFoundError: the folder is not a store.
+        ValueError: the store is damaged.
     """
     layout = read_layout(store)
     rows, steps = read_rows(store, layout)

@@ -98,7 +98,7 @@ class StoredRows:
 
     def append(self, step: int, parts: list[Tensor]) -> None:
         """Keep a copy of one row, which comes in parts, and its step."""
-        torch._foreach_copy_(self._views[self._block][self._filled], parts)  # any type or device, in one call
+        torch._foreach_copy_(self._views[self._block][self._filled], parts)  # from any type and device, in one call
         self._steps[self._block, self._filled] = step
         self._filled += 1
         if self._filled == self._blocks.shape[1]:
@@ -166,10 +166,11 @@ def _write_all(file: Any, data: Any) -> None:
 
 
 def read_layout(folder: Path) -> Layout:
-    """The layout of a store's rows.
+    """The layout of the rows of a store.
 
     Raises:
         FileNotFoundError: the folder is not a store.
+        ValueError: the layout is damaged.
     """
     try:
         stored = json.loads((folder / _LAYOUT).read_text())
@@ -179,10 +180,10 @@ def read_layout(folder: Path) -> Layout:
 
 
 def read_rows(folder: Path, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
-    """The whole rows of a store, memory-mapped read-only, and their steps; a row torn by a kill is left out.
+    """The rows of a store, memory-mapped read-only, and their steps; a row that a kill has torn is left out.
 
     Raises:
-        ValueError: a row or its step is not what was written; names the store.
+        ValueError: a row or its step is not what was written; the message names the store.
     """
     width = 4 * layout.size
     sizes = [(folder / name).stat().st_size if (folder / name).exists() else 0 for name in (_ROWS, _STEPS, _SUMS)]
