@@ -1,4 +1,4 @@
-"""Random streams from one integer, and deterministic runs; nothing else in the library sets global states of torch."""
+"""Random streams from one integer, and deterministic runs. Global seeds and thread counts are set here only."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def deterministic(threads: int = 1) -> Iterator[None]:
     """
     old_threads, old_mode = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     old_fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # saves a pass over each new array
+    # deterministic kernels would otherwise fill each new array, at the cost of a pass over memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     try:

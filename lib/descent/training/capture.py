@@ -185,7 +185,9 @@ class GradientRecorder:
                 self._append(waiting.pop())
             return loss
 
-        return args[:1], {**kwargs, "closure": recorded}
+        if len(args) > 1:
+            return (args[0], recorded, *args[2:]), kwargs
+        return args, {**kwargs, "closure": recorded}
 
     def _append(self, step: int) -> None:
         with torch.no_grad():

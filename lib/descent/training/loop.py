@@ -97,7 +97,7 @@ class TrainingPlan:
     """How long to train, and what happens along the way.
 
     Attributes:
-        steps: number of optimiser steps in all, also of the steps before a run was resumed.
+        steps: number of optimiser steps in all, including those that were made before a run was resumed.
         scheduler: is stepped after each optimiser step.
         callbacks: each is called as `callback(step, loss)` after each optimiser step.
         checkpoints: a folder for checkpoints; a run with the same plan goes on from the newest one in it.
