@@ -7,14 +7,16 @@ from pathlib import Path
 
 
 class ProjectError(Exception):
-    """The folder is not a checkout of the book, or its table of contents names a page that is not there."""
+    """The folder is not a checkout of the book, or its table of contents names a page that does not exist."""
 
 
 def project_root(start: str | Path | None = None) -> Path:
-    """The folder that holds `_toc.yml`: `start`, or else this package's checkout, the current folder or one above.
+    """The folder of the book, which holds `_toc.yml`.
+
+    It is `start` if that is given; else the checkout of this package, the current folder or one above it.
 
     Raises:
-        ProjectError: none of them holds a `_toc.yml`.
+        ProjectError: none of these holds a `_toc.yml`.
     """
     if start is not None:
         candidates = [Path(start).resolve()]
@@ -29,16 +31,16 @@ def project_root(start: str | Path | None = None) -> Path:
 
 
 def data_folder() -> Path:
-    """Where data is looked for and kept.
+    """The folder in which data is looked for and kept.
 
-    The folder that `DESCENT_DATA` names; else `data/` of the checkout; else, for an installed package, the user's
-    cache folder.
+    It is the folder that `DESCENT_DATA` names; if that is not set, `data/` of the checkout; for an installed package,
+    the cache folder of the user.
     """
     if named := os.environ.get("DESCENT_DATA"):
         return Path(named).expanduser().absolute()
     root = Path(__file__).resolve().parents[2]
     if (root / "pyproject.toml").is_file():
         return root / "data"
-    from pooch import os_cache  # here: see fetching.download
+    from pooch import os_cache  # here, for in a notebook pooch's import warns that its bars lack widgets
 
     return Path(os_cache("anatomy-of-descent"))

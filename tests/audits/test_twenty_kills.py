@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from kills import RUNS, killed, killed_editions
-from test_training import killed_and_resumed
+from resumable_run import killed_and_resumed
 
 KILLS = 20
 

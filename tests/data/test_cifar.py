@@ -1,7 +1,5 @@
 import bz2
 import gzip
-import hashlib
-import io
 import lzma
 import math
 import os
@@ -13,7 +11,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -21,70 +19,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_datasets import Server, flipped, left_in, send, silent
+from cifar_samples import (
+    ARCHIVE,
+    CONTENT,
+    EACH,
+    FILES,
+    FOLDER,
+    LOCAL,
+    PACKED,
+    SPLITS,
+    TEST,
+    TRAIN,
+    WHOLE,
+    Member,
+    digest_of,
+    published,
+    tar,
+)
+from mirrors import Reply, Server, flipped, left_in, running_server, send, silent
 
 from descent import checkout
-from descent.data import cifar, datasets
-from descent.data.cifar import CIFAR10, RECORD, CifarArchive, CifarSplit
-from descent.data.datasets import Dataset, load_dataset, read_batches, standardise
-from descent.data.fetching import DamagedDataError, MissingDataError
-
-FOLDER, ARCHIVE = CIFAR10.folder, CIFAR10.archive
-TRAIN, TEST = CIFAR10.splits["train"].files, CIFAR10.splits["test"].files
-FILES = TRAIN + TEST
-EACH = 4  # records in a file of the tiny source
-Reply = bytes | Callable[[BaseHTTPRequestHandler], None]
-Member = bytes | tuple[bytes, str]  # a file's content, or a link's type and what it points to
-
-
-def records(seed: int, count: int) -> np.ndarray:
-    drawn = np.random.default_rng(seed).integers(0, 256, (count, RECORD), dtype=np.uint8)
-    drawn[:, 0] %= 10
-    return drawn
-
-
-PARTS = {name: records(seed, EACH) for seed, name in enumerate(FILES)}
-CONTENT = {name: part.tobytes() for name, part in PARTS.items()}
-GIVEN = {split: np.concatenate([PARTS[name] for name in CIFAR10.splits[split].files]) for split in ("train", "test")}
-# as they are returned, whatever the order in the files
-WHOLE = {split: np.stack(sorted(part, key=lambda r: hashlib.sha256(r).digest())) for split, part in GIVEN.items()}
-SPLITS = {split: CifarSplit(CIFAR10.splits[split].files, cifar.records_digest(whole)) for split, whole in WHOLE.items()}
-LOCAL = CifarArchive("tiny", FOLDER, ARCHIVE, EACH, SPLITS, mirrors=())
-
-
-def tar(members: Mapping[str, Member]) -> bytes:
-    """An uncompressed tar file of regular files and links."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name, member in members.items():
-            entry = tarfile.TarInfo(name)
-            if isinstance(member, bytes):
-                entry.size = len(member)
-                archive.addfile(entry, io.BytesIO(member))
-            else:
-                entry.type, entry.linkname = member
-                archive.addfile(entry)
-    return packed.getvalue()
-
-
-def published(prefix: str = f"{FOLDER}/", **changes: Member) -> dict[str, Member]:
-    """The members of the tiny source's archive, in the official one's order; `changes` by file name without `.bin`."""
-    order = (1, "batches.meta.txt", 3, 4, "test_batch.bin", "readme.html", 5, 2)
-    names = [name if isinstance(name, str) else f"data_batch_{name}.bin" for name in order]
-    given = {f"{name}.bin": change for name, change in changes.items()}
-    return {prefix + name: given.get(name, CONTENT.get(name, b"text")) for name in names}
-
-
-PACKED = gzip.compress(tar(published()), 6, mtime=0)
+from descent.data import cifar, datasets, fetching
+from descent.data.cifar import CIFAR10, RECORD, CifarArchive
+from descent.data.datasets import Dataset, load_dataset, standardise
+from descent.data.fetching import DamagedDataError, MissingDataError, read_cifar
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = Server()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture
@@ -188,15 +153,15 @@ def test_records_may_be_in_any_order_and_any_of_the_files_and_come_in_one(folder
     for k, name in enumerate(TRAIN):
         (folder / name).write_bytes(shuffled[EACH * k : EACH * (k + 1)].tobytes())
     (folder / TEST[0]).write_bytes(WHOLE["test"][::-1].tobytes())
-    assert np.array_equal(read_batches(LOCAL, "train"), WHOLE["train"])
-    assert np.array_equal(read_batches(LOCAL, "test"), WHOLE["test"])
+    assert np.array_equal(read_cifar(LOCAL, "train"), WHOLE["train"])
+    assert np.array_equal(read_cifar(LOCAL, "test"), WHOLE["test"])
 
 
 def refusal(root: Path, split: str) -> list[str]:
     """The lines of the message with which a split is refused, after the checks that hold for all refusals."""
     before = contents(root / FOLDER)
     with pytest.raises(DamagedDataError) as caught:
-        read_batches(LOCAL, split)
+        read_cifar(LOCAL, split)
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert lines[0].endswith(" is damaged")
@@ -219,7 +184,7 @@ def refused_digest(root: Path, name: str) -> None:
     """A file that only the digest gives away: the train split is named as a whole, for no file of it can be blamed."""
     split = "test" if name in TEST else "train"
     files = [root / FOLDER / file for file in SPLITS[split].files]
-    found = cifar.records_digest(np.concatenate([np.fromfile(file, np.uint8) for file in files]).reshape(-1, RECORD))
+    found = digest_of(np.concatenate([np.fromfile(file, np.uint8) for file in files]).reshape(-1, RECORD))
     what = root / FOLDER / name if split == "test" else f"the train split of tiny in {root / FOLDER}"
     lines = refusal(root, split)
     assert lines[0] == f"{what} is damaged"
@@ -269,7 +234,7 @@ def test_a_large_file_is_refused_unread(root: Path, folder: Path) -> None:
     with (folder / TEST[0]).open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(DamagedDataError, match=f"found {1 << 40:,}"):
-        read_batches(LOCAL, "test")
+        read_cifar(LOCAL, "test")
 
 
 def test_a_record_twice_instead_of_another_is_refused(root: Path, folder: Path) -> None:
@@ -281,7 +246,7 @@ def test_a_record_twice_instead_of_another_is_refused(root: Path, folder: Path) 
 
 
 def fetch(*mirrors: str, split: str = "train") -> np.ndarray:
-    return read_batches(CifarArchive("tiny", FOLDER, ARCHIVE, EACH, SPLITS, mirrors), split)
+    return read_cifar(CifarArchive("tiny", FOLDER, ARCHIVE, EACH, SPLITS, mirrors), split)
 
 
 def mirrors(server: Server, *bodies: Reply | None) -> tuple[str, ...]:
@@ -412,7 +377,7 @@ def test_the_next_mirror_is_asked_and_nothing_damaged_stays(
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(datasets, "TIMEOUT_S", (0.3, 0.3))
+    monkeypatch.setattr(fetching, "TIMEOUT_S", (0.3, 0.3))
     bad, good = mirrors(server, reply, PACKED)
     with pytest.raises(MissingDataError) as caught:
         fetch(bad, bad)

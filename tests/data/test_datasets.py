@@ -8,87 +8,29 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from idx_samples import ARRAYS, CONTENT, FILES, IMAGES, LABELS, LOCAL, PACKED, encode
+from mirrors import Reply, Server, flipped, left_in, running_server, send, silent
 
 from descent import checkout
-from descent.data import datasets, mnist
-from descent.data.datasets import Dataset, load_dataset, read_idx, standardise
-from descent.data.fetching import DamagedDataError, MissingDataError
+from descent.data import datasets, fetching, mnist
+from descent.data.datasets import Dataset, load_dataset, standardise
+from descent.data.fetching import DamagedDataError, MissingDataError, read_idx
 from descent.data.mnist import MNIST, IdxFile, IdxSource
 
-IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
-SHAPES = {IMAGES: (9, 7, 5), LABELS: (9,)}
 GARBAGE = b"not what was asked for"
-Reply = bytes | Callable[[BaseHTTPRequestHandler], None]
-
-
-def encode(array: np.ndarray) -> bytes:
-    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
-
-
-ARRAYS = {
-    name: np.random.default_rng(3).integers(0, 256 if len(shape) > 1 else 10, shape, dtype=np.uint8)
-    for name, shape in SHAPES.items()
-}
-CONTENT = {name: encode(array) for name, array in ARRAYS.items()}
-FILES = {name: IdxFile(hashlib.sha256(content).hexdigest(), SHAPES[name]) for name, content in CONTENT.items()}
-PACKED = {name: gzip.compress(content, 6, mtime=0) for name, content in CONTENT.items()}
-LOCAL = IdxSource("tiny", FILES, mirrors=())
-
-
-class Server:
-    """A mirror on this machine: `replies` maps paths to bodies, or to functions that answer by themselves."""
-
-    def __init__(self) -> None:
-        self.replies: dict[str, Reply] = {}
-        self.asked: list[str] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server.asked.append(self.path)
-                reply = server.replies.get(self.path)
-                if callable(reply):
-                    reply(self)
-                elif reply is None:
-                    self.send_error(404)
-                else:
-                    send(self, reply)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.base = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def mirrors(self, *bodies: Reply | None) -> tuple[str, ...]:
-        """One mirror per body, each of which answers a request for the images with that body (None: 404)."""
-        for k, body in enumerate(bodies):
-            if body is not None:
-                self.replies[f"/{k}/{IMAGES}.gz"] = body
-        return tuple(f"{self.base}/{k}/" for k in range(len(bodies)))
-
-
-def send(handler: BaseHTTPRequestHandler, body: bytes, promised: int | None = None) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(body) if promised is None else promised))
-    handler.end_headers()
-    handler.wfile.write(body)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = Server()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture
@@ -177,7 +119,7 @@ def test_where_data_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert checkout.data_folder() == tmp_path / "elsewhere"
     monkeypatch.delenv("DESCENT_DATA")
     assert checkout.data_folder() == Path(__file__).resolve().parents[2] / "data"
-    monkeypatch.setattr(datasets, "__file__", str(tmp_path / "site-packages" / "descent" / "datasets.py"))
+    monkeypatch.setattr(checkout, "__file__", str(tmp_path / "site-packages" / "descent" / "checkout.py"))
     monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache" / project)
     assert checkout.data_folder() == tmp_path / "cache" / "anatomy-of-descent"
 
@@ -254,12 +196,6 @@ def test_a_flipped_bit_in_a_gzip_header_is_refused_or_harmless(folder: Path, bit
             refusal(path, IMAGES)
 
 
-def flipped(whole: bytes, bit: int) -> bytes:
-    damaged = bytearray(whole)
-    damaged[bit // 8] ^= 1 << bit % 8
-    return bytes(damaged)
-
-
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_bytes_after_the_end_are_refused(folder: Path, suffix: str) -> None:
     path = folder / (LABELS + suffix)
@@ -277,7 +213,7 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_refused_early(folder: Path)
     path = folder / f"{LABELS}.gz"
     path.write_bytes(gzip.compress(bytes(64 << 20)))
     with path.open("rb") as stream:
-        assert len(mnist.unpack(stream, limit=FILES[IMAGES].size)[0]) <= 1 << 20
+        assert len(mnist.decompress(stream, limit=FILES[IMAGES].size)[0]) <= 1 << 20
     refusal(path, LABELS)
 
 
@@ -296,15 +232,11 @@ def fetch(*mirrors: str) -> np.ndarray:
     return read_idx(IdxSource("tiny", FILES, mirrors), IMAGES)
 
 
-def left_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()]
-
-
 @pytest.mark.promise("R16")
 def test_an_absent_file_is_fetched_once_with_a_progress_bar(
     server: Server, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mirrors = server.mirrors(PACKED[IMAGES], PACKED[IMAGES])
+    mirrors = server.mirrors(f"{IMAGES}.gz", PACKED[IMAGES], PACKED[IMAGES])
     assert np.array_equal(fetch(*mirrors), ARRAYS[IMAGES])
     assert re.search(rf"{IMAGES}.gz: +\d+%", capsys.readouterr().err)
     assert left_in(folder) == [f"{IMAGES}.gz"]
@@ -317,10 +249,6 @@ def broken_off(handler: BaseHTTPRequestHandler) -> None:
     send(handler, PACKED[IMAGES][:100], promised=len(PACKED[IMAGES]))
     handler.wfile.flush()
     handler.connection.close()
-
-
-def silent(handler: BaseHTTPRequestHandler) -> None:
-    threading.Event().wait(1.0)
 
 
 BAD = {
@@ -339,8 +267,8 @@ BAD = {
 def test_the_next_mirror_is_asked_and_nothing_damaged_stays(
     server: Server, folder: Path, reply: Reply | None, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "TIMEOUT_S", (0.3, 0.3))
-    bad, good = server.mirrors(reply, PACKED[IMAGES])
+    monkeypatch.setattr(fetching, "TIMEOUT_S", (0.3, 0.3))
+    bad, good = server.mirrors(f"{IMAGES}.gz", reply, PACKED[IMAGES])
     with pytest.raises(MissingDataError) as caught:
         fetch(bad, bad)
     message = str(caught.value)
@@ -367,14 +295,14 @@ def test_without_network_the_files_and_the_folder_are_named(folder: Path, monkey
 
 
 def test_mirrors_of_ones_own(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad, good = server.mirrors(None, PACKED[IMAGES])
+    bad, good = server.mirrors(f"{IMAGES}.gz", None, PACKED[IMAGES])
     monkeypatch.setenv("DESCENT_TINY_MIRRORS", f"{bad}, {good.rstrip('/')}")
     assert np.array_equal(fetch("http://127.0.0.1:9/never-asked/"), ARRAYS[IMAGES])
 
 
 @pytest.mark.promise("R4")
 def test_a_damaged_file_is_not_silently_fetched_again(server: Server, folder: Path) -> None:
-    mirrors = server.mirrors(PACKED[IMAGES])
+    mirrors = server.mirrors(f"{IMAGES}.gz", PACKED[IMAGES])
     (folder / f"{IMAGES}.gz").write_bytes(b"")
     with pytest.raises(DamagedDataError):
         fetch(*mirrors)
@@ -390,8 +318,8 @@ def test_two_processes_may_fetch_the_same_file_at_once(server: Server, folder: P
         both.wait()
         send(handler, PACKED[IMAGES])
 
-    source = IdxSource("tiny", FILES, server.mirrors(when_both_have_asked))
-    imports = "from descent.data.datasets import read_idx; from descent.data.mnist import *"
+    source = IdxSource("tiny", FILES, server.mirrors(f"{IMAGES}.gz", when_both_have_asked))
+    imports = "from descent.data.fetching import read_idx; from descent.data.mnist import *"
     code = f"{imports}; print(read_idx({source!r}, {IMAGES!r}).sum())"
     runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [run.communicate(timeout=120)[0].strip() for run in runs] == [str(ARRAYS[IMAGES].sum())] * 2

@@ -239,12 +239,12 @@ def test_a_path_record_holds_its_plane() -> None:
 def test_the_learning_rate_follows_one_cycle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def watched(model: nn.Module, loss: Any, batches: Any, optimizer: Any, plan: TrainingPlan) -> Any:
+    def watched(model: nn.Module, loss: Any, batches: Any, optimizer: Any, plan: TrainingPlan, **recorders: Any) -> Any:
         def batch(step: int) -> Any:
             seen.append({key: optimizer.param_groups[0][key] for key in ("lr", "momentum", "weight_decay", "nesterov")})
             return batches(step)
 
-        return fit(model, loss, batch, optimizer, plan)
+        return fit(model, loss, batch, optimizer, plan, **recorders)
 
     monkeypatch.setattr(cifar_resnets, "fit", watched)
     train_resnet(SMALL, tmp_path, dataclasses.replace(SHORT, peak=0.2), read)

@@ -8,10 +8,10 @@ import json
 import re
 from pathlib import Path
 
+import cifar_samples
 import numpy as np
 import pytest
 import safetensors.torch
-import test_cifar
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -54,10 +54,10 @@ def test_an_idx_array_of_any_shape_comes_back(array: np.ndarray, level: int, pac
     file = IdxFile(hashlib.sha256(content).hexdigest(), array.shape)
     source = IdxSource("any", {"images": file}, ())
     stream = io.BytesIO(gzip.compress(content, level) if packed else content)
-    found, problem = mnist.examine(stream, source, "images")
+    found, problem = mnist.check_content(stream, source, "images")
     assert problem == ""
-    assert np.array_equal(mnist.parse(found, file), array)
-    assert mnist.parse(found, file).shape == array.shape
+    assert np.array_equal(mnist.parse_idx(found, file), array)
+    assert mnist.parse_idx(found, file).shape == array.shape
 
 
 @pytest.mark.promise("R4")
@@ -65,10 +65,10 @@ def test_an_idx_array_of_any_shape_comes_back(array: np.ndarray, level: int, pac
 @given(junk=JUNK)
 def test_any_bytes_are_no_idx_file(junk: bytes) -> None:
     file = IdxFile(hashlib.sha256(b"the right ones").hexdigest(), (3, 2))
-    content, problem = mnist.examine(io.BytesIO(junk), IdxSource("any", {"images": file}, ()), "images")
+    content, problem = mnist.check_content(io.BytesIO(junk), IdxSource("any", {"images": file}, ()), "images")
     assert problem.startswith(f"expected SHA-256 {file.sha256}, found ")
     with pytest.raises(ValueError, match=r"expected unsigned bytes of shape \(3, 2\)"):
-        mnist.parse(content, file)
+        mnist.parse_idx(content, file)
 
 
 @pytest.mark.promise("R4")
@@ -77,10 +77,10 @@ def test_any_bytes_are_no_idx_file(junk: bytes) -> None:
 def test_cifar_records_come_back_in_any_packing(images: np.ndarray, cut: int) -> None:
     images[:, 0] %= 10
     source = CifarArchive("any", "folder", "archive", len(images), {}, ())
-    records = cifar.read_archive(io.BytesIO(images.tobytes()), images.nbytes, source)
+    records = cifar.read_records(io.BytesIO(images.tobytes()), images.nbytes, source)
     assert np.array_equal(records, images)
     parts = [part for part in (records[:cut], records[cut:]) if len(part)]
-    whole = cifar.joined(parts[::-1], CifarSplit((), cifar.records_digest(images)))
+    whole = cifar.join_records(parts[::-1], CifarSplit((), cifar_samples.digest_of(images)))
     assert sorted(map(bytes, whole)) == sorted(map(bytes, images))
 
 
@@ -89,9 +89,9 @@ def test_cifar_records_come_back_in_any_packing(images: np.ndarray, cut: int) ->
 @given(junk=JUNK)
 def test_any_bytes_are_no_cifar_file_or_archive(junk: bytes) -> None:
     with pytest.raises(ValueError, match=r"^expected "):
-        cifar.read_archive(io.BytesIO(junk), len(junk), test_cifar.LOCAL)
+        cifar.read_records(io.BytesIO(junk), len(junk), cifar_samples.LOCAL)
     with pytest.raises(ValueError, match="expected "):
-        cifar.unpack(io.BytesIO(junk), test_cifar.LOCAL)
+        cifar.read_archive(io.BytesIO(junk), cifar_samples.LOCAL)
 
 
 KINDS = st.one_of(

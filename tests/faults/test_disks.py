@@ -8,23 +8,23 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import cifar_samples
+import idx_samples
 import numpy as np
 import pytest
-import test_cifar
-import test_datasets
 import torch
 from disks import filled, mounted, remount
 from small_project import command, edition, environment, read, write_project
+from small_runs import newest_checkpoint
 from torch import nn
 
 from descent.data import datasets
-from descent.data.datasets import read_batches, read_idx
-from descent.data.fetching import MissingDataError
+from descent.data.fetching import MissingDataError, read_cifar, read_idx
 from descent.repro.files import sha256_of
 from descent.repro.records import Record
 from descent.repro.sweeps import Sweep, sweep
 from descent.training.capture import CapturePlan, GradientRecorder, open_stack
-from descent.training.loop import MiniBatches, TrainingPlan, cross_entropy, fit, newest_checkpoint
+from descent.training.loop import MiniBatches, TrainingPlan, cross_entropy, fit
 
 SIZES = (40, 60)  # layers that a training state of 60 kB comes from
 
@@ -144,16 +144,16 @@ def data(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.promise("R4")
 def test_data_in_a_folder_that_is_read_only_is_read(data: Path) -> None:
     (data / "tiny").mkdir()
-    for name, content in test_datasets.PACKED.items():
+    for name, content in idx_samples.PACKED.items():
         (data / "tiny" / f"{name}.gz").write_bytes(content)
-    (data / test_cifar.FOLDER).mkdir()
-    for name, content in test_cifar.CONTENT.items():
-        (data / test_cifar.FOLDER / name).write_bytes(content)
+    (data / cifar_samples.FOLDER).mkdir()
+    for name, content in cifar_samples.CONTENT.items():
+        (data / cifar_samples.FOLDER / name).write_bytes(content)
     remount(data, "ro")
-    for name, array in test_datasets.ARRAYS.items():
-        assert np.array_equal(read_idx(test_datasets.LOCAL, name), array)
-    for split, records in test_cifar.WHOLE.items():
-        assert np.array_equal(read_batches(test_cifar.LOCAL, split), records)
+    for name, array in idx_samples.ARRAYS.items():
+        assert np.array_equal(read_idx(idx_samples.LOCAL, name), array)
+    for split, records in cifar_samples.WHOLE.items():
+        assert np.array_equal(read_cifar(cifar_samples.LOCAL, split), records)
 
 
 @pytest.mark.promise("R4")
@@ -162,12 +162,11 @@ def test_nothing_is_fetched_into_a_folder_that_is_read_only(
     data: Path, monkeypatch: pytest.MonkeyPatch, fetch: str
 ) -> None:
     remount(data, "ro")
-    for module in ("datasets", "fetching"):
-        monkeypatch.setattr(f"descent.{module}.download", lambda url, path, timeout: path.write_bytes(b""))
+    monkeypatch.setattr("descent.data.fetching.download", lambda url, path: path.write_bytes(b""))
     monkeypatch.setenv("DESCENT_TINY_MIRRORS", "http://127.0.0.1:9/a")
     reads = {
-        "idx": partial(read_idx, test_datasets.LOCAL, test_datasets.IMAGES),
-        "cifar": partial(read_batches, test_cifar.LOCAL, "train"),
+        "idx": partial(read_idx, idx_samples.LOCAL, idx_samples.IMAGES),
+        "cifar": partial(read_cifar, cifar_samples.LOCAL, "train"),
     }
     with pytest.raises(MissingDataError) as caught:
         reads[fetch]()
@@ -200,7 +199,7 @@ def test_a_folder_of_another_users_is_named() -> None:
 
 def refused_to_another_user(data: Path) -> None:
     variables = {**os.environ, "DESCENT_MNIST_MIRRORS": "http://127.0.0.1:9/a", "PYTHONDONTWRITEBYTECODE": "1"}
-    variables |= {"DESCENT_DATA": str(data), "PYTHONPATH": str(Path(datasets.__file__).parents[1])}
+    variables |= {"DESCENT_DATA": str(data), "PYTHONPATH": str(Path(datasets.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", USER], env=variables, capture_output=True, text=True, cwd="/")
     assert done.returncode == 1, done.stderr
     assert "Permission denied" in done.stderr

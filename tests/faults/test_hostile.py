@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from damage import SMALL, trained
+from small_runs import newest_checkpoint
 from sweep_tasks import POINTS
 
 from descent.models.weights import DIGESTS, load_checkpoint
 from descent.repro.files import sha256_of, write_json
 from descent.repro.records import Record
 from descent.repro.sweeps import Sweep, sweep
-from descent.training.loop import newest_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,8 +116,8 @@ UNSAFE: dict[str, Callable[[dict[str, object]], bool]] = {
 }  # fmt: skip
 # What is unpickled in memory, a moment after the same process or its parent has pickled it.
 OWN = {
-    ("lib/descent/sweeps.py", "_stored"),  # the task, from a folder of this process made for this one sweep
-    ("lib/descent/sweeps.py", "_on_cluster"),
+    ("lib/descent/repro/sweeps.py", "_stored"),  # the task, from a folder of this process made for this one sweep
+    ("lib/descent/repro/sweeps.py", "_on_cluster"),
     ("benchmarks/landscape.py", "begin"),
     ("tests/faults/test_hostile.py", "payload"),
 }

@@ -13,29 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cifar_samples
+import idx_samples
 import numpy as np
-import test_cifar
-import test_datasets
 import torch
 from small_networks import settle
 from small_project import CLAIM
+from small_runs import newest_checkpoint
 from sweep_tasks import POINTS
 from torch import nn
 
-from descent.data.datasets import read_batches, read_idx
-from descent.data.fetching import DamagedDataError
+from descent.data.fetching import DamagedDataError, read_cifar, read_idx
 from descent.models.weights import ResNetDescription, load_checkpoint, save_checkpoint
 from descent.repro.files import write_json
 from descent.repro.records import Record
 from descent.repro.sweeps import Sweep, sweep
-from descent.training.loop import (
-    DamagedCheckpointError,
-    MiniBatches,
-    TrainingPlan,
-    cross_entropy,
-    fit,
-    newest_checkpoint,
-)
+from descent.training.loop import DamagedCheckpointError, MiniBatches, TrainingPlan, cross_entropy, fit
 from descent_book.run.notebook import read_executed, seal
 from descent_book.run.scorecard import EditionScorecard
 
@@ -58,33 +51,33 @@ class Count(NamedTuple):
 
 
 def idx(folder: Path, packed: bool) -> Kind:
-    name = test_datasets.IMAGES
+    name = idx_samples.IMAGES
     path = folder / "tiny" / (f"{name}.gz" if packed else name)
     path.parent.mkdir()
-    content = test_datasets.CONTENT[name]
+    content = idx_samples.CONTENT[name]
     path.write_bytes(gzip.compress(content, 6, mtime=0) if packed else content)
-    return Kind(path, lambda: read_idx(test_datasets.LOCAL, name).tobytes(), DamagedDataError, "to mend it: rm ")
+    return Kind(path, lambda: read_idx(idx_samples.LOCAL, name).tobytes(), DamagedDataError, "to mend it: rm ")
 
 
 def cifar_file(folder: Path) -> Kind:
-    place = folder / test_cifar.FOLDER
+    place = folder / cifar_samples.FOLDER
     place.mkdir()
-    for name, content in test_cifar.CONTENT.items():
+    for name, content in cifar_samples.CONTENT.items():
         (place / name).write_bytes(content)
     path = place / "data_batch_3.bin"
-    return Kind(path, lambda: read_batches(test_cifar.LOCAL, "train").tobytes(), DamagedDataError, "to mend it: rm ")
+    return Kind(path, lambda: read_cifar(cifar_samples.LOCAL, "train").tobytes(), DamagedDataError, "to mend it: rm ")
 
 
 def cifar_archive(folder: Path) -> Kind:
-    path = folder / test_cifar.ARCHIVE
-    path.write_bytes(test_cifar.PACKED)
+    path = folder / cifar_samples.ARCHIVE
+    path.write_bytes(cifar_samples.PACKED)
 
     def read() -> bytes:
-        shutil.rmtree(folder / test_cifar.FOLDER, ignore_errors=True)
+        shutil.rmtree(folder / cifar_samples.FOLDER, ignore_errors=True)
         try:
-            return read_batches(test_cifar.LOCAL, "train").tobytes()
+            return read_cifar(cifar_samples.LOCAL, "train").tobytes()
         except DamagedDataError:
-            assert not list(folder.glob(f"{test_cifar.FOLDER}/*")), "a part of a damaged archive was kept"
+            assert not list(folder.glob(f"{cifar_samples.FOLDER}/*")), "a part of a damaged archive was kept"
             raise
 
     return Kind(path, read, DamagedDataError, "to mend it: rm ")

@@ -56,8 +56,8 @@ def images(name: str, split: str) -> Dataset:
 
 
 def resnet(folder: Path) -> None:
-    whole = cifar_resnets.Plan
-    cifar_resnets.Plan = lambda *given: whole(*given[:4], 3, *given[5:])  # a state every third step, not every 100th
+    plan = cifar_resnets.TrainingPlan
+    cifar_resnets.TrainingPlan = lambda *given: plan(*given[:4], 3, *given[5:])  # a checkpoint every third step
     with deterministic(1):
         cifar_resnets.train_resnet(
             ResNetDescription(8, "projection", width=4), folder, SCHEDULE, images, progress=False

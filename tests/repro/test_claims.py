@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from descent.repro.claims import Claim, Scorecard, interval_text, table_markdown, value_with_spread
+from descent.repro.claims import Claim, Scorecard, interval_text, value_with_spread
 
 
-def claim(interval=(80.9, 104.1), **changes):
+def claim(interval=(80.9, 104.1), id="chapter.count", **changes):
+    return Claim(id=id, **fields(interval, **changes))
+
+
+def fields(interval=(80.9, 104.1), **changes):
     values = dict(
-        id="chapter.count",
         cite="baker2022gradientsvd",
         sentence="On 400 steps, 92.5 values lie above a tenth",
         source="92.5 ± 11.6",
@@ -17,7 +20,7 @@ def claim(interval=(80.9, 104.1), **changes):
         interval_from="the source's mean and deviation",
         judged_at=("paper",),
     )
-    return Claim(**{**values, **changes})
+    return {**values, **changes}
 
 
 @pytest.mark.parametrize(
@@ -79,8 +82,8 @@ def test_a_claim_that_could_not_be_false_or_found_is_refused(changes, sentence):
 
 def test_a_scorecard_keeps_the_order_and_writes_plain_json(tmp_path):
     card = Scorecard("chapter", "paper")
-    card.add(claim(), [90, 100])
-    card.add(claim((None, 1), id="chapter.second"), 2.0)
+    card.claim("count", [90, 100], **fields())
+    card.claim("second", 2.0, **fields((None, 1)))
     card.save(tmp_path / "results")
     saved = json.loads((tmp_path / "results" / "claims.json").read_text())
     assert saved == card.as_dict()
@@ -97,18 +100,16 @@ def test_a_scorecard_keeps_the_order_and_writes_plain_json(tmp_path):
 def test_an_empty_folder_means_do_not_keep(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     card = Scorecard("chapter", "paper")
-    card.add(claim(), 90)
+    card.claim("count", 90, **fields())
     card.save("")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_claim_of_another_chapter_or_judged_twice_is_refused():
+def test_a_claim_judged_twice_is_refused():
     card = Scorecard("chapter", "paper")
-    with pytest.raises(ValueError, match=r"id='other\.count': expected it to start with 'chapter\.'"):
-        card.add(claim(id="other.count"), 90)
-    card.add(claim(), 90)
+    card.claim("count", 90, **fields())
     with pytest.raises(ValueError, match=r"id='chapter\.count' was judged before"):
-        card.add(claim(), 90)
+        card.claim("count", 90, **fields())
     assert len(card.claims) == 1
 
 
@@ -143,8 +144,8 @@ def test_intervals_in_words(interval, text):
 
 def test_the_table_has_one_row_for_each_claim():
     card = Scorecard("chapter", "paper")
-    card.add(claim(), [90, 100])
-    lines = table_markdown(card.as_dict()["claims"]).splitlines()
+    card.claim("count", [90, 100], **fields())
+    lines = card._repr_markdown_().splitlines()
     assert len(lines) == 3
     assert lines[2] == "| `count` | 92.5 ± 11.6 | 80.9 to 104 | 95 ± 7 | 2 | reproduced |"
     assert repr(card) == "\n".join(lines)

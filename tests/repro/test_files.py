@@ -6,19 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damage import square, trained
+from damage import SMALL, square, trained
+from small_networks import settle
+from small_runs import newest_checkpoint, record
 from sweep_tasks import POINTS
-from test_capture import record
-from test_checkpoints import SMALL, load_checkpoint, save_checkpoint
-from test_checkpoints import trained as network
 
-from descent.models.weights import DIGESTS
+from descent.models.weights import DIGESTS, load_checkpoint, save_checkpoint
 from descent.repro import files
 from descent.repro.files import InUseError, exclusive_folder
 from descent.repro.records import Record
 from descent.repro.sweeps import Sweep, sweep
 from descent.training.capture import open_stack
-from descent.training.loop import DamagedCheckpointError, newest_checkpoint
+from descent.training.loop import DamagedCheckpointError
 
 REFUSED = "{}: another run is writing there; wait until it has ended, or name another folder"
 
@@ -34,7 +33,7 @@ def test_a_second_run_is_refused_while_the_first_lasts(tmp_path: Path) -> None:
         for call in calls.values():
             with pytest.raises(InUseError, match=REFUSED.format(tmp_path)):
                 call()
-        assert not list(tmp_path.iterdir())
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     for call in calls.values():
         call()
 
@@ -56,8 +55,10 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
         pass
     holder.kill()
     holder.join()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     with exclusive_folder(tmp_path):
-        assert not list(tmp_path.iterdir())
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.promise("R4")
@@ -103,7 +104,7 @@ def test_every_bit_of_a_record_is_watched(tmp_path: Path) -> None:
 
 @pytest.mark.promise("R4")
 def test_damaged_lists_of_digests_are_named(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, SMALL, network(), {})
+    save_checkpoint(tmp_path, SMALL, settle(SMALL.build()), {})
     (tmp_path / DIGESTS).write_bytes((tmp_path / DIGESTS).read_bytes()[:10] + b"\xff")
     with pytest.raises(ValueError, match=rf"{tmp_path / DIGESTS} is damaged .*; restore it: git checkout"):
         load_checkpoint(tmp_path, SMALL)
@@ -121,7 +122,7 @@ def test_a_file_system_without_locks_keeps_nobody_from_writing(
     def refuse(*_: object) -> None:
         raise OSError(number, "not here")
 
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with files.exclusive_folder(tmp_path / "folder"):
         (tmp_path / "folder" / "file").write_text("written")
 
@@ -130,6 +131,6 @@ def test_any_other_fault_of_a_lock_is_raised(tmp_path: Path, monkeypatch: pytest
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, "broken")
 
-    monkeypatch.setattr(files.fcntl, "flock", fail)
+    monkeypatch.setattr("fcntl.flock", fail)
     with pytest.raises(OSError, match="broken"), files.exclusive_folder(tmp_path):
         pass

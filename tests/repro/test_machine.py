@@ -4,6 +4,8 @@ A GPU is stood in for by PyTorch's `meta` device, which has shapes and no number
 tensors and one that was left on the CPU is an error, as it is on a GPU.
 """
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -13,17 +15,17 @@ from descent.experiments import grokking, toy_models
 from descent.experiments.grokking import ModularExperiment, cross_entropy_in_double, prepare_experiment
 from descent.experiments.toy_models import ToyModels
 from descent.experiments.toy_steps import Inputs, losses_of, toy_gradients
-from descent.landscape import surface
+from descent.landscape import evaluator
 from descent.landscape.evaluator import Evaluator
 from descent.repro import machine
-from descent.repro.machine import VARIABLE, compute_device
+from descent.repro.machine import DEVICE_VARIABLE, compute_device
 
 META = torch.device("meta")
 
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(DEVICE_VARIABLE, raising=False)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # put back as it was after the test
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
 
@@ -36,7 +38,7 @@ def test_a_gpu_is_taken_where_there_is_one_and_the_variable_decides(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     if wanted is not None:
-        monkeypatch.setenv(VARIABLE, wanted)
+        monkeypatch.setenv(DEVICE_VARIABLE, wanted)
     assert compute_device().type == expected
     assert ("CUBLAS_WORKSPACE_CONFIG" in machine.os.environ) == (expected == "cuda")
 
@@ -47,7 +49,7 @@ def test_a_gpu_is_taken_where_there_is_one_and_the_variable_decides(
 ])  # fmt: skip
 def test_a_device_that_is_not_there_is_refused(wanted: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv(VARIABLE, wanted)
+    monkeypatch.setenv(DEVICE_VARIABLE, wanted)
     with pytest.raises(ValueError, match=message):
         compute_device()
 
@@ -95,7 +97,7 @@ def test_a_step_of_the_transformer_is_on_the_device_as_a_whole(monkeypatch: pyte
 
 
 def test_a_point_of_a_surface_is_on_the_device_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surface, "compute_device", lambda: META)
+    monkeypatch.setattr(evaluator, "compute_device", lambda: META)
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(144, 5)
     )
@@ -114,3 +116,16 @@ def test_trained_toy_models_come_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch
     run = toy_models.train_toy_models(ToyModels(4, 2, [0]), toy_models.ToyTraining(steps=3, batch=4, every=1))
     assert moved
     assert {part.device.type for part in (run.W, run.b, run.kept, run.losses)} == {"cpu"}
+
+
+@pytest.mark.parametrize("statement", [
+    "import descent",
+    "from descent.repro import cores",
+    "from descent.repro import Claim, Record, Scorecard",
+    "import descent.repro.files",
+    "import descent.repro.claims",
+    "import descent.data.fetching",
+])  # fmt: skip
+def test_what_needs_no_torch_does_not_import_it(statement: str) -> None:
+    code = f"import sys\n{statement}\nassert 'torch' not in sys.modules, 'torch was imported'"
+    subprocess.run([sys.executable, "-c", code], check=True)

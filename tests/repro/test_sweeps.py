@@ -13,12 +13,12 @@ import threading
 import time
 import types
 from dataclasses import replace
-from pathlib import Path
 
 import dask
 import distributed
 import numpy as np
 import pytest
+import sweep_tasks
 import torch
 from sweep_tasks import POINTS, Losses
 
@@ -98,7 +98,7 @@ def test_the_task_travels_once_to_each_worker(how, tmp_path):
 
 @pytest.mark.promise("R3")
 def test_a_sweep_killed_and_started_again_computes_only_what_is_missing(cluster, expected, tmp_path):
-    command = [sys.executable, str(Path(__file__).with_name("sweep_tasks.py")), str(tmp_path)]
+    command = [sys.executable, sweep_tasks.__file__, str(tmp_path)]
     run = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
     assert run.returncode == -signal.SIGKILL
     assert len(list((tmp_path / "shards").glob("shard-*.npz"))) == 3

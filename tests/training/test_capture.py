@@ -1,13 +1,15 @@
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_runs import record, setup
 from torch import nn
 
 from descent.training.capture import CapturePlan, GradientRecorder, even_steps, open_stack, random_steps
-from descent.training.loop import MiniBatches, TrainingPlan, cross_entropy, fit
+from descent.training.loop import TrainingPlan, cross_entropy, fit
 from descent.training.stores import StoredRows
 
 OPTIMIZERS: dict[str, Any] = {
@@ -17,13 +19,6 @@ OPTIMIZERS: dict[str, Any] = {
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
     "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
 }
-
-
-def setup() -> tuple[nn.Module, MiniBatches]:
-    generator = torch.Generator().manual_seed(0)
-    inputs, targets = torch.randn(40, 6, generator=generator), torch.arange(40) % 3
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), MiniBatches((inputs, targets), 8, 0)
 
 
 def plain_rows(what: str, make: Any, steps: int) -> np.ndarray:
@@ -76,7 +71,7 @@ def test_works_on_a_loop_that_is_not_ours_and_stops_when_closed() -> None:
         (even_steps(10, 4), [0, 3, 6, 9]),
     ],
 )
-def test_steps_of_the_recipe_are_recorded(steps: Any, expected: list[int], tmp_path: Path) -> None:
+def test_steps_of_the_plan_are_recorded(steps: Any, expected: list[int], tmp_path: Path) -> None:
     model, batches = setup()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with GradientRecorder(model, optimizer, CapturePlan(steps), tmp_path):
@@ -89,8 +84,8 @@ def test_steps_of_the_recipe_are_recorded(steps: Any, expected: list[int], tmp_p
 def test_chosen_parameters_keep_their_place_in_the_layout() -> None:
     model, batches = setup()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    recipe = CapturePlan(range(2), parameters=["2.bias", "0.weight"])
-    with GradientRecorder(model, optimizer, recipe) as recorder:
+    plan = CapturePlan(range(2), parameters=["2.bias", "0.weight"])
+    with GradientRecorder(model, optimizer, plan) as recorder:
         fit(model, cross_entropy, batches, optimizer, TrainingPlan(2))
     assert recorder.layout.names == ("0.weight", "2.bias")
     assert recorder.stack().rows.shape == (2, 30 + 3)
@@ -104,7 +99,7 @@ def test_missing_gradient_counts_as_zero() -> None:
     assert not recorder.stack().rows.any()
 
 
-def test_bad_recipes_name_the_value_and_the_choices() -> None:
+def test_bad_plans_name_the_value_and_the_choices() -> None:
     model, _ = setup()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match=r"parameter '0\.wieght': expected one of 0\.weight, 0\.bias"):
@@ -124,17 +119,10 @@ def test_random_steps_are_sorted_distinct_and_repeatable() -> None:
     assert steps.max() < 50
 
 
-def record(folder: Path, steps: int, first: int | None = None) -> None:
-    model, batches = setup()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    with GradientRecorder(model, optimizer, CapturePlan(range(100)), folder, first):
-        fit(model, cross_entropy, lambda step: batches(step + (first or 0)), optimizer, TrainingPlan(steps))
-
-
-def test_store_is_not_overwritten_but_goes_on_where_told(tmp_path: Path) -> None:
+def test_store_is_not_overwritten_but_goes_on_from_a_named_step(tmp_path: Path) -> None:
     record(tmp_path, 6)
     before = np.array(open_stack(tmp_path).rows)
-    with pytest.raises(ValueError, match="holds 6 rows: choose another folder, or go on with first_step"):
+    with pytest.raises(ValueError, match="holds 6 rows: choose another folder, or go on by resume"):
         record(tmp_path, 6)
     record(tmp_path, 5, first=4)
     stack = open_stack(tmp_path)
@@ -142,10 +130,67 @@ def test_store_is_not_overwritten_but_goes_on_where_told(tmp_path: Path) -> None
     assert np.array_equal(stack.rows[:6], before)
 
 
-def test_gap_before_the_first_step_is_refused(tmp_path: Path) -> None:
-    record(tmp_path, 3)
-    with pytest.raises(ValueError, match="3 rows before step 5, expected 5"):
-        record(tmp_path, 2, first=5)
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_gap_before_the_first_step_is_refused_and_nothing_is_dropped(stored: bool, tmp_path: Path) -> None:
+    model, _ = setup()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientRecorder(model, optimizer, CapturePlan(range(100)), tmp_path if stored else None) as recorder:
+        for _ in range(3):
+            optimizer.step()
+        place = str(tmp_path) if stored else "a recorder in memory"
+        with pytest.raises(ValueError, match=f"{place}: 3 rows before step 5, expected 5; record anew elsewhere"):
+            recorder.resume(5)
+        assert recorder.stack().steps.tolist() == [0, 1, 2]
+        recorder.resume(1)
+        optimizer.step()
+        assert recorder.stack().steps.tolist() == [0, 1]
+
+
+def test_a_loop_of_ones_own_resumes_with_its_checkpoint(tmp_path: Path) -> None:
+    plan = CapturePlan(range(0, 10, 2))
+
+    def run(folder: Path, first: int, last: int, state: dict[str, Any] | None = None) -> dict[str, Any]:
+        model, batches = setup()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        with GradientRecorder(model, optimizer, plan, folder) as recorder:
+            if state is not None:
+                model.load_state_dict(state["model"])
+                optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+                recorder.resume(first)
+            for step in range(first, last):
+                optimizer.zero_grad()
+                cross_entropy(model, batches(step)).backward()
+                optimizer.step()
+            return copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+
+    run(tmp_path / "whole", 0, 10)
+    state = run(tmp_path / "parts", 0, 5)
+    run(tmp_path / "parts", 5, 8, state)  # these steps are lost, as by a kill after the checkpoint
+    run(tmp_path / "parts", 5, 10, state)
+    whole, parts = open_stack(tmp_path / "whole"), open_stack(tmp_path / "parts")
+    assert parts.steps.tolist() == [0, 2, 4, 6, 8]
+    assert np.array_equal(whole.rows, parts.rows)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_fit_resumes_the_recorders_that_it_is_given(named: bool, tmp_path: Path) -> None:
+    def run(folder: Path, steps: int) -> None:
+        model, batches = setup()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        training = TrainingPlan(steps, checkpoints=folder / "states", checkpoint_every=4)
+        with GradientRecorder(model, optimizer, CapturePlan(range(20)), folder / "rows") as recorder:
+            fit(model, cross_entropy, batches, optimizer, training, recorders=[recorder] if named else [])
+
+    run(tmp_path / "whole", 10)
+    run(tmp_path / "parts", 7)
+    if not named:
+        with pytest.raises(ValueError, match="holds 7 rows: choose another folder, or go on by resume"):
+            run(tmp_path / "parts", 10)
+        return
+    run(tmp_path / "parts", 10)
+    whole, parts = open_stack(tmp_path / "whole" / "rows"), open_stack(tmp_path / "parts" / "rows")
+    assert parts.steps.tolist() == list(range(10))
+    assert np.array_equal(whole.rows, parts.rows)
 
 
 def test_other_layout_is_refused(tmp_path: Path) -> None:
@@ -153,7 +198,7 @@ def test_other_layout_is_refused(tmp_path: Path) -> None:
     model = nn.Linear(6, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="another layout"):
-        GradientRecorder(model, optimizer, CapturePlan(range(2)), tmp_path, 0)
+        GradientRecorder(model, optimizer, CapturePlan(range(2)), tmp_path)
 
 
 @pytest.mark.promise("R3")
@@ -211,3 +256,32 @@ def test_full_disk_stops_the_loop_with_the_folders_name(tmp_path: Path, monkeypa
         fit(model, cross_entropy, batches, optimizer, TrainingPlan(1000))
     with pytest.raises(OSError, match="recording stopped"):
         recorder.close()
+
+
+@pytest.mark.parametrize("keyword", [True, False])
+@pytest.mark.parametrize("what", ["gradient", "weight"])
+def test_with_a_closure_the_first_gradient_of_each_step_is_recorded(what: Any, keyword: bool) -> None:
+    """LBFGS calls its closure several times in a step, and moves the weights between."""
+    model, batches = setup()
+    inputs, targets = batches.tensors
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+    expected, calls = [], 0
+
+    def closure() -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss.backward()
+        return loss
+
+    with GradientRecorder(model, optimizer, CapturePlan([0, 2], what)) as recorder:
+        for step in range(3):
+            if step != 1:
+                closure()
+                parts = [p.grad if what == "gradient" else p.detach() for p in model.parameters()]
+                expected.append(torch.cat([part.flatten().clone() for part in parts]).numpy())
+            optimizer.step(closure=closure) if keyword else optimizer.step(closure)
+    assert calls > 3 + 2  # more than one call in a step
+    assert recorder.stack().steps.tolist() == [0, 2]
+    assert np.array_equal(recorder.stack().rows, np.stack(expected))

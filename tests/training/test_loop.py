@@ -1,13 +1,10 @@
-import math
-import multiprocessing
-import random
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import resumable_run
 import torch
+from resumable_run import killed_and_resumed
+from small_runs import newest_checkpoint
 from torch import nn
 
 from descent.repro.files import sha256_of
@@ -18,7 +15,6 @@ from descent.training.loop import (
     TrainingPlan,
     cross_entropy,
     fit,
-    newest_checkpoint,
 )
 
 
@@ -151,49 +147,8 @@ def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         checkpointed(tmp_path, 20, run="seed 1")
 
 
-def start(folder: Path, kill_at: float = math.inf, delay: float = 0.0) -> int | None:
-    """The run in a process of its own, from a server that has torch loaded; its exit code."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["descent.training.capture", "descent.training.loop"])
-    child = context.Process(target=resumable_run.run, args=(folder, kill_at, delay))
-    child.start()
-    child.join(120)
-    child.kill()
-    return child.exitcode
-
-
-def final_digests(folder: Path) -> tuple[str, str]:
-    return sha256_of(folder / "final.bin"), sha256_of(folder / "gradients" / "rows.f32")
-
-
 @pytest.mark.promise("R3")
 def test_kills_at_random_moments_resume_to_the_same_sha(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     killed_and_resumed(tmp_path, 6, record_property)
-
-
-def killed_and_resumed(tmp_path: Path, wanted: int, record_property: Callable[[str, object], None]) -> None:
-    """Runs are killed and resumed, so many kills in all, until each ends; weights and recorded rows must be equal.
-
-    A kill falls some milliseconds after a random step, so that it may hit a step, a recorded row or a checkpoint.
-    """
-    assert start(tmp_path / "whole") == 0
-    expected, moments = final_digests(tmp_path / "whole"), random.Random(0)
-    kills, stopped_at, run = 0, set(), 0
-    while kills < wanted:
-        folder, run, exit_code = tmp_path / f"run-{run}", run + 1, None
-        while exit_code != 0:
-            reached = newest_checkpoint(folder / "checkpoints")[0]
-            kill_at = reached + moments.randrange(0, 160) if kills < wanted else math.inf
-            exit_code = start(folder, kill_at, moments.uniform(0, 0.01))
-            assert exit_code in (0, -signal.SIGKILL)
-            kills += exit_code != 0
-            stopped_at.add(newest_checkpoint(folder / "checkpoints")[0])
-        assert final_digests(folder) == expected
-        assert not list(folder.rglob("*.tmp*"))
-    record_property("training with recorded gradients: kills", kills)
-    record_property(f"training with recorded gradients: runs that ended with equal bytes, of {run}", run)
-    assert len(stopped_at - {0, resumable_run.STEPS}) >= wanted // 2, (
-        f"kills hit too few moments of training: {stopped_at}"
-    )

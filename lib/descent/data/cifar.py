@@ -1,4 +1,4 @@
-"""CIFAR-10's binary files proven before use: sizes, labels, then a digest of the records; streams only, no disk."""
+"""CIFAR-10 and its binary files, checked before use: sizes, labels, then a digest of all records of a split."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ Records = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class CifarSplit:
-    """The files of one split, and the `records_digest` of all their records together."""
+    """The files of one split, and the SHA-256 of the sorted SHA-256s of all their records.
+
+    So the digest is the same in whatever order the records stand, and over however many files.
+    """
 
     files: tuple[str, ...]
     sha256: str
@@ -32,7 +35,11 @@ class CifarSplit:
 
 @dataclass(frozen=True)
 class CifarArchive:
-    """A data set in files of `records` records each: folder, published archive, and base addresses to fetch it from."""
+    """A data set in files of `records` records each.
+
+    `folder` is where the files are, in the data folder and in the published `archive`; `mirrors` are the base addresses
+    from which the archive is fetched, in turn.
+    """
 
     name: str
     folder: str
@@ -52,8 +59,8 @@ class CifarArchive:
         return self.records * RECORD
 
 
-# The author publishes the archive's MD5, c32a1d4ab5d03f1284b67883e8d87530. It is not checked: it would refuse the
-# right images in an archive of another compression level, and proves nothing that the records' digests do not.
+# The author publishes the MD5 of the archive, c32a1d4ab5d03f1284b67883e8d87530. It is not checked: it would refuse the
+# right images in an archive of another compression level, and shows nothing that the digests of the records do not.
 CIFAR10 = CifarArchive(
     "cifar10",
     "cifar-10-batches-bin",
@@ -70,18 +77,13 @@ CIFAR10 = CifarArchive(
 )
 
 
-def records_digest(records: Records) -> str:
-    """SHA-256 of the sorted SHA-256s of `(n, 3073)` records: the same in any order and over any number of files."""
-    return hashlib.sha256(b"".join(sorted(hashlib.sha256(record).digest() for record in records))).hexdigest()
-
-
-def read_archive(stream: IO[bytes], size: int, source: CifarArchive) -> Records:
-    """The `(n, 3073)` records of one file: the label, then 1,024 red, green and blue levels, row by row.
+def read_records(stream: IO[bytes], size: int, source: CifarArchive) -> Records:
+    """The `(n, 3073)` records of one file, each a label, then 1,024 red, green and blue levels, row by row.
 
     Args:
-        stream: the file from its beginning.
-        size: its bytes; a file of another size than expected is not read.
-        source: what the file is one of.
+        stream: the file, from its beginning.
+        size: its length in bytes; a file of another size than expected is not read.
+        source: the data set that the file belongs to.
 
     Raises:
         ValueError: another size than that of `source`'s files, or a label that is no class.
@@ -99,17 +101,19 @@ def read_archive(stream: IO[bytes], size: int, source: CifarArchive) -> Records:
     return records
 
 
-def joined(parts: Sequence[Records], split: CifarSplit) -> Records:
-    """The records of a split's files, in the order of their SHA-256s: whoever packed them, the n-th image is the same.
+def join_records(parts: Sequence[Records], split: CifarSplit) -> Records:
+    """The records of the files of a split, sorted by their SHA-256s.
+
+    The n-th image is therefore the same, in whatever order the files hold them.
 
     Raises:
-        ValueError: they are not, in any order, those that were published.
+        ValueError: the records are not those that were published.
     """
     records = np.concatenate(parts)
     hashes = [hashlib.sha256(record).digest() for record in records]
     order = sorted(range(len(records)), key=hashes.__getitem__)
-    if (found := hashlib.sha256(b"".join(hashes[i] for i in order)).hexdigest()) != split.sha256:
-        raise ValueError(f"expected SHA-256 {split.sha256}, found {found} (of the records' sorted SHA-256s)")
+    if (digest := hashlib.sha256(b"".join(hashes[i] for i in order)).hexdigest()) != split.sha256:
+        raise ValueError(f"expected SHA-256 {split.sha256}, found {digest} (of the records' sorted SHA-256s)")
     return records[order]
 
 
@@ -125,7 +129,7 @@ _PACKED: dict[bytes, Callable[[BinaryIO], _Readable]] = {
 
 
 class _Limited(io.RawIOBase):
-    """A stream that breaks off once `limit` bytes are exceeded, whatever a hostile archive would swell to."""
+    """A stream that fails once `limit` bytes are exceeded, however large a hostile archive would become."""
 
     def __init__(self, stream: _Readable, limit: int) -> None:
         self._stream, self._limit, self._read = stream, limit, 0
@@ -138,14 +142,14 @@ class _Limited(io.RawIOBase):
         return chunk
 
 
-def unpack(stream: BinaryIO, source: CifarArchive) -> dict[str, Records]:
-    """The records of every file in the archive, by file name, after all the checks that hold for files.
+def read_archive(stream: BinaryIO, source: CifarArchive) -> dict[str, Records]:
+    """The `(n, 3073)` records of every file in the archive, by file name, checked as those of single files are.
 
-    The tar file may be compressed by gzip, bzip2, xz or not at all. Its members are read one by one into memory and
-    only regular files of exactly the expected paths are, so that no member's name or link decides what is written.
+    The tar file may be compressed by gzip, bzip2, xz or not at all. Its members are read into memory one by one, and
+    only regular files with the expected paths, so that no name or link in the archive decides what is written.
 
     Raises:
-        ValueError: no such archive, broken off, or without the published records.
+        ValueError: not such an archive, a broken one, or one without the published records.
     """
     head = stream.read(max(map(len, _PACKED)))
     stream.seek(0)
@@ -155,17 +159,17 @@ def unpack(stream: BinaryIO, source: CifarArchive) -> dict[str, Records]:
     except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError) as error:
         raise ValueError(f"expected a tar archive, found a broken one: {error}") from error
     for split in source.splits.values():
-        joined([parts[name] for name in split.files], split)
+        join_records([parts[name] for name in split.files], split)
     return parts
 
 
 def _members(stream: _Readable, source: CifarArchive) -> dict[str, Records]:
-    limit = 2 * len(source.files) * source.size + (1 << 20)  # as much again for what others may have packed with them
+    limit = 2 * len(source.files) * source.size + (1 << 20)  # the archive may hold other files as well
     wanted = {f"{source.folder}/{name}": name for name in source.files}
     parts: dict[str, Records] = {}
     with tarfile.open(fileobj=_Limited(stream, limit), mode="r|", bufsize=1 << 20) as archive:
         for member in archive:
-            if member.size > limit:  # tarfile would count the blocks of what is not there
+            if member.size > limit:  # tarfile would count through blocks that are not there
                 raise ValueError(f"expected members of at most {limit:,} bytes, found one of {member.size:,}")
             name = wanted.get(member.name.removeprefix("./"))
             if name is None:
@@ -174,7 +178,7 @@ def _members(stream: _Readable, source: CifarArchive) -> dict[str, Records]:
             if content is None:
                 raise ValueError(f"expected {member.name} to be a regular file, found a link or a folder")
             try:
-                parts[name] = read_archive(content, member.size, source)
+                parts[name] = read_records(content, member.size, source)
             except ValueError as error:
                 raise ValueError(f"{member.name}: {error}") from error
             if len(parts) == len(wanted):

@@ -1,4 +1,4 @@
-"""The data of the book, checked before use: `digits` comes with scikit-learn, the rest is read from disk or fetched."""
+"""The data sets of the book: `digits` comes with scikit-learn; `mnist` and `cifar10` are read from disk or fetched."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,17 +17,9 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from descent.checkout import data_folder
-from descent.data.cifar import CIFAR10, IMAGE, CifarArchive, Records, joined, read_archive
-from descent.data.fetching import (
-    TIMEOUT_S,
-    DamagedDataError,
-    download,
-    fetch_batches,
-    from_mirrors,
-    to_mend,
-)
-from descent.data.mnist import MNIST, IdxSource, examine, parse
-from descent.repro.files import atomic_path
+from descent.data.cifar import CIFAR10, IMAGE
+from descent.data.fetching import read_cifar, read_idx
+from descent.data.mnist import MNIST
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +29,8 @@ class Dataset:
     Attributes:
         name: `digits`, `mnist` or `cifar10`.
         split: `train` or `test`.
-        inputs: (n, channels, height, width) float32 in [0, 1].
-        targets: (n,) int64, class of each input.
+        inputs: `(n, channels, height, width)` float32 in [0, 1].
+        targets: `(n,)` int64, the class of each input.
         classes: number of classes.
     """
 
@@ -54,40 +45,50 @@ class Dataset:
 
 
 def load_dataset(name: str, split: str = "train") -> Dataset:
-    """One split of a data set, its content checked on each call.
+    """One split (`train` or `test`) of a data set; the content of its files is checked on each call.
 
-    `digits`: 1,437 / 360 images of (1, 8, 8), levels 0..16 over 16; the split is stratified and always
-    the same (seed 0). `mnist`: 60,000 / 10,000 images of (1, 28, 28), levels 0..255 over 255; LeCun, Cortes & Burges.
+    `digits`: 1,437 / 360 images of (1, 8, 8), levels 0..16 over 16; the split is stratified and always the same
+    (seed 0). `mnist`: 60,000 / 10,000 images of (1, 28, 28), levels 0..255 over 255; LeCun, Cortes & Burges.
     `cifar10`: 50,000 / 10,000 images of (3, 32, 32), levels 0..255 over 255; Krizhevsky 2009.
 
     Raises:
         ValueError: unknown name or split.
-        DamagedDataError: a file's content is not the published one; the message says how to mend it.
+        DamagedDataError: the content of a file is not the published one; the message says how to mend it.
         MissingDataError: a file is absent and no mirror gives it; the message says what to put where.
+
+    Example:
+        >>> digits = load_dataset("digits")
+        >>> tuple(digits.inputs.shape), tuple(digits.targets.shape), digits.classes
+        ((1437, 1, 8, 8), (1437,), 10)
     """
-    _expect("name", name, LOADERS)
-    _expect("split", split, ("train", "test"))
-    images, labels = LOADERS[name](split)
+    _check_choice("name", name, _LOADERS)
+    _check_choice("split", split, ("train", "test"))
+    images, labels = _LOADERS[name](split)
     inputs = torch.from_numpy(images)
     inputs = inputs if inputs.ndim == 4 else inputs.unsqueeze(1)
     return Dataset(name, split, inputs, torch.from_numpy(labels.astype(np.int64)), classes=10)
 
 
 def standardise(dataset: Dataset, reference: Dataset | None = None) -> Tensor:
-    """Inputs less one scalar mean per channel, over one scalar standard deviation: those of the train split's pixels.
+    """The inputs, less the mean of all pixels of a channel, over their standard deviation, in the train split.
 
     Args:
         dataset: the split to scale.
-        reference: where mean and deviation are measured. None means the train split: `dataset` itself if it is
-            one, otherwise it is loaded.
+        reference: the split in which mean and deviation are measured. None means the train split: `dataset` itself
+            if it is one, otherwise it is loaded.
 
     Returns:
-        Same shape as `dataset.inputs`, float32. Each channel of a train split comes out with mean 0 and (population)
-        deviation 1. For MNIST that is the customary (x - 0.1307) / 0.3081; for CIFAR-10 the means are 0.4914, 0.4822,
-        0.4465 and the deviations 0.2470, 0.2435, 0.2616.
+        `dataset.inputs` scaled, of the same shape, float32. Each channel of a train split comes out with mean 0 and
+        (population) deviation 1. For MNIST that is the customary (x - 0.1307) / 0.3081; for CIFAR-10 the means are
+        0.4914, 0.4822, 0.4465 and the deviations 0.2470, 0.2435, 0.2616.
 
     Raises:
         ValueError: all pixels of a channel are equal.
+
+    Example:
+        >>> scaled = standardise(load_dataset("digits"))
+        >>> round(scaled.mean().item(), 3) + 0, round(scaled.std().item(), 3)
+        (0.0, 1.0)
     """
     if reference is None:
         reference = dataset if dataset.split == "train" else load_dataset(dataset.name)
@@ -103,51 +104,7 @@ def standardise(dataset: Dataset, reference: Dataset | None = None) -> Tensor:
     return scaled
 
 
-def read_idx(source: IdxSource, filename: str) -> NDArray[np.uint8]:
-    """The array in one file of `data_folder()/source.name`, compressed or not; fetched when it is not there.
-
-    A damaged file is refused and left as it is: it is the user's. A damaged download is not kept.
-
-    Raises:
-        DamagedDataError: see `load_dataset`.
-        MissingDataError: see `load_dataset`.
-    """
-    folder = data_folder() / source.name
-    present = [path for path in (folder / f"{filename}.gz", folder / filename) if path.is_file()]
-    path = present[0] if present else _download(source, filename, folder)
-    content, problem = _examine(path, source, filename)
-    if problem:
-        raise DamagedDataError(f"{path} is damaged\n{problem}\n{to_mend(source.name, folder.parent, path)}")
-    return parse(content, source.files[filename])
-
-
-def read_batches(source: CifarArchive, split: str) -> Records:
-    """The `(n, 3073)` records of one split, from the files in `data_folder()/source.folder`; fetched if one is absent.
-
-    A damaged file is refused and left as it is: it is the user's. A damaged download is not kept.
-
-    Raises:
-        DamagedDataError: see `load_dataset`.
-        MissingDataError: see `load_dataset`.
-    """
-    root = data_folder()
-    paths = [root / source.folder / name for name in source.splits[split].files]
-    if not all(path.is_file() for path in paths):
-        fetch_batches(source, root, TIMEOUT_S)
-    parts, blamed = [], paths
-    try:
-        for path in paths:
-            blamed = [path]
-            with open(path, "rb") as stream:
-                parts.append(read_archive(stream, path.stat().st_size, source))
-        blamed = paths
-        return joined(parts, source.splits[split])
-    except ValueError as error:
-        what = blamed[0] if len(blamed) == 1 else f"the {split} split of {source.name} in {root / source.folder}"
-        raise DamagedDataError(f"{what} is damaged\n{error}\n{to_mend(source.name, root, *blamed)}") from error
-
-
-def _expect(label: str, value: str, choices: Iterable[str]) -> None:
+def _check_choice(label: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         near = get_close_matches(str(value), choices, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -168,41 +125,21 @@ def _mnist(split: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
 
 
 def _cifar10(split: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    records = read_batches(CIFAR10, split)
+    records = read_cifar(CIFAR10, split)
     images = records[:, 1:].astype(np.float32)
-    images /= np.float32(255)  # in place: the train split is 614 MB
+    images /= np.float32(255)  # in place: the train split takes 614 MB
     return images.reshape(-1, *IMAGE), records[:, 0]
 
 
-LOADERS: dict[str, Callable[[str], tuple[NDArray[np.float32], NDArray[Any]]]] = {
+_LOADERS: dict[str, Callable[[str], tuple[NDArray[np.float32], NDArray[Any]]]] = {
     "digits": _digits,
     "mnist": _mnist,
     "cifar10": _cifar10,
 }
 
 
-def _examine(path: Path, source: IdxSource, filename: str) -> tuple[bytearray, str]:
-    with open(path, "rb") as stream:
-        return examine(stream, source, filename)
-
-
-def _download(source: IdxSource, filename: str, folder: Path) -> Path:
-    """Fetch `folder/filename.gz` from the first mirror that gives it undamaged."""
-
-    def take(url: str) -> None:
-        with atomic_path(folder / f"{filename}.gz") as temporary:
-            download(url, temporary, TIMEOUT_S)
-            if problem := _examine(temporary, source, filename)[1]:
-                raise DamagedDataError(problem)
-
-    files = ", ".join(f"{name}.gz" for name in source.files)
-    remedy = f"put {files} (or them unpacked) in {folder}"
-    from_mirrors(source, f"{filename}.gz", take, f"{filename} is not in {folder}", remedy)
-    return folder / f"{filename}.gz"
-
-
 def main(names: list[str]) -> None:
-    """`python -m descent.data.datasets mnist cifar10`: fetch what is absent, check all, say where it is."""
+    """`python -m descent.data.datasets mnist cifar10`: fetch what is absent, check all of it, say where it is."""
     try:
         for name in names:
             sizes = [f"{len(load_dataset(name, split)):,} {split}" for split in ("train", "test")]

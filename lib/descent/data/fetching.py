@@ -1,4 +1,7 @@
-"""Files from mirrors, each asked once, in turn, until one gives what passes the check; archives, opened likewise."""
+"""The files of data sets: checked each time they are read, and fetched from a mirror where they are absent.
+
+A damaged file is refused and left as it is, for it is the user's; a damaged download is not kept.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from descent.data.cifar import CifarArchive, unpack
-from descent.repro.files import write_atomic
+from descent.checkout import data_folder
+from descent.data.cifar import CifarArchive, Records, join_records, read_archive, read_records
+from descent.data.mnist import IdxSource, check_content, parse_idx
+from descent.repro.files import atomic_path, write_atomic
 
 TIMEOUT_S = (5.0, 20.0)  # to connect; between two packets
 
@@ -23,109 +29,151 @@ class DamagedDataError(ValueError):
 
 
 class MissingDataError(FileNotFoundError):
-    """A file that is neither on the disk nor to be had from a mirror."""
+    """A file that is not on this machine, and that no mirror gave."""
 
 
-class Mirrored(Protocol):
-    """A data set with the base addresses that its files are fetched from."""
-
-    @property
-    def name(self) -> str:
-        """What `load` knows it by, and what `DESCENT_<NAME>_MIRRORS` is called after."""
-
-    @property
-    def mirrors(self) -> tuple[str, ...]:
-        """Base addresses, in the order in which they are asked."""
-
-
-def from_mirrors(source: Mirrored, filename: str, take: Callable[[str], None], lacking: str, remedy: str) -> None:
-    """Give `take` the file's address on each mirror in turn, until it does not fail; each is asked once.
-
-    Args:
-        source: its mirrors; `DESCENT_<NAME>_MIRRORS` names others, separated by commas.
-        filename: the file on the server.
-        take: fetches, checks and keeps the file; keeps nothing when it raises OSError or DamagedDataError.
-        lacking: what is not where, the first words of the message.
-        remedy: how to do without a mirror, its last words.
+def read_idx(source: IdxSource, filename: str) -> NDArray[np.uint8]:
+    """The array in one IDX file of the folder `source.name` of the data folder, whether compressed or not.
 
     Raises:
-        MissingDataError: no mirror gave the file; the message says why not, a line each.
+        DamagedDataError: the content is not the published one; the message says how to mend it.
+        MissingDataError: the file is absent and no mirror gives it; the message says what to put where.
     """
-    named = os.environ.get(f"DESCENT_{source.name.upper()}_MIRRORS", "").split(",")
-    tried = []
-    for mirror in [address.strip() for address in named if address.strip()] or source.mirrors:
-        try:
-            return take(f"{mirror.rstrip('/')}/{filename}")
-        except (OSError, DamagedDataError) as error:  # requests' errors are OSErrors
-            reason = " ".join(str(error).split("Caused by ")[-1].split())
-            tried.append(f"  {mirror}: {type(error).__name__}: {reason[:250]}")
-    raise MissingDataError(f"{lacking}, and no mirror gave it:\n" + "\n".join(tried) + f"\nto do without: {remedy}")
+    folder = data_folder() / source.name
+    packed = folder / f"{filename}.gz"
+    path = next((path for path in (packed, folder / filename) if path.is_file()), packed)
+    if not path.is_file():
+        _fetch_idx(source, filename, folder)
+    content, problem = _check_file(path, source, filename)
+    if problem:
+        raise DamagedDataError(f"{path} is damaged\n{problem}\n{_how_to_mend(source.name, folder.parent, path)}")
+    return parse_idx(content, source.files[filename])
 
 
-def download(url: str, path: Path, timeout: tuple[float, float] = TIMEOUT_S) -> None:
-    """Write what `url` gives to `path`, with a progress bar on stderr.
+def _check_file(path: Path, source: IdxSource, filename: str) -> tuple[bytearray, str]:
+    with open(path, "rb") as stream:
+        return check_content(stream, source, filename)
 
-    Args:
-        url: http or https.
-        path: written as the bytes come, so a temporary one.
-        timeout: seconds to connect, and between two packets.
+
+def _fetch_idx(source: IdxSource, filename: str, folder: Path) -> None:
+    def take(url: str) -> None:
+        with atomic_path(folder / f"{filename}.gz") as temporary:
+            download(url, temporary)
+            if problem := _check_file(temporary, source, filename)[1]:
+                raise DamagedDataError(problem)
+
+    files = ", ".join(f"{name}.gz" for name in source.files)
+    remedy = f"put {files} (or them unpacked) in {folder}"
+    _try_mirrors(source, f"{filename}.gz", take, f"{filename} is not in {folder}", remedy)
+
+
+def read_cifar(source: CifarArchive, split: str) -> Records:
+    """The `(n, 3073)` records of one split, from the folder `source.folder` of the data folder.
 
     Raises:
-        OSError: refused, broken off or silent for too long.
+        DamagedDataError: the content is not the published one; the message says how to mend it.
+        MissingDataError: a file is absent and no mirror gives it; the message says what to put where.
     """
-    from pooch import HTTPDownloader  # here, for in a notebook pooch's import warns that its bars lack widgets
+    root = data_folder()
+    paths = [root / source.folder / name for name in source.splits[split].files]
+    if not all(path.is_file() for path in paths):
+        _fetch_cifar(source, root)
+    parts, blamed = [], paths
+    try:
+        for path in paths:
+            blamed = [path]
+            with open(path, "rb") as stream:
+                parts.append(read_records(stream, path.stat().st_size, source))
+        blamed = paths
+        return join_records(parts, source.splits[split])
+    except ValueError as error:
+        what = blamed[0] if len(blamed) == 1 else f"the {split} split of {source.name} in {root / source.folder}"
+        raise DamagedDataError(f"{what} is damaged\n{error}\n{_how_to_mend(source.name, root, *blamed)}") from error
 
-    headers = {"Accept-Encoding": "identity"}  # the file as it is: a server must not unpack it on the way
-    # A total from the start: pooch asks whether the bar is true, which tqdm answers by its total.
-    with tqdm(total=1, desc=url.rsplit("/", 1)[1], unit="B", unit_scale=True, leave=False) as bar:
-        fetch = HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=timeout, headers=headers)
-        fetch(url, str(path), None)
 
+def _fetch_cifar(source: CifarArchive, folder: Path) -> None:
+    """Write the files that are absent in `folder/source.folder`; those that are present stay as they are.
 
-def to_mend(name: str, folder: Path, *paths: Path) -> str:
-    """The last line of a refusal: the command that replaces the files at `paths` of data set `name` in `folder`."""
-    remove = " ".join(["rm", *(shlex.quote(str(path)) for path in paths)])
-    again = f"DESCENT_DATA={shlex.quote(str(folder))} {shlex.quote(sys.executable)} -m descent.data.datasets {name}"
-    return f"to mend it: {remove} && {again}"
-
-
-def fetch_batches(source: CifarArchive, folder: Path, timeout: tuple[float, float]) -> None:
-    """Write those of the files that are absent in `folder/source.folder`; those that are there stay as they are.
-
-    They come from the archive in `folder` if one is there, which stays too, else from the first mirror whose archive
-    is whole; that one is not kept.
-
-    Raises:
-        DamagedDataError: the archive in `folder` is not whole, or not the published one by its content.
-        MissingDataError: there is none, and no mirror gives it.
+    They come from the archive in `folder` if there is one, which stays there; else from the first mirror whose archive
+    is whole, and that archive is not kept.
     """
     archive = folder / source.archive
     if archive.is_file():
         try:
             return _extract(archive, source, folder)
         except DamagedDataError as error:
-            message = f"{archive} is damaged\n{error}\n{to_mend(source.name, folder, archive)}"
+            message = f"{archive} is damaged\n{error}\n{_how_to_mend(source.name, folder, archive)}"
             raise DamagedDataError(message) from error
 
     def take(url: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder, prefix=f".{source.archive}.") as temporary:
             path = Path(temporary) / source.archive
-            download(url, path, timeout)
+            download(url, path)
             _extract(path, source, folder)
 
     remedy = f"put it there, or {', '.join(source.files)} in {folder / source.folder}"
-    from_mirrors(source, source.archive, take, f"{source.archive} is not in {folder}", remedy)
+    _try_mirrors(source, source.archive, take, f"{source.archive} is not in {folder}", remedy)
 
 
 def _extract(archive: Path, source: CifarArchive, folder: Path) -> None:
-    """Write the absent files, each whole or not at all, once the content of all of them is proven."""
+    """Write the absent files, each whole or not at all, after the content of all of them has been checked."""
     try:
         with open(archive, "rb") as stream:
-            parts = unpack(stream, source)
+            parts = read_archive(stream, source)
     except ValueError as error:
         raise DamagedDataError(str(error)) from error
     for name, records in parts.items():
         path = folder / source.folder / name
         if not path.is_file():
             write_atomic(path, records.tobytes())
+
+
+def _try_mirrors(
+    source: IdxSource | CifarArchive, filename: str, take: Callable[[str], None], lacking: str, remedy: str
+) -> None:
+    """Give `take` the file's address on each mirror in turn, until it does not fail; each mirror is asked once.
+
+    Args:
+        source: names the mirrors; those in `DESCENT_<NAME>_MIRRORS`, separated by commas, replace them.
+        filename: the file on the server.
+        take: fetches, checks and keeps the file; keeps nothing when it raises OSError or DamagedDataError.
+        lacking: the first words of the message: which file is not where.
+        remedy: its last words: what to do without a mirror.
+
+    Raises:
+        MissingDataError: no mirror gave the file; the message says why, in a line for each.
+    """
+    named = os.environ.get(f"DESCENT_{source.name.upper()}_MIRRORS", "").split(",")
+    failures = []
+    for mirror in [address.strip() for address in named if address.strip()] or source.mirrors:
+        try:
+            return take(f"{mirror.rstrip('/')}/{filename}")
+        except (OSError, DamagedDataError) as error:  # the errors of requests are OSErrors
+            reason = " ".join(str(error).split("Caused by ")[-1].split())
+            failures.append(f"  {mirror}: {type(error).__name__}: {reason[:250]}")
+    raise MissingDataError(f"{lacking}, and no mirror gave it:\n" + "\n".join(failures) + f"\nto do without: {remedy}")
+
+
+def download(url: str, path: Path) -> None:
+    """Write what `url` (http or https) gives to `path`, with a progress bar on stderr.
+
+    The bytes are written as they come, so `path` should be a temporary file.
+
+    Raises:
+        OSError: the server refused, broke off or was silent for longer than `TIMEOUT_S`.
+    """
+    from pooch import HTTPDownloader  # here, for in a notebook pooch's import warns that its bars lack widgets
+
+    headers = {"Accept-Encoding": "identity"}  # the file as it is: a server must not unpack it on the way
+    # The total is given from the start because pooch asks whether the bar is true, which tqdm decides by its total.
+    with tqdm(total=1, desc=url.rsplit("/", 1)[1], unit="B", unit_scale=True, leave=False) as bar:
+        fetch = HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT_S, headers=headers)
+        fetch(url, str(path), None)
+
+
+def _how_to_mend(name: str, folder: Path, *paths: Path) -> str:
+    """The last line of a refusal: the command that replaces the files at `paths` of data set `name` in `folder`."""
+    remove = " ".join(["rm", *(shlex.quote(str(path)) for path in paths)])
+    again = f"DESCENT_DATA={shlex.quote(str(folder))} {shlex.quote(sys.executable)} -m descent.data.datasets {name}"
+    return f"to mend it: {remove} && {again}"

@@ -1,4 +1,4 @@
-"""IDX files proven before use: the SHA-256 of the decompressed content, then the header; streams only, no disk."""
+"""MNIST and its IDX files, checked before use: the SHA-256 of the decompressed content, then the header."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GZIP = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class IdxFile:
-    """SHA-256 of a decompressed IDX file of unsigned bytes, and the shape that its header must state."""
+    """A decompressed IDX file of unsigned bytes: its SHA-256, and the shape that its header must state."""
 
     sha256: str
     shape: tuple[int, ...]
@@ -37,7 +37,7 @@ class IdxFile:
 
 @dataclass(frozen=True)
 class IdxSource:
-    """A data set's files by name (without `.gz`) and the base addresses they are fetched from, in turn."""
+    """The files of a data set by name (without `.gz`), and the base addresses from which they are fetched, in turn."""
 
     name: str
     files: Mapping[str, IdxFile]
@@ -64,45 +64,46 @@ MNIST = IdxSource(
 )
 
 
-def unpack(stream: BinaryIO, limit: int) -> tuple[bytearray, str]:
-    """Content of a stream, gzip or plain by its first bytes, and why a gzip stream broke off ("" if it did not).
+def decompress(stream: BinaryIO, limit: int) -> tuple[bytearray, str]:
+    """The content of a stream, and why its decompression broke off ("" if it did not).
 
-    Stops once `limit` bytes are exceeded, whatever a damaged or hostile file would swell to.
+    The first bytes say whether the stream is compressed by gzip. Reading stops once `limit` bytes are exceeded, however
+    large a damaged or hostile file would become.
     """
-    packed = stream.read(len(_GZIP)) == _GZIP
+    compressed = stream.read(len(_GZIP)) == _GZIP
     stream.seek(0)
     content = bytearray()
     with gzip.GzipFile(fileobj=stream) as unpacked:
         try:
-            while len(content) <= limit and (chunk := unpacked.read1(_CHUNK) if packed else stream.read(_CHUNK)):
+            while len(content) <= limit and (chunk := unpacked.read1(_CHUNK) if compressed else stream.read(_CHUNK)):
                 content += chunk
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             return content, str(error)
     return content, ""
 
 
-def examine(stream: BinaryIO, source: IdxSource, filename: str) -> tuple[bytearray, str]:
-    """Content of one file of a source, and what is wrong with it in one line ("" when nothing is).
+def check_content(stream: BinaryIO, source: IdxSource, filename: str) -> tuple[bytearray, str]:
+    """The content of one file of a source, and what is wrong with it, in one line ("" if nothing is).
 
-    What counts is the content, so every compression level will do, and so will a gzip header whose time stamp was
-    damaged; a checksum that fails, a lost end or bytes after the end are refused.
+    Only the decompressed content counts, so any compression level is accepted, and so is a gzip header with a damaged
+    time stamp. A gzip checksum that fails, a missing end and bytes after the end are refused.
     """
-    content, fault = unpack(stream, limit=max(file.size for file in source.files.values()))
-    expected, found = source.files[filename].sha256, hashlib.sha256(content).hexdigest()
-    if found == expected and not fault:
+    content, fault = decompress(stream, limit=max(file.size for file in source.files.values()))
+    expected, digest = source.files[filename].sha256, hashlib.sha256(content).hexdigest()
+    if digest == expected and not fault:
         return content, ""
-    swapped = [name for name, file in source.files.items() if file.sha256 == found != expected]
+    swapped = [name for name, file in source.files.items() if file.sha256 == digest != expected]
     remark = f", which is {swapped[0]}" if swapped else f" in a broken gzip file: {fault}" if fault else ""
-    return content, f"expected SHA-256 {expected}, found {found}{remark}"
+    return content, f"expected SHA-256 {expected}, found {digest}{remark}"
 
 
-def parse(content: bytes | bytearray, file: IdxFile) -> NDArray[np.uint8]:
+def parse_idx(content: bytes | bytearray, file: IdxFile) -> NDArray[np.uint8]:
     """The array of an IDX file.
 
     Raises:
-        ValueError: magic number, dimensions or length are not those of `file`.
+        ValueError: the magic number, the dimensions or the length are not those of `file`.
     """
     if not content.startswith(file.header) or len(content) != file.size:
-        found = bytes(content[: len(file.header)]).hex(" ", 4)
-        raise ValueError(f"header {found}, {len(content)} bytes: expected unsigned bytes of shape {file.shape}")
+        header = bytes(content[: len(file.header)]).hex(" ", 4)
+        raise ValueError(f"header {header}, {len(content)} bytes: expected unsigned bytes of shape {file.shape}")
     return np.frombuffer(content, np.uint8, offset=len(file.header)).reshape(file.shape)

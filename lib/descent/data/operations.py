@@ -1,7 +1,7 @@
 """Binary operations on finite sets as classification tasks: given a and b, name the result.
 
-The set-up of Power et al. 2022 (Grokking, section 2): every pair is an example, the elements are tokens without any
-structure, and a fraction of the table is shown in training.
+The set-up is that of Power et al. 2022 (Grokking, section 2): every pair is an example, the elements are tokens without
+any structure, and a fraction of the table is shown in training.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Grid = NDArray[np.int64]
-S5 = "s5"
+_Elements = NDArray[np.int64]
+_S5 = "s5"
 
 
-def _inverse(b: Grid, p: int) -> Grid:
+def _inverse(b: _Elements, p: int) -> _Elements:
     return np.array([pow(int(value), -1, p) for value in b], dtype=np.int64)
 
 
-# name -> (a, b, p) -> result; `division` is of the residues but zero, and so needs a prime
-MODULAR: dict[str, Callable[[Grid, Grid, int], Grid]] = {
+# name -> (a, b, p) -> result; `division` is by residues other than zero, which have inverses if p is prime
+_MODULAR: dict[str, Callable[[_Elements, _Elements, int], _Elements]] = {
     "addition": lambda a, b, p: (a + b) % p,
     "subtraction": lambda a, b, p: (a - b) % p,
     "squares": lambda a, b, p: (a * a + b * b) % p,
     "division": lambda a, b, p: a * _inverse(b, p) % p,
 }
-OPERATIONS = (*MODULAR, S5)
+OPERATIONS = (*_MODULAR, _S5)
 
 
 @dataclass(frozen=True)
 class ModularTask:
-    """A table of an operation.
+    """The table of an operation.
 
     Attributes:
-        name: one of OPERATIONS.
-        symbols: elements of the set, tokens 0 to symbols - 1.
-        pairs: `(n, 2)` int64, in the order of a, then b.
-        targets: `(n,)` int64, the result of each.
+        name: `addition`, `subtraction`, `squares`, `division` or `s5`.
+        symbols: number of elements of the set, which are the tokens 0 to symbols - 1.
+        pairs: `(n, 2)` int64, every a and b, sorted by a, then by b.
+        targets: `(n,)` int64, the result for each pair.
     """
 
     name: str
@@ -63,16 +63,21 @@ def modular_task(name: str, p: int = 113) -> ModularTask:
     """All examples of an operation.
 
     Args:
-        name: `addition`, `subtraction`, `squares` (a^2 + b^2) or `division` modulo p, or `s5`: b, then a, of the 120
-            permutations of five things, in lexicographic order.
-        p: the modulus; of no use to `s5`.
+        name: `addition`, `subtraction`, `squares` (a^2 + b^2) or `division` modulo p; or `s5`, the composition "b, then
+            a" of the 120 permutations of five things, which are numbered in lexicographic order.
+        p: the modulus; not used by `s5`.
 
     Raises:
-        ValueError: an unknown name; a modulus below 2; for `division`, one that is not prime.
+        ValueError: the name is unknown, the modulus is below 2 or, for `division`, not prime.
+
+    Example:
+        >>> task = modular_task("addition", p=5)
+        >>> task.pairs[:3].tolist(), task.targets[-3:].tolist()
+        ([[0, 0], [0, 1], [0, 2]], [1, 2, 3])
     """
     if name not in OPERATIONS:
         raise ValueError(f"operation {name!r}: expected one of {', '.join(OPERATIONS)}")
-    if name == S5:
+    if name == _S5:
         return _permutations()
     if p < 2:
         raise ValueError(f"p={p}: expected a modulus of at least 2")
@@ -81,7 +86,7 @@ def modular_task(name: str, p: int = 113) -> ModularTask:
         raise ValueError(f"p={p}: division needs a prime, such as {near}")
     start = 1 if name == "division" else 0
     a, b = (part.ravel() for part in np.meshgrid(np.arange(p), np.arange(start, p), indexing="ij"))
-    return _task(name, p, a, b, MODULAR[name](a, b, p))
+    return _task(name, p, a, b, _MODULAR[name](a, b, p))
 
 
 def _permutations() -> ModularTask:
@@ -89,22 +94,27 @@ def _permutations() -> ModularTask:
     number = {tuple(element): index for index, element in enumerate(elements.tolist())}
     a, b = (part.ravel() for part in np.meshgrid(np.arange(120), np.arange(120), indexing="ij"))
     composed = np.take_along_axis(elements[a], elements[b], axis=1)
-    return _task(S5, 120, a, b, np.array([number[tuple(row)] for row in composed.tolist()]))
+    return _task(_S5, 120, a, b, np.array([number[tuple(row)] for row in composed.tolist()]))
 
 
-def _task(name: str, symbols: int, a: Grid, b: Grid, results: Grid) -> ModularTask:
+def _task(name: str, symbols: int, a: _Elements, b: _Elements, results: _Elements) -> ModularTask:
     pairs = torch.from_numpy(np.stack([a, b], axis=1).astype(np.int64))
     return ModularTask(name, symbols, pairs, torch.from_numpy(results.astype(np.int64)))
 
 
 def split_pairs(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the training and of the other examples, `(n,)` and `(count - n,)` int64.
+    """Indices of the examples for training and of the others, `(n,)` and `(count - n,)` int64.
 
-    As in the published code of Nanda et al. 2023: all examples shuffled by Python's generator, the first
-    int(fraction * count) are for training, so that a seed names the same split.
+    As in the published code of Nanda et al. 2023, the examples are shuffled by Python's generator, and the first
+    n = int(fraction * count) are for training. A seed therefore gives the same split as there.
 
     Raises:
-        ValueError: a fraction that leaves either part empty.
+        ValueError: the fraction leaves one of the parts empty.
+
+    Example:
+        >>> train, test = split_pairs(count=10, fraction=0.3, seed=0)
+        >>> len(train), sorted([*train.tolist(), *test.tolist()]) == list(range(10))
+        (3, True)
     """
     shown = int(fraction * count)
     if not 0 < shown < count:

@@ -29,7 +29,7 @@ from descent.repro.records import Record, provenance
 from descent.repro.seeding import torch_generator
 from descent.spectra.trajectory import trajectory_plane
 from descent.training.capture import CapturePlan, GradientRecorder
-from descent.training.loop import Batch, MiniBatches, TrainingPlan, fit, newest_checkpoint
+from descent.training.loop import Batch, MiniBatches, TrainingPlan, fit
 
 FEWEST = 10  # steps: OneCycleLR divides by zero where its rise is one step long
 # oneDNN's weight gradient of a strided 1 x 1 convolution, channels last, writes past its memory where the input has
@@ -187,8 +187,8 @@ def train_resnet(
     loss = partial(faded_cross_entropy, precision=schedule.precision)
     steps = np.linspace(0, batches.steps, schedule.snapshots, endpoint=False).astype(int)
     recipe = CapturePlan(steps, "weight", list(weight_matrices(model)))
-    with GradientRecorder(model, optimizer, recipe, work / "weights", newest_checkpoint(work)[0]) as recorder:
-        history = fit(model, loss, batches, optimizer, plan)
+    with GradientRecorder(model, optimizer, recipe, work / "weights") as recorder:
+        history = fit(model, loss, batches, optimizer, plan, recorders=[recorder])
         round_to_float16(model)
         if fading:
             set_gates(model, 0.0)  # also where the last step kept a rest, or a killed run had made it already

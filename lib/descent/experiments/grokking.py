@@ -25,7 +25,7 @@ from descent.models.transformer import OneLayerTransformer, TransformerSizes
 from descent.models.vectors import flatten, unflatten
 from descent.repro.machine import compute_device, keep_freed_memory
 from descent.training.capture import CapturePlan, GradientRecorder, GradientStack
-from descent.training.loop import Batch, MiniBatches, TrainingPlan, fit, newest_checkpoint
+from descent.training.loop import Batch, MiniBatches, TrainingPlan, fit
 
 Array = NDArray[np.float64]
 WARM_UP = 10  # steps
@@ -176,10 +176,9 @@ def train_modular_transformer(
         run=experiment.digest(),
         progress=progress,
     )
-    begun = newest_checkpoint(folder / "checkpoints")[0] if folder else None
     recipe = CapturePlan(range(0, experiment.steps, experiment.every), "weight")
     model, optimizer = start.model, start.optimizer
-    with GradientRecorder(model, optimizer, recipe, folder and folder / "weights", begun) as recorder:
-        history = fit(model, cross_entropy_in_double, start.batches, optimizer, plan)
+    with GradientRecorder(model, optimizer, recipe, folder and folder / "weights") as recorder:
+        history = fit(model, cross_entropy_in_double, start.batches, optimizer, plan, recorders=[recorder])
         stack = recorder.stack()
         return GrokkingRun(experiment, start.task, start.train, start.test, history.losses, stack, model.cpu())

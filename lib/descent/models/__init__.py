@@ -1,4 +1,8 @@
-"""Networks of the chapters, named weights as one vector, and published weights."""
+"""The networks of the chapters, the flat vector of the weights of any network, and published weights.
+
+Start with `mlp` or `cifar_resnet` for a network, and with `flatten`, `unflatten` and `Layout` to go between named
+weights and one vector; these three take any model. `load_checkpoint` reads the residual networks of the book.
+"""
 
 import lazy_loader
 

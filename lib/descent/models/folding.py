@@ -1,4 +1,7 @@
-"""Batch normalisation in evaluation mode is an affine map: folded into the convolution before it, it costs nothing."""
+"""Batch normalisation folded into the convolution before it.
+
+In evaluation mode batch normalisation is an affine map, so the convolution can do its work at no cost.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -17,8 +19,9 @@ class Folded:
 
     Attributes:
         model: a copy in evaluation mode, equal in its outputs to rounding; the original is not touched.
-        scales: name of a weight of the original -> factor of each of its filters, in a shape that multiplies it. The
-            folded weight is the original times it, and so is a direction: folding maps lines to lines.
+        scales: for the name of each weight that was folded, the factor of each of its filters, in a shape that
+            multiplies the weight. The folded weight is the original times the factor, and so is a direction in the
+            space of weights: folding maps lines to lines.
     """
 
     model: nn.Module
@@ -32,8 +35,8 @@ def fold_batch_norm(model: nn.Module) -> Folded:
     w_i gamma_i / sqrt(s_i^2 + epsilon), with bias beta_i - mu_i gamma_i / sqrt(s_i^2 + epsilon).
 
     Raises:
-        ValueError: a batch normalisation without running statistics, or with no convolution before it (a transposed
-            one does not count).
+        ValueError: a batch normalisation has no running statistics, or no convolution before it (a transposed
+            convolution does not count).
     """
     folded = copy.deepcopy(model).eval()
     scales = {}
@@ -49,7 +52,7 @@ def fold_batch_norm(model: nn.Module) -> Folded:
 
 
 def _pairs(path: str, parent: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of (convolution, batch normalisation) in the order of the parent's children."""
+    """The names of each convolution and the batch normalisation after it, among the children of `parent`."""
     before = ""
     for name, child in list(parent.named_children()):
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
@@ -57,15 +60,8 @@ def _pairs(path: str, parent: nn.Module) -> Iterator[tuple[str, str]]:
             if child.running_mean is None:
                 raise ValueError(f"batch normalisation {where!r} has no running statistics: expected a trained network")
             convolution = getattr(parent, before, None)
-            transposed = isinstance(convolution, nn.modules.conv._ConvTransposeNd)  # its filters are the second index
+            transposed = isinstance(convolution, nn.modules.conv._ConvTransposeNd)  # its filters are along axis 1
             if transposed or not isinstance(convolution, nn.modules.conv._ConvNd):
                 raise ValueError(f"batch normalisation {where!r} follows no convolution: expected one before it")
             yield before, name
         before = name
-
-
-def largest_difference(model: nn.Module, folded: nn.Module, inputs: Tensor) -> float:
-    """Largest difference of the two networks' outputs, both in evaluation mode, over the largest output."""
-    with torch.inference_mode():
-        one, other = (copy.deepcopy(network).eval()(inputs) for network in (model, folded))
-        return float((one - other).abs().max() / one.abs().max())

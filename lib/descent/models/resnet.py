@@ -1,4 +1,4 @@
-"""The residual networks for CIFAR-10, with and without their shortcuts."""
+"""The residual networks for CIFAR-10 of He et al. 2016, with and without their shortcuts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Residual(nn.Module):
     """Two 3 x 3 convolutions with batch normalisation, added to the input (He et al. 2016, figure 2).
 
     Where the block halves the image and widens it, the shortcut is a strided 1 x 1 convolution with batch
-    normalisation (`projection`, option B), or every second pixel padded with zero channels (`padding`, option A,
+    normalisation (`projection`, option B), or every second pixel, with zeros in the new channels (`padding`, option A,
     without parameters). `none` adds nothing anywhere.
 
     Attributes:
-        gate: times what the shortcut adds; 1, but for a training that takes the shortcuts away little by little.
+        gate: factor of what the shortcut adds. It is 1, except in a training that takes the shortcuts away gradually.
     """
 
     def __init__(self, channels: int, wider: int, shortcuts: Shortcuts) -> None:
@@ -36,7 +36,7 @@ class Residual(nn.Module):
             self.projection = nn.Sequential(convolution, nn.BatchNorm2d(wider))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(n, channels, h, w) -> (n, wider, h, w)`, sides halved and rounded up where wider."""
+        """`(n, channels, h, w) -> (n, wider, h, w)`; the sides are halved and rounded up if `wider` is larger."""
         out = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu_()))
         if self.shortcuts != "none" and self.gate:
             out = out + (self._shortcut(x) if self.gate == 1 else self.gate * self._shortcut(x))
@@ -51,7 +51,7 @@ class Residual(nn.Module):
 
 
 def set_gates(model: nn.Module, gate: float) -> None:
-    """Multiply by `gate` what every shortcut of `model` adds."""
+    """Set the `gate` of every residual block of `model`."""
     for module in model.modules():
         if isinstance(module, Residual):
             module.gate = gate
@@ -68,13 +68,19 @@ def cifar_resnet(
 ) -> nn.Sequential:
     """The residual network for CIFAR-10 of He et al. 2016, section 4.2: `(n, channels, h, w) -> (n, classes)` logits.
 
-    A 3 x 3 convolution to `width` channels, three stages of (depth - 2) / 6 blocks with one, two and four times as
-    many, mean over the image, a linear layer. Convolutions have He's normal initialisation of the fan out, the linear
-    layer torch's default. With ten classes ResNet-20, 56 and 110 have 272,474, 855,770 and 1,730,714 parameters with
-    projection shortcuts, as in the code of Li et al. 2018, and 2,752 fewer with `padding` (He et al.) or `none`.
+    It is a 3 x 3 convolution to `width` channels, three stages of (depth - 2) / 6 blocks with one, two and four times
+    as many channels, the mean over the image, and a linear layer. Convolutions have He's normal initialisation (fan
+    out), the linear layer torch's default. With ten classes ResNet-20, 56 and 110 have 272,474, 855,770 and 1,730,714
+    parameters with projection shortcuts, as in the code of Li et al. 2018, and 2,752 fewer with `padding` (He et al.)
+    or `none`.
 
     Raises:
-        ValueError: a depth that is not 6 n + 2, a width below 1, or unknown shortcuts.
+        ValueError: the depth is not 6 n + 2, the width is below 1, or the shortcuts are unknown.
+
+    Example:
+        >>> model = cifar_resnet(20, classes=10, seed=0)
+        >>> sum(parameter.numel() for parameter in model.parameters())
+        272474
     """
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"depth={depth}: expected 6 n + 2, such as 20, 32, 44, 56 or 110")

@@ -1,4 +1,4 @@
-"""The networks of the book, initialised from a seed."""
+"""A fully connected and a convolutional network, both small, with weights from a seed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,25 @@ def mlp(
     *,
     activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
-    """A fully connected network, `(n, *image_shape) -> (n, classes)` logits; `activation` such as `nn.Tanh`.
+    """A fully connected network that flattens its input: `(n, *image_shape) -> (n, classes)` logits.
 
     Weights and biases have torch's default: uniform within 1 / sqrt(fan in).
 
+    Args:
+        image_shape: shape of one input.
+        hidden: widths of the hidden layers.
+        classes: number of logits.
+        seed: decides the weights.
+        activation: makes the layer after each hidden one, such as `nn.Tanh`.
+
     Raises:
         ValueError: a width that is not positive.
+
+    Example:
+        >>> import torch
+        >>> model = mlp((1, 8, 8), hidden=(32,), classes=10, seed=0)
+        >>> tuple(model(torch.zeros(5, 1, 8, 8)).shape)
+        (5, 10)
     """
     sizes = [math.prod(image_shape), *hidden, classes]
     if bad := [size for size in sizes if size < 1]:
@@ -41,7 +54,7 @@ def mlp(
 def small_convnet(image_shape: Sequence[int], classes: int, seed: int) -> nn.Sequential:
     """Two 5 x 5 convolutions of stride 2 with 8 and 16 channels, then a linear layer.
 
-    `(n, channels, height, width) -> (n, classes)` logits; the sides are rounded up to multiples of 4.
+    `(n, channels, height, width) -> (n, classes)` logits. Sides that are no multiples of 4 are padded.
 
     Raises:
         ValueError: `image_shape` is not (channels, height, width).

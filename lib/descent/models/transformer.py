@@ -1,7 +1,8 @@
-"""The one-layer transformer of Nanda et al. 2023 (Progress measures for grokking, section 3): no normalisation layers.
+"""The one-layer transformer of Nanda et al. 2023 (Progress measures for grokking, section 3).
 
-It reads [a, b, =] and answers at the last position, with heads of causal attention and a ReLU layer. Names and shapes
-of the weights are those of the published code, so that its saved weights load as they are.
+It reads the tokens [a, b, =] and gives its answer at the last position. It has causal attention and a layer of ReLU
+neurons, but no normalisation. Names and shapes of the weights are those of the published code, so that the weights
+saved by that code can be loaded.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ CONTEXT = 3  # a, b, =
 
 @dataclass(frozen=True)
 class TransformerSizes:
-    """Of a one-layer transformer.
+    """The sizes of a one-layer transformer.
 
     Attributes:
-        symbols: elements of the task; the token for "=" comes after them.
-        width: of the residual stream.
-        heads: of attention, each of width / heads.
-        hidden: neurons.
+        symbols: number of elements of the task; the token for "=" comes after them.
+        width: width of the residual stream.
+        heads: number of attention heads, each of width / heads.
+        hidden: number of neurons.
 
     Raises:
-        ValueError: a size below 1, or heads that do not divide the width.
+        ValueError: a size is below 1, or the number of heads does not divide the width.
     """
 
     symbols: int
@@ -45,12 +46,12 @@ class TransformerSizes:
 
 @dataclass(frozen=True)
 class Activations:
-    """What a pass computes for each example, at the last position.
+    """What a forward pass computes for each example, at the last position.
 
     Attributes:
-        attention: `(n, heads, 3)`, weights on a, b and =.
-        neurons: `(n, hidden)`, after the ReLU.
-        logits: `(n, symbols + 1)`.
+        attention: `(n, heads, 3)`, the weights on a, b and =, which sum to 1.
+        neurons: `(n, hidden)`, the outputs of the ReLU layer.
+        logits: `(n, symbols + 1)`, the last one for "=".
     """
 
     attention: Tensor
@@ -59,15 +60,21 @@ class Activations:
 
 
 class OneLayerTransformer(nn.Module):
-    """`(n, 2)` int64 pairs to `(n, symbols + 1)` logits.
+    """A network from `(n, 2)` int64 pairs to `(n, symbols + 1)` logits.
 
-    Weights, w the width, h the heads, d = w / h, m the neurons, v = symbols + 1 tokens: `W_E` (w, v), `W_pos` (3, w);
-    `W_K`, `W_Q`, `W_V` (h, d, w), `W_O` (w, h d); `W_in` (m, w), `b_in` (m,), `W_out` (w, m), `b_out` (w,);
-    `W_U` (w, v). Every weight starts Gaussian with variance 1 / w, `W_U` with 1 / v, biases at zero.
+    With width w, h heads, d = w / h, m neurons and v = symbols + 1 tokens, its weights are `W_E` (w, v), `W_pos`
+    (3, w); `W_K`, `W_Q`, `W_V` (h, d, w), `W_O` (w, h d); `W_in` (m, w), `b_in` (m,), `W_out` (w, m), `b_out` (w,);
+    `W_U` (w, v). Weights start Gaussian with variance 1 / w, `W_U` with 1 / v; biases start at zero.
 
     Args:
         sizes: see `TransformerSizes`.
-        seed: of the initial weights.
+        seed: decides the initial weights.
+
+    Example:
+        >>> model = OneLayerTransformer(TransformerSizes(symbols=7, width=8, heads=2, hidden=16), seed=0)
+        >>> pairs = torch.tensor([[0, 6], [3, 3]])
+        >>> tuple(model(pairs).shape)
+        (2, 8)
     """
 
     def __init__(self, sizes: TransformerSizes, seed: int) -> None:
@@ -87,14 +94,15 @@ class OneLayerTransformer(nn.Module):
         self.W_U = normal(w, tokens, variance=1 / tokens)
 
     def forward(self, pairs: Tensor) -> Tensor:
-        """Logits; see the class."""
+        """The logits, `(n, symbols + 1)`."""
         return self.activations(pairs).logits
 
     def activations(self, pairs: Tensor) -> Activations:
-        """The same with what lies between.
+        """The logits, and what the network computes on the way to them.
 
-        Only the last position is computed, for nothing reads the others, and keys and values once for each token and
-        place instead of once for each example: the same numbers, at a fraction of the operations.
+        Only the last position is computed, because nothing reads the others, and keys and values are computed once
+        for each token and place, not once for each example. The numbers are those of `every_position`, at a fraction
+        of the operations.
         """
         heads, w, n = self.sizes.heads, self.sizes.width, len(pairs)
         end = self.W_E[:, -1] + self.W_pos[2]
@@ -102,26 +110,26 @@ class OneLayerTransformer(nn.Module):
         sources = torch.cat([tokens + self.W_pos[0], tokens + self.W_pos[1], end[None]])  # (2 symbols + 1, w)
         places = nn.functional.pad(pairs + pairs.new_tensor([0, len(tokens)]), (0, 1), value=2 * len(tokens))
         query = (self.W_Q @ end) / math.sqrt(w // heads)  # (h, d)
-        scores = sources @ torch.einsum("hd,hdw->wh", query, self.W_K)  # linear in what is attended to
+        scores = sources @ torch.einsum("hd,hdw->wh", query, self.W_K)  # scores are linear in what is attended to
         attention = nn.functional.embedding(places, scores).softmax(1)  # (n, 3, h)
-        outward = torch.einsum("whd,hdv->vhw", self.W_O.view(w, heads, -1), self.W_V)  # values, then W_O
+        outward = torch.einsum("whd,hdv->vhw", self.W_O.view(w, heads, -1), self.W_V)  # the values, then W_O
         written = (sources @ outward.reshape(w, heads * w)).view(-1, w)  # a row for each source and head
         rows = heads * places[:, :, None] + torch.arange(heads, device=places.device)
         weights = attention.reshape(n, -1)
         moved = nn.functional.embedding_bag(rows.view(n, -1), written, mode="sum", per_sample_weights=weights)
         residual = end + moved
-        neurons = torch.addmm(self.b_in, residual, self.W_in.T).relu_()  # in place: a pass over memory less
-        # nothing between the neurons and the logits bends: their maps are one matrix
+        neurons = torch.addmm(self.b_in, residual, self.W_in.T).relu_()  # in place, to save a pass over memory
+        # from the neurons to the logits all maps are linear, so they are one matrix
         logits = torch.addmm((residual + self.b_out) @ self.W_U, neurons, self.W_out.T @ self.W_U)
         return Activations(attention.transpose(1, 2), neurons, logits)
 
     def neuron_logit_map(self) -> Tensor:
-        """`W_L` = (W_U^T W_out)^T: `(hidden, symbols)`, what each neuron adds to the logit of each element."""
+        """`W_L` = (W_U^T W_out)^T, `(hidden, symbols)`: what each neuron adds to the logit of each element."""
         return self.W_out.T @ self.W_U[:, :-1]
 
 
 def every_position(model: OneLayerTransformer, pairs: Tensor) -> Tensor:
-    """The textbook's pass over all three positions, `(n, 2)` pairs to `(n, symbols + 1)`: what `forward` must equal."""
+    """The textbook's forward pass, over all three positions: what `forward` must equal, `(n, symbols + 1)`."""
     heads, w = model.sizes.heads, model.sizes.width
     ends = torch.full((len(pairs), 1), model.sizes.symbols, device=pairs.device)
     residual = model.W_E.T[torch.cat([pairs, ends], dim=1)] + model.W_pos  # (n, 3, w)

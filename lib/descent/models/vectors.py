@@ -1,4 +1,4 @@
-"""Named weights and the flat vector that stands for them."""
+"""Named weights as one flat vector, and back."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each named tensor lies in the flat vector.
+    """Which part of the flat vector belongs to which named tensor.
 
     Attributes:
-        names: parameter names, in the order in which they are laid out.
-        shapes: their shapes, in that order.
+        names: parameter names, in the order of the vector.
+        shapes: their shapes, in the same order.
+
+    Example:
+        >>> layout = Layout.of(torch.nn.Linear(3, 2).named_parameters())
+        >>> layout.names, layout.size, layout.slices()["bias"]
+        (('weight', 'bias'), 8, slice(6, 8, None))
     """
 
     names: tuple[str, ...]
@@ -45,15 +50,24 @@ class Layout:
 
 
 def flatten(named: Mapping[str, Tensor]) -> Tensor:
-    """Named tensors, in their own order, as one vector `(P,)`."""
+    """Named tensors, in the order of the mapping, as one vector `(P,)`.
+
+    Example:
+        >>> flatten({"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])})
+        tensor([1., 2., 3.])
+    """
     return torch.cat([tensor.reshape(-1) for tensor in named.values()])
 
 
 def unflatten(vector: Tensor, layout: Layout) -> dict[str, Tensor]:
-    """The inverse of `flatten`: views of `vector` `(P,)` under the layout's names and shapes.
+    """The inverse of `flatten`: views of `vector` `(P,)`, with the names and shapes of the layout.
 
     Raises:
-        ValueError: the vector's length is not the layout's size.
+        ValueError: the length of the vector is not the size of the layout.
+
+    Example:
+        >>> unflatten(torch.arange(3.0), Layout(("weight", "bias"), ((1, 2), (1,))))
+        {'weight': tensor([[0., 1.]]), 'bias': tensor([2.])}
     """
     if vector.shape != (layout.size,):
         raise ValueError(f"vector of shape {tuple(vector.shape)}: expected ({layout.size},) for this layout")

@@ -1,4 +1,4 @@
-"""Committed weights: one safetensors file a network, with what it is and how it was made inside its header."""
+"""Published weights: one safetensors file for each network, whose header says what it is and how it was trained."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ DIGESTS = "sha256.json"
 
 @dataclass(frozen=True)
 class ResNetDescription:
-    """One residual network for ten classes.
+    """What decides the shape of a residual network for ten classes.
 
     Attributes:
-        depth: layers with weights, 6 n + 2.
-        shortcuts: see `descent.models.resnet.Residual`.
+        depth: number of layers with weights, 6 n + 2.
+        shortcuts: `projection`, `padding` or `none`; see `cifar_resnet`.
         width: channels of the first stage.
-        channels: of an image.
+        channels: channels of an image.
+
+    Example:
+        >>> ResNetDescription(56, "none").name
+        'resnet56-noshort'
     """
 
     depth: int
@@ -51,10 +55,10 @@ class Checkpoint:
     """A trained network.
 
     Attributes:
-        network: which.
-        model: with its trained weights, float32, in evaluation mode.
-        about: configuration, curve, test error and provenance of the training, plain JSON values.
-        sha256: of the file.
+        network: the description of the network.
+        model: the network with its trained weights, float32, in evaluation mode.
+        about: configuration, curve, test error and provenance of the training, as plain JSON values.
+        sha256: the SHA-256 of the file.
     """
 
     network: ResNetDescription
@@ -64,10 +68,13 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: str | Path, network: ResNetDescription, model: nn.Module, about: Mapping[str, Any]) -> Path:
-    """Write `folder/<name>.safetensors`, and its SHA-256 into `folder/sha256.json`; the path.
+    """Write `folder/<name>.safetensors`, and its SHA-256 into `folder/sha256.json`.
 
-    Weights are kept in float16, the buffers of batch normalisation as they are: what the file holds is the network,
-    so `model` should have been rounded by `round_to_float16` before anything was measured on it.
+    Weights are kept in float16, the buffers of batch normalisation as they are. So that the file holds the network that
+    was measured, round `model` by `round_to_float16` before you measure anything on it.
+
+    Returns:
+        The path of the file.
     """
     weights = {name for name, _ in model.named_parameters()}
     state = {
@@ -79,13 +86,13 @@ def save_checkpoint(folder: str | Path, network: ResNetDescription, model: nn.Mo
     data = safetensors.torch.save(state, {"about": json.dumps(about)})
     digests = _digests(Path(folder)) if (Path(folder) / DIGESTS).is_file() else {}
     digests[path.name] = hashlib.sha256(data).hexdigest()
-    write_json(Path(folder) / DIGESTS, dict(sorted(digests.items())))  # first, so that no checkpoint is without one
+    write_json(Path(folder) / DIGESTS, dict(sorted(digests.items())))  # first, so that no checkpoint lacks its digest
     write_atomic(path, data)
     return path
 
 
 def round_to_float16(model: nn.Module) -> nn.Module:
-    """The same module, its parameters rounded to what float16 can say."""
+    """The same module, with its parameters rounded to float16 in place; their type stays as it was."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.to(torch.float16))
@@ -96,36 +103,36 @@ def load_checkpoint(folder: str | Path, network: ResNetDescription) -> Checkpoin
     """Read what `save_checkpoint` wrote, its SHA-256 checked first.
 
     Raises:
-        FileNotFoundError: no such checkpoint; names those that are there.
-        ValueError: the file is damaged, or does not fit the network; names the first property that differs.
+        FileNotFoundError: there is no such checkpoint; the message names those that there are.
+        ValueError: the file is damaged, or does not fit the network; the message names what differs first.
     """
     path = Path(folder) / f"{network.name}.safetensors"
     if not path.is_file():
-        there = ", ".join(sorted(file.stem for file in Path(folder).glob("*.safetensors"))) or "none"
-        raise FileNotFoundError(f"{path}: no such checkpoint; there are: {there}. To train it: make checkpoints")
-    expected, found = _digests(path.parent).get(path.name), sha256_of(path)
-    if found != expected:
-        raise ValueError(f"{path} is damaged: SHA-256 {found}, expected {expected}; restore it: git checkout '{path}'")
+        names = ", ".join(sorted(file.stem for file in Path(folder).glob("*.safetensors"))) or "none"
+        raise FileNotFoundError(f"{path}: no such checkpoint; there are: {names}. To train it: make checkpoints")
+    expected, digest = _digests(path.parent).get(path.name), sha256_of(path)
+    if digest != expected:
+        raise ValueError(f"{path} is damaged: SHA-256 {digest}, expected {expected}; restore it: git checkout '{path}'")
     try:
         with safetensors.safe_open(path, "pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no mapping)
             about = json.loads((file.metadata() or {})["about"])
-            kept = asdict(ResNetDescription(**about["network"]))
+            stored = asdict(ResNetDescription(**about["network"]))
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: no checkpoint of this book ({error})") from error
     for name, asked in asdict(network).items():
-        if asked != kept[name]:
-            raise ValueError(f"{name}={asked!r}: expected {kept[name]!r}, which is what {path} was trained with")
+        if asked != stored[name]:
+            raise ValueError(f"{name}={asked!r}: expected {stored[name]!r}, which is what {path} was trained with")
     model = network.build()
     fill_parameters(model, state, str(path))
-    return Checkpoint(network, model.eval(), about, found)
+    return Checkpoint(network, model.eval(), about, digest)
 
 
 def fill_parameters(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     """Copy named tensors into the module.
 
     Raises:
-        ValueError: the first name that either lacks, or the first shape that differs. Nothing is copied then.
+        ValueError: names or shapes differ; the message names the first, and nothing is copied.
     """
     own = model.state_dict()
     for name in [*own, *state]:

@@ -1,4 +1,8 @@
-"""Reproducible runs: seeds, sweeps over processes and clusters, records, claims."""
+"""Reproducible runs: random streams from seeds, sweeps over processes and clusters, records, and claims with verdicts.
+
+Start with `torch_generator` and `numpy_generator` for randomness, `sweep` to compute a function at many points, and
+`Record` to keep what was measured. The room imports torch only where a function needs it.
+"""
 
 import lazy_loader
 

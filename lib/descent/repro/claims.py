@@ -27,6 +27,17 @@ class Claim(BaseModel):
         interval: closed interval in which our mean over seeds counts as agreement; None is an open end.
         interval_from: where that interval comes from.
         judged_at: the presets at which a verdict is given.
+
+    Raises:
+        ValueError: a field has another form, the interval has no bound at all, or its lower bound is the larger one.
+
+    Example:
+        >>> claim = Claim(id="gradient_svd.count", cite="baker2022", sentence="Some 90 values lie above a tenth",
+        ...               source="92.5", interval=(80, 104), interval_from="the source's deviation",
+        ...               judged_at=("paper",))
+        >>> judged = claim.judge([95.0, 87.0], preset="paper")
+        >>> judged.measured, judged.seeds, judged.verdict
+        (91.0, 2, 'reproduced')
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,13 +60,13 @@ class Claim(BaseModel):
         return self
 
     def judge(self, values: ArrayLike, preset: str) -> JudgedClaim:
-        """The verdict on `values` (one per seed, or a single number) measured at `preset`.
+        """The verdict on `values` (one for each seed, or a single number) measured at `preset`.
 
-        The mean over seeds must lie in the interval. `spread` is the sample standard deviation over seeds,
-        0 for a single value.
+        The claim is reproduced if the mean over seeds lies in the interval. The spread is the sample standard
+        deviation over seeds, and 0 for a single value.
 
         Raises:
-            ValueError: no value, or one that is not finite.
+            ValueError: there is no value, or one that is not finite.
         """
         sample = np.atleast_1d(np.asarray(values, dtype=float))
         if sample.size == 0 or not np.isfinite(sample).all():
@@ -72,7 +83,7 @@ class Claim(BaseModel):
 
 
 class JudgedClaim(Claim):
-    """A claim with what was measured: mean over seeds, sample standard deviation, number of seeds, verdict."""
+    """A claim with what was measured at `preset`: mean over seeds, sample standard deviation, seeds, verdict."""
 
     preset: str
     measured: float
@@ -82,36 +93,34 @@ class JudgedClaim(Claim):
 
 
 class Scorecard:
-    """The claims of one chapter at one preset, in the order in which the chapter judges them."""
+    """The claims of one chapter at one preset, in the order in which the chapter judges them.
+
+    In a notebook it shows itself as a table.
+    """
 
     def __init__(self, chapter: str, preset: str) -> None:
         self.chapter = chapter
         self.preset = preset
         self.claims: list[JudgedClaim] = []
 
-    def add(self, claim: Claim, values: ArrayLike) -> JudgedClaim:
-        """Judge a claim on `values`, one per seed, and keep it.
+    def claim(self, name: str, values: ArrayLike, **fields: Any) -> JudgedClaim:
+        """Judge `Claim(id="<chapter>.<name>", **fields)` on `values`, one for each seed, and keep the result.
 
         Raises:
-            ValueError: the id is not this chapter's, or was judged before, or `values` are not finite.
+            ValueError: the name was judged before, a field is refused by `Claim`, or `values` are not finite.
         """
-        if not claim.id.startswith(f"{self.chapter}."):
-            raise ValueError(f"id={claim.id!r}: expected it to start with {self.chapter + '.'!r}")
-        if claim.id in [known.id for known in self.claims]:
+        claim = Claim(id=f"{self.chapter}.{name}", **fields)
+        if claim.id in [earlier.id for earlier in self.claims]:
             raise ValueError(f"id={claim.id!r} was judged before in this chapter")
         judged = claim.judge(values, self.preset)
         self.claims.append(judged)
         return judged
 
-    def claim(self, name: str, values: ArrayLike, **fields: Any) -> JudgedClaim:
-        """Judge `Claim(id="<chapter>.<name>", **fields)` on `values` and keep it; raises as `Claim` and `add` do."""
-        return self.add(Claim(id=f"{self.chapter}.{name}", **fields), values)
-
     def only(self, *names: str) -> Scorecard:
-        """The part of the card with these claims, for showing beside their figures.
+        """The part of the card with these claims, to be shown beside their figures.
 
         Raises:
-            ValueError: a claim that was not judged.
+            ValueError: one of them was not judged.
         """
         known = {claim.id.split(".", 1)[1]: claim for claim in self.claims}
         if bad := [name for name in names if name not in known]:
@@ -126,19 +135,28 @@ class Scorecard:
         return {"chapter": self.chapter, "preset": self.preset, "claims": claims}
 
     def save(self, folder: str | Path) -> None:
-        """Write `folder/claims.json`, atomically; an empty `folder` means "do not keep"."""
+        """Write `folder/claims.json`, atomically; if `folder` is empty, nothing is kept."""
         if str(folder):
             write_json(Path(folder) / "claims.json", self.as_dict())
 
-    def _repr_markdown_(self) -> str:
-        return table_markdown(self.as_dict()["claims"])
-
     def __repr__(self) -> str:
-        return table_markdown(self.as_dict()["claims"])
+        rows = []
+        for claim in self.claims:
+            measured, accepted = value_with_spread(claim.measured, claim.spread), interval_text(claim.interval)
+            name = claim.id.split(".", 1)[1]
+            rows.append((f"`{name}`", claim.source, accepted, measured, claim.seeds, claim.verdict))
+        return markdown_table(("claim", "the source", "accepted", "measured", "seeds", "verdict"), rows)
+
+    _repr_markdown_ = __repr__
 
 
 def value_with_spread(value: float, spread: float = 0.0) -> str:
-    """`value ± spread`, the spread to one digit and the value to match; three figures where there is no spread."""
+    """`value ± spread`, with the spread to one digit and the value to as many decimals; without a spread, three digits.
+
+    Example:
+        >>> value_with_spread(92.53, 11.6), value_with_spread(0.01234)
+        ('93 ± 12', '0.0123')
+    """
     if spread <= 0:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     digits = max(0, -math.floor(math.log10(spread)))
@@ -146,7 +164,7 @@ def value_with_spread(value: float, spread: float = 0.0) -> str:
 
 
 def interval_text(interval: Sequence[float | None]) -> str:
-    """`80.9 to 104`, `at most 0.05`, `at least 1`."""
+    """An interval in words: `80.9 to 104`, `at most 0.05`, `at least 1`, `exactly 10`."""
     low, high = interval
     if low is None:
         return f"at most {high:.3g}"
@@ -156,17 +174,14 @@ def interval_text(interval: Sequence[float | None]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; floats must come formatted."""
+    """A Markdown table. Numbers are written as `str` does, so format them before.
+
+    Example:
+        >>> print(markdown_table(("rank", "error"), [(1, "0.50"), (2, "0.25")]))
+        | rank | error |
+        | --- | --- |
+        | 1 | 0.50 |
+        | 2 | 0.25 |
+    """
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
-def table_markdown(claims: Iterable[dict[str, Any]]) -> str:
-    """A Markdown table of judged claims: id, source's number, accepted interval, ours with seeds, verdict."""
-    rows = []
-    for claim in claims:
-        name = claim["id"].split(".", 1)[1]
-        measured = value_with_spread(claim["measured"], claim["spread"])
-        accepted = interval_text(claim["interval"])
-        rows.append((f"`{name}`", claim["source"], accepted, measured, claim["seeds"], claim["verdict"]))
-    return markdown_table(("claim", "the source", "accepted", "measured", "seeds", "verdict"), rows)

@@ -1,4 +1,4 @@
-"""A connection to a Dask cluster that works, or one sentence that says why it does not."""
+"""A connection to a Dask cluster, or one sentence that says why there is none."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-PATIENCE = 4.0  # seconds for each answer; a scheduler that cannot be reached is known after two of them
+PATIENCE = 4.0  # seconds to wait for each answer, of which there are at most two before an error
 _ADDRESS = re.compile(r"tcp://(?P<host>\[[\da-fA-F:.]+\]|[\w.-]+):(?P<port>\d{1,5})")
 
 
 def host_and_port(scheduler: str) -> tuple[str, int]:
-    """The parts of "tcp://host:port"; an IPv6 host stands in brackets.
+    """The host and the port in "tcp://host:port", where an IPv6 host stands in brackets.
 
     Raises:
-        ValueError: another form.
+        ValueError: `scheduler` has another form.
     """
     match = _ADDRESS.fullmatch(scheduler)
     if match is None or not 0 < int(match["port"]) < 65536:
@@ -35,8 +35,8 @@ def connected_client(scheduler: str) -> Iterator[Client]:
 
     Raises:
         ImportError: the package `distributed` is not installed.
-        ConnectionError: nothing answers there, or no Dask scheduler does, or it has no worker.
-        ValueError: a worker has several threads, of which a computation with reproducible bits would use one.
+        ConnectionError: nothing answers there, or what answers is no Dask scheduler, or it has no worker.
+        ValueError: a worker has several threads; computations with reproducible bits use only one of them.
     """
     try:
         from distributed import Client
@@ -50,7 +50,7 @@ def connected_client(scheduler: str) -> Iterator[Client]:
             f"{scheduler}: no Dask scheduler can be reached ({error}); check that `dask scheduler` runs there,"
             " that host and port are right and that no firewall is between"
         ) from error
-    with _silent("distributed.client"), client:  # a scheduler lost later is an error of whoever waits for a result
+    with _silent("distributed.client"), client:  # who waits for a result learns of a lost scheduler
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as error:
@@ -74,9 +74,9 @@ def _silent(name: str) -> Iterator[None]:
 
 
 def _greet(host: str, port: int) -> None:
-    """Wait for the first bytes that a Dask scheduler sends to whoever connects, the length of its greeting.
+    """Wait for the first bytes that a Dask scheduler sends to a new connection: the length of its greeting.
 
-    Dask's own client retries with log messages, and waits for ever on a port that takes connections and keeps silent.
+    The client of Dask instead retries with log messages, and waits for ever on a port that accepts and says nothing.
     """
     with socket.create_connection((host, port), PATIENCE) as probe:
         probe.settimeout(PATIENCE)

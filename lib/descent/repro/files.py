@@ -1,4 +1,4 @@
-"""Files that are whole or absent: digests, atomic writing, and folders that one process has for itself."""
+"""Digests of files, writing that leaves a whole file or none, and folders that only one process may write to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -24,10 +24,10 @@ def sha256_of(path: str | Path) -> str:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`; it takes that name when the block ends, and vanishes when the block raises.
+    """A temporary path in the folder of `path`, which is created if needed.
 
-    A reader therefore sees the old file or the new one, never a part: the data is flushed to the disk before
-    the rename. The folder is made when it is missing.
+    When the block ends, the temporary file is flushed to the disk and renamed to `path`; when the block raises, it is
+    removed. A reader therefore sees the old file or the new one, never a part.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -38,10 +38,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp makes a private file; results are for others to read
+        temporary.chmod(0o644)  # mkstemp creates a private file, but others may read results
         os.replace(temporary, target)
     except OSError as error:
-        # a failing write says neither where nor, in numpy's words, why; other libraries' own kinds of OSError do
+        # a failed write does not name the file, nor, in numpy, the cause; the subclasses of other libraries do
         if error.filename is None and type(error) is OSError:
             raise OSError(
                 error.errno or errno.ENOSPC, f"{error.strerror or error}; is the disk full?", str(target)
@@ -52,7 +52,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a whole file or leave the old one; text is encoded as UTF-8."""
+    """Write a file whole, or leave the old one as it is; text is encoded as UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
@@ -66,14 +66,8 @@ def write_json(path: str | Path, value: object) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-try:
-    import fcntl
-except ImportError:  # Windows, where runs are not kept apart
-    fcntl = None  # type: ignore[assignment]
-
-
-# what a file system without locks answers, such as some that are mounted over a network
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+# what a file system without locks answers, such as some that are mounted over a network, or one that is read-only
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EROFS}
 
 
 class InUseError(RuntimeError):
@@ -82,28 +76,34 @@ class InUseError(RuntimeError):
 
 @contextmanager
 def exclusive_folder(folder: Path | None) -> Iterator[None]:
-    """Hold a folder, which is made, until the block ends or the process dies, however it dies; None holds nothing.
+    """Lock `folder`, creating it if needed, until the block ends; None locks nothing.
 
-    The lock is the operating system's, on the folder itself: no file is left that would have to be removed. A file
-    system without locks keeps no runs apart.
+    The operating system holds the lock, so it is released even if the process is killed. The lock is on an empty file
+    `.lock` in the folder, which is removed at the end; one that a killed process leaves behind locks nobody out. Where
+    the file system has no locks, runs are not kept apart.
 
     Raises:
-        InUseError: another run holds it.
+        InUseError: another run holds the lock; the message names the folder.
     """
-    if folder is None or fcntl is None:
+    if folder is None:
         yield
         return
+    from filelock import FileLock, Timeout  # here: a program that only writes files need not wait for it
+
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    lock = FileLock(folder / ".lock", timeout=0, thread_local=False, fallback_to_soft=False)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"{folder}: another run is writing there; wait until it has ended, or name another folder"
-            raise InUseError(message) from error
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+        lock.acquire()
+    except Timeout as error:
+        message = f"{folder}: another run is writing there; wait until it has ended, or name another folder"
+        raise InUseError(message) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
         yield
     finally:
-        os.close(handle)
+        if lock.is_locked:
+            with suppress(OSError):  # Windows does not remove a file that is open
+                Path(lock.lock_file).unlink()
+            lock.release()

@@ -1,4 +1,4 @@
-"""What this machine offers: cores, an accelerator, precisions, the memory allocator, Colab."""
+"""What this machine offers: cores, a GPU, number formats, the memory allocator, Colab. Torch is imported when asked."""
 
 from __future__ import annotations
 
@@ -13,47 +13,51 @@ if TYPE_CHECKING:
 
 
 def cores() -> int:
-    """Cores that this process may use: `DESCENT_CORES` where it is set, else what the operating system allots.
+    """The number of cores that this process may use: `DESCENT_CORES` if set, else what the operating system allots it.
 
     Raises:
         ValueError: `DESCENT_CORES` is not a positive integer.
+
+    Example:
+        >>> cores() >= 1
+        True
     """
-    wanted = os.environ.get("DESCENT_CORES")
-    if wanted is None:
+    setting = os.environ.get("DESCENT_CORES")
+    if setting is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    if not wanted.isdigit() or int(wanted) == 0:
-        raise ValueError(f"DESCENT_CORES={wanted!r}: expected a positive integer")
-    return int(wanted)
+    if not setting.isdigit() or int(setting) == 0:
+        raise ValueError(f"DESCENT_CORES={setting!r}: expected a positive integer")
+    return int(setting)
 
 
-VARIABLE = "DESCENT_DEVICE"
-_CHOICES = ("cpu", "cuda")
+DEVICE_VARIABLE = "DESCENT_DEVICE"
+_DEVICES = ("cpu", "cuda")
 
 
 def compute_device() -> torch.device:
-    """A GPU that PyTorch can use, where there is one, else the CPU; `DESCENT_DEVICE` decides where it is set.
+    """The device named by `DESCENT_DEVICE`; if it is not set, a GPU that PyTorch can use, else the CPU.
 
-    Random numbers are drawn on the CPU in any case, so that a seed means the same start and the same data everywhere;
-    the sums of a GPU have other last bits. What is trained comes back to the CPU, where it is analysed.
+    Random numbers are always drawn on the CPU, so that a seed means the same start and the same data on any device. The
+    last bits of sums differ on a GPU. What was trained comes back to the CPU, where it is analysed.
 
     Raises:
         ValueError: `DESCENT_DEVICE` is neither `cpu` nor `cuda`, or asks for a GPU that is not there.
     """
-    import torch  # here: whoever counts cores need not wait for it
+    import torch
 
-    there = torch.cuda.is_available()
-    wanted = os.environ.get(VARIABLE) or ("cuda" if there else "cpu")
-    if wanted not in _CHOICES:
-        raise ValueError(f"{VARIABLE}={wanted!r}: expected one of {', '.join(_CHOICES)}")
-    if wanted == "cuda":
-        if not there:
-            raise ValueError(f"{VARIABLE}='cuda': PyTorch finds no GPU here; expected cpu")
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its bits with this alone
-    return torch.device(wanted)
+    available = torch.cuda.is_available()
+    device = os.environ.get(DEVICE_VARIABLE) or ("cuda" if available else "cpu")
+    if device not in _DEVICES:
+        raise ValueError(f"{DEVICE_VARIABLE}={device!r}: expected one of {', '.join(_DEVICES)}")
+    if device == "cuda":
+        if not available:
+            raise ValueError(f"{DEVICE_VARIABLE}='cuda': PyTorch finds no GPU here; expected cpu")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS does not repeat its bits
+    return torch.device(device)
 
 
 def device_name() -> str:
-    """`cpu`, or the GPU's own name; raises as `compute_device` does."""
+    """`cpu`, or the name that the GPU gives itself; raises as `compute_device` does."""
     import torch
 
     return torch.cuda.get_device_name() if compute_device().type == "cuda" else "cpu"
@@ -63,21 +67,21 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device has matrix instructions for bfloat16: without them it is slower than float32."""
+    """Whether the device has matrix instructions for bfloat16; without them bfloat16 is slower than float32."""
     import torch
 
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    cpu: Any = torch.cpu  # no public name as of torch 2.13; older versions lack some
-    known = (getattr(cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(question is not None and question() for question in known)
+    cpu: Any = torch.cpu  # torch 2.13 has no public name for these, and older versions lack some
+    checks = (getattr(cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check is not None and check() for check in checks)
 
 
 def chosen_precision(wanted: str, device: torch.device) -> str:
-    """`float32` or `bfloat16`; `auto` is bfloat16 where the device multiplies in it.
+    """`float32` or `bfloat16`; `auto` means bfloat16 if the device has matrix instructions for it.
 
     Raises:
-        ValueError: another name.
+        ValueError: `wanted` is none of these names.
     """
     if wanted not in get_args(Precision):
         raise ValueError(f"precision={wanted!r}: expected one of {', '.join(get_args(Precision))}")
@@ -87,30 +91,26 @@ def chosen_precision(wanted: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
-    """A context in the chosen precision; weights stay float32.
-
-    Raises:
-        ValueError: see `chosen_precision`.
-    """
+    """A context in which the device multiplies in `chosen_precision`; weights stay float32."""
     import torch
 
     return torch.autocast(device.type, torch.bfloat16, enabled=chosen_precision(precision, device) == "bfloat16")
 
 
-# names of malloc.h, and the largest value that glibc takes
+# two parameters of malloc.h, and the largest value that glibc accepts for the second
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 << 20
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, where glibc would give blocks above 128 KiB back to the system.
+    """Let this process keep the memory that it frees; by default glibc returns blocks above 128 KiB to the system.
 
-    A forward pass frees what the next one asks for; each page that went back costs a fault and is zeroed anew. The
-    process then stays as large as it was at most.
+    A forward pass frees what the next one asks for, and each returned page costs a fault and is zeroed again. With this
+    setting the process stays as large as it ever was.
 
     Returns:
-        Whether the C library took the settings; another than glibc is left as it is.
+        Whether the C library accepted the settings; a library other than glibc is left as it is.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -119,10 +119,9 @@ def keep_freed_memory() -> bool:
 
 
 def colab_report() -> str:
-    """One line: the processor's cores, what a GPU takes over, and where the chapter's minutes stand."""
-    cores = os.cpu_count() or 1
-    name = device_name()
+    """One line for Colab: the number of cores, what a GPU takes over, and where to read how long a chapter takes."""
+    count, name = os.cpu_count() or 1, device_name()
     heavy = "trains transformers, toy models and residual networks and computes loss surfaces, where a chapter has them"
     used = "" if name == "cpu" else f" The GPU, {name}, {heavy}."
-    said = f"This chapter computes on the CPU, {cores} core{'s' if cores > 1 else ''}.{used}"
-    return f"{said} How many minutes it takes on two cores stands under its title."
+    place = f"This chapter computes on the CPU, {count} core{'s' if count > 1 else ''}.{used}"
+    return f"{place} How many minutes it takes on two cores stands under its title."

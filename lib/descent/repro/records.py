@@ -1,4 +1,4 @@
-"""Frozen records of what was measured, and the only way results reach the disk: whole or not at all."""
+"""Records of what was measured, with settings and provenance, and figures; each is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of this library's checkout, `+` where it has changes; None outside a checkout."""
-    # without --no-optional-locks, `status` refreshes the index, and killed at it leaves a lock that stops every commit
+    """The commit of this library's checkout, followed by `+` if files were changed since; None outside a checkout."""
+    # without --no-optional-locks, `status` refreshes the index; killed then, it leaves a lock that stops every commit
     git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
@@ -40,8 +40,8 @@ def _commit() -> str | None:
 
 
 def provenance(seed: int | None = None) -> dict[str, str | int | None]:
-    """Versions, commit, seed, device and threads. No time and no path, so that equal runs give equal text."""
-    import torch  # two seconds, which a build that executes nothing need not wait for
+    """Versions, commit, seed, device and threads; without times and paths, so that equal runs give equal text."""
+    import torch  # here, for it takes two seconds, and a build that executes nothing does not need it
 
     from descent.repro.machine import device_name
 
@@ -63,9 +63,18 @@ class Record:
 
     Attributes:
         name: what was measured, such as `gradient_svd`.
-        values: named arrays; a docstring beside the measurement states their shapes and units.
+        values: named arrays; the docstring of the measurement states their shapes and units.
         settings: the parameters of the run, as plain JSON values.
-        provenance: see `provenance`.
+        provenance: what the function `provenance` returns.
+
+    Example:
+        >>> import tempfile
+        >>> record = Record("lengths", {"length": np.array([1.5, 2.0])}, {"seed": 0})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     record.save(f"{folder}/lengths.npz")
+        ...     loaded = Record.load(f"{folder}/lengths.npz")
+        >>> loaded.values["length"], loaded.settings
+        (array([1.5, 2. ]), {'seed': 0})
     """
 
     name: str
@@ -74,7 +83,11 @@ class Record:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
-        """Write as `.npz`, atomically; equal records give equal bytes. Object arrays are refused (ValueError)."""
+        """Write as `.npz`, atomically; equal records give equal bytes.
+
+        Raises:
+            ValueError: an array holds Python objects.
+        """
         if bad := [key for key, value in self.values.items() if np.asarray(value).dtype.hasobject]:
             raise ValueError(f"{self.name}: {bad[0]!r} holds Python objects; expected numbers or text")
         meta = json.dumps({"name": self.name, "settings": dict(self.settings), "provenance": dict(self.provenance)})
@@ -87,7 +100,7 @@ class Record:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: the file is damaged (the archive keeps a checksum of each array) or is no record.
+            ValueError: the file is damaged (the archive holds a checksum of each array) or is no record.
         """
         with open(path, "rb") as file:
             try:
@@ -95,19 +108,19 @@ class Record:
                     meta = json.loads(str(archive["__record__"]))
                     values = {key: archive[key] for key in archive.files if key != "__record__"}
                     entries = archive.zip.infolist()
-                    # of a damaged name or comment length, which hide an array or those behind it
+                    # a damaged length of a name or comment hides an array, or those after it
                     if len(set(archive.zip.namelist())) < len(entries) or any(entry.comment for entry in entries):
                         raise ValueError("its table of contents is damaged")
-            except Exception as error:  # a flipped bit may also ask for a password, or for an unknown compression
+            except Exception as error:  # a flipped bit may also ask for a password or an unknown compression
                 raise ValueError(f"{path}: damaged, or no record ({error}); make it again") from error
         return cls(meta["name"], values, meta["settings"], meta["provenance"])
 
 
 def save_figure(figure: Any, folder: str | Path, name: str) -> list[Path]:
-    """Write a matplotlib figure as `folder/name.{png,svg,pdf}`, each atomically.
+    """Write a matplotlib figure as `folder/name.{png,svg,pdf}`, each atomically, at 200 dots per inch.
 
     Returns:
-        The three paths. An empty `folder` means "do not keep": nothing is written, [] is returned.
+        The three paths. If `folder` is empty, nothing is written and the list is empty.
     """
     if not str(folder):
         return []

@@ -1,4 +1,4 @@
-"""From one integer to every random number; the only place that touches global seeds, determinism and thread counts."""
+"""Random streams from one integer, and deterministic runs. Global seeds and thread counts are set here only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 
 def _seed_of(seed: int, name: str) -> int:
-    """A 63-bit seed for the stream `name`: streams of one seed, or of neighbouring seeds, are unrelated."""
+    """A seed of 63 bits for the stream `name`; the streams of one seed, or of neighbouring seeds, are unrelated."""
     if seed < 0:
         raise ValueError(f"seed={seed}: expected a non-negative integer")
     entropy = np.random.SeedSequence([seed, *name.encode()])
@@ -19,16 +19,21 @@ def _seed_of(seed: int, name: str) -> int:
 
 
 def torch_generator(seed: int, name: str) -> torch.Generator:
-    """A CPU generator for the stream `name` of `seed`, such as `torch_generator(0, "batches")`.
+    """A CPU generator of torch for the stream `name` of `seed`; streams of other names or seeds are unrelated.
 
     Raises:
         ValueError: a negative seed.
+
+    Example:
+        >>> draws = [torch.rand(2, generator=torch_generator(0, name)) for name in ("batches", "batches", "noise")]
+        >>> torch.equal(draws[0], draws[1]), torch.equal(draws[0], draws[2])
+        (True, False)
     """
     return torch.Generator().manual_seed(_seed_of(seed, name))
 
 
 def numpy_generator(seed: int, name: str) -> np.random.Generator:
-    """The NumPy generator for the stream `name` of `seed`.
+    """A generator of NumPy for the stream `name` of `seed`; see `torch_generator`.
 
     Raises:
         ValueError: a negative seed.
@@ -38,7 +43,10 @@ def numpy_generator(seed: int, name: str) -> np.random.Generator:
 
 @contextmanager
 def global_seed(seed: int, name: str) -> Iterator[None]:
-    """Seed torch's global CPU generator inside the block, as layer initialisers need, and put its state back after."""
+    """Seed the global CPU generator of torch inside the block, and restore its state afterwards.
+
+    Layers draw their initial weights from it.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_seed_of(seed, name))
         yield
@@ -46,13 +54,19 @@ def global_seed(seed: int, name: str) -> Iterator[None]:
 
 @contextmanager
 def deterministic(threads: int = 1) -> Iterator[None]:
-    """Inside the block: torch's deterministic kernels, and `threads` threads for torch and BLAS; restored after.
+    """Use deterministic kernels and `threads` threads of torch and BLAS inside the block; restore both afterwards.
 
-    One machine at one thread count then gives equal bits; another thread count or processor may differ in the last.
+    A computation then repeats its bits on one machine; with another thread count or processor, last bits may differ.
+
+    Example:
+        >>> with deterministic(1):
+        ...     torch.get_num_threads()
+        1
     """
     old_threads, old_mode = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     old_fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # one pass an array less
+    # deterministic kernels would otherwise fill each new array, at the cost of a pass over memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     try:

@@ -1,4 +1,7 @@
-"""A function over many points, in shards that are kept, on this machine or on a Dask cluster, the same bits on both."""
+"""Compute a function at many points, on this machine or on a Dask cluster, with the same bits on both.
+
+The points are computed in shards, and each finished shard is kept, so that a killed sweep can go on.
+"""
 
 from __future__ import annotations
 
@@ -31,23 +34,26 @@ Points = NDArray[Any]
 Values = dict[str, NDArray[Any]]
 PointTask = Callable[[Points], Mapping[str, NDArray[Any]]]
 Finished = tuple[int, Values, Mapping[str, Any]]
-_ONE_AT_A_TIME = Lock()  # thread counts belong to the process, so a worker of several threads takes turns
+_ONE_AT_A_TIME = Lock()  # thread counts belong to the process: threads of one worker take turns
 
 
 class SweepError(RuntimeError):
-    """A shard could not be computed; names its first point. The finished shards are kept."""
+    """A shard could not be computed; the message names its first point. The finished shards are kept."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Where and how a sweep runs; nothing here changes its result but, in the last bits, `shard_size`.
+    """Where and how a sweep runs. Only `shard_size` changes the result, and that in the last bits.
 
     Attributes:
-        scheduler: "" for processes of this machine, or a Dask scheduler's "tcp://host:port".
-        folder: keeps each finished shard, from which a killed sweep goes on; None keeps nothing.
-        shard_size: points that a worker takes at once; the last shard may be smaller.
+        scheduler: "" for processes on this machine, or the "tcp://host:port" of a Dask scheduler.
+        folder: where finished shards are kept, so that a killed sweep goes on from them; None keeps nothing.
+        shard_size: points that a worker computes at once; the last shard may be smaller.
         progress: text before a progress bar; None shows none.
-        workers: processes on this machine; None takes `seeding.cores()`. A cluster has the workers that it has.
+        workers: processes on this machine; None takes as many as `cores()`. On a cluster it is not used.
+
+    Raises:
+        ValueError: `shard_size` or `workers` is below 1, or `scheduler` has another form.
     """
 
     scheduler: str = ""
@@ -66,32 +72,37 @@ class Sweep:
 def sweep(task: PointTask, points: Points, how: Sweep, key: str) -> Values:
     """Compute `task` at every point, shard by shard, each with one thread and deterministic kernels.
 
-    The result is the same to the last bit whatever the number of workers, their order or the scheduler, as long as all
-    workers have the same versions and kind of processor.
+    The result is the same to the last bit whatever the number of workers, their order and the scheduler, as long as all
+    workers have the same versions and the same kind of processor.
 
     Args:
-        task: `task(points (s, k)) -> {name: (s, ...)}`, a function of the points alone: no global generator, default or
-            file that another process would lack. It travels to each worker process once, so it may hold a model.
+        task: `task(points (s, k)) -> {name: (s, ...)}`. It must depend on the points alone, and on no global generator,
+            setting or file that another process lacks. It is sent to each worker process once, so it may hold a model.
         points: `(n, k)`, such as grid points, or seeds as `(n, 1)`.
-        how: where it runs, what is kept.
-        key: says what is swept, such as a digest of model, directions and grid; a shard of another key is refused.
+        how: where the sweep runs, and what is kept.
+        key: says what is swept, such as a digest of model, directions and grid; shards of another key are refused.
 
     Returns:
-        `{name: (n, ...)}` in the order of the points. NaN and infinities are results like others.
+        `{name: (n, ...)}` in the order of the points. NaN and infinities are results like any other.
 
     Raises:
-        ValueError: no points, or `how.folder` holds shards of another key or of other points.
+        ValueError: there are no points, or `how.folder` holds shards of another key or of other points.
         SweepError: the task raised, gave arrays of another length, or its worker died again and again.
         InUseError: another sweep is writing to `how.folder`.
-        ConnectionError: the scheduler cannot be reached, has no worker, or was lost on the way.
+        ConnectionError: the scheduler cannot be reached, has no worker, or was lost during the sweep.
         ImportError: a scheduler is named and the package `distributed` is not installed.
+
+    Example:
+        >>> points = np.array([[1.0, 2.0], [3.0, 4.0], [0.0, 5.0]])
+        >>> sweep(lambda part: {"product": part[:, 0] * part[:, 1]}, points, Sweep(workers=1), key="products")
+        {'product': array([ 2., 12.,  0.])}
     """
     if points.ndim != 2 or len(points) == 0:
         raise ValueError(f"points of shape {points.shape}: expected (n, k), at least one point")
     shards = {n: points[at : at + how.shard_size] for n, at in enumerate(range(0, len(points), how.shard_size))}
     with exclusive_folder(how.folder), tqdm(total=len(points), desc=how.progress, disable=how.progress is None,
                                             unit="point", mininterval=0.5) as bar:  # fmt: skip
-        done, damaged = _kept(shards, how.folder, key)
+        done, damaged = _finished(shards, how.folder, key)
         missing = {number: part for number, part in shards.items() if number not in done}
         bar.n = bar.initial = sum(len(shards[number]) for number in done)
         if damaged:
@@ -99,7 +110,7 @@ def sweep(task: PointTask, points: Points, how: Sweep, key: str) -> Values:
         with closing(_on_cluster(task, missing, how) if how.scheduler else _on_this_machine(task, missing, how)) as new:
             for number, values, origin in new:
                 if how.folder is not None:
-                    settings = {"key": key, **_marks(shards[number], values)}
+                    settings = {"key": key, **_description(shards[number], values)}
                     Record("sweep", values, settings, origin).save(_path(how.folder, number))
                 done[number] = values
                 bar.update(len(shards[number]))
@@ -110,19 +121,19 @@ def _path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.npz"
 
 
-def _marks(points: Points, values: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """What a shard's file says of its points and arrays, to be compared when it is read."""
+def _description(points: Points, values: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """What the file of a shard says of its points and arrays; compared when the file is read."""
     digest = hashlib.sha256(f"{points.dtype} {points.shape} ".encode() + points.tobytes()).hexdigest()
     return {"points": digest, "names": sorted(values)}
 
 
-def _kept(shards: Mapping[int, Points], folder: Path | None, key: str) -> tuple[dict[int, Values], list[str]]:
-    """The shards that an earlier run finished, and the names of damaged files, which are to be computed again."""
+def _finished(shards: Mapping[int, Points], folder: Path | None, key: str) -> tuple[dict[int, Values], list[str]]:
+    """The shards that an earlier run finished, and the names of damaged files, whose shards are computed again."""
     done: dict[int, Values] = {}
     damaged: list[str] = []
     if folder is None:
         return done, damaged
-    for unfinished in folder.glob(".shard-*.tmp*"):  # what a kill left half written
+    for unfinished in folder.glob(".shard-*.tmp*"):  # left half written by a kill
         unfinished.unlink()
     for number, part in shards.items():
         path = _path(folder, number)
@@ -133,12 +144,12 @@ def _kept(shards: Mapping[int, Points], folder: Path | None, key: str) -> tuple[
         except ValueError:
             damaged.append(path.name)
             continue
-        if (found := record.settings.get("key")) != key:
-            raise ValueError(f"{folder}: {path.name} is of key {found!r}, expected {key!r}; name another folder")
-        marks = _marks(part, record.values)
-        if record.settings.get("points") != marks["points"]:
+        if (stored_key := record.settings.get("key")) != key:
+            raise ValueError(f"{folder}: {path.name} is of key {stored_key!r}, expected {key!r}; name another folder")
+        expected = _description(part, record.values)
+        if record.settings.get("points") != expected["points"]:
             raise ValueError(f"{folder}: {path.name} holds other points or another shard_size; name another folder")
-        if record.settings.get("names") != marks["names"]:  # damage to the archive's table of contents hides arrays
+        if record.settings.get("names") != expected["names"]:  # damage to the table of contents hides arrays
             damaged.append(path.name)
             continue
         done[number] = dict(record.values)
@@ -154,18 +165,18 @@ def _joined(done: Mapping[int, Values]) -> Values:
 
 
 def _run(task: PointTask, number: int, points: Points) -> Finished:
-    """One shard, in whatever process this is."""
+    """Compute one shard in this process."""
     first = points[0].tolist()
     with _ONE_AT_A_TIME, deterministic(1):
         try:
-            given = task(np.array(points))  # a copy: writable and contiguous, whichever way it came
-            values = {name: np.array(value) for name, value in given.items()}
+            results = task(np.array(points))  # a copy, so that it is writable and contiguous
+            values = {name: np.array(value) for name, value in results.items()}
             for name, value in values.items():
                 if value.shape[:1] != (len(points),):
                     raise ValueError(f"{name!r} of shape {value.shape}: expected ({len(points)}, ...), a row per point")
         except Exception as error:
             failure = SweepError(_complaint(number, first, error))
-            failure.add_note(traceback.format_exc())  # a cause would not survive the way between processes
+            failure.add_note(traceback.format_exc())  # a cause is lost between processes
             raise failure from None
         return number, values, _origin()
 
@@ -185,8 +196,8 @@ def _on_this_machine(task: PointTask, shards: Mapping[int, Points], how: Sweep) 
         yield from (_run(task, number, part) for number, part in shards.items())
         return
     with tempfile.TemporaryDirectory(prefix="descent-sweep-") as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="A worker stopped")  # joblib replaced one whose memory had grown
-        warnings.filterwarnings("ignore", message=".* You could benefit from adjusting")  # shards that a failure ended
+        # joblib warns when it replaces a worker whose memory has grown, and when shards end because another failed
+        warnings.filterwarnings("ignore", message="A worker stopped|.* You could benefit from adjusting")
         path = Path(folder, "task")
         path.write_bytes(cloudpickle.dumps(task))
         calls = (delayed(_run_stored)(path, number, part) for number, part in shards.items())
@@ -199,7 +210,7 @@ def _on_this_machine(task: PointTask, shards: Mapping[int, Points], how: Sweep) 
 
 
 def _run_stored(path: Path, number: int, points: Points) -> Finished | SweepError:
-    """A failure is a result here: joblib would raise it at once, and drop the shards that were finished before it."""
+    """As `_run`, but a failure is returned: joblib would raise it at once, and drop shards that are finished."""
     try:
         return _run_in_worker(_stored(path), number, points)
     except SweepError as failure:
@@ -208,7 +219,7 @@ def _run_stored(path: Path, number: int, points: Points) -> Finished | SweepErro
 
 @lru_cache(maxsize=1)
 def _stored(path: Path) -> PointTask:
-    task: PointTask = cloudpickle.loads(path.read_bytes())  # of this process's own folder, written a moment before
+    task: PointTask = cloudpickle.loads(path.read_bytes())  # written a moment ago by the process that started this one
     return task
 
 
@@ -218,9 +229,9 @@ def _run_in_worker(task: PointTask, number: int, points: Points) -> Finished:
 
 
 def _on_cluster(task: PointTask, shards: Mapping[int, Points], how: Sweep) -> Generator[Finished]:
-    """The shards on a Dask cluster, which gives those of a lost worker to another.
+    """Compute the shards on a Dask cluster, which gives those of a lost worker to another.
 
-    The task is itself a result on the cluster: workers pass it on, and it is made again when all that had it are lost.
+    The task is itself a result on the cluster: workers pass it on, and it is sent again if all that had it are lost.
     """
     if not shards:
         return
@@ -228,7 +239,7 @@ def _on_cluster(task: PointTask, shards: Mapping[int, Points], how: Sweep) -> Ge
         import dask
         from distributed import as_completed
 
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):  # a model goes once
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):  # the task is sent once
             stored = client.submit(cloudpickle.loads, cloudpickle.dumps(task), pure=False)
         numbers = {
             client.submit(_run_in_worker, stored, number, part, pure=False): number for number, part in shards.items()
@@ -236,13 +247,13 @@ def _on_cluster(task: PointTask, shards: Mapping[int, Points], how: Sweep) -> Ge
         for future in as_completed(list(numbers), loop=client.loop):
             number = numbers.pop(future)
             try:
-                if future.status != "finished":  # a failure may overtake what was finished before it
+                if future.status != "finished":  # a failure may arrive before earlier results
                     yield from [other.result() for other in numbers if other.status == "finished"]
                 finished: Finished = future.result()
             except SweepError:
                 raise
             except CancelledError as error:
                 raise ConnectionError(f"{how.scheduler}: the scheduler was lost; run again to go on") from error
-            except Exception as error:  # a worker that lacks a package, or that died again and again
+            except Exception as error:  # a worker lacks a package, or died again and again
                 raise SweepError(_complaint(number, shards[number][0].tolist(), error)) from error
             yield finished

@@ -1,4 +1,8 @@
-"""A training loop that can be killed and resumed, and the capture of gradients and weights in any loop."""
+"""A training loop that can be killed and resumed, and the recording of gradients and weights in any training loop.
+
+Start with `GradientRecorder` and `CapturePlan` in a loop of your own, or with `fit`, `MiniBatches` and `TrainingPlan`.
+`open_stack` reads what was recorded into a folder.
+"""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Gradients or weights at chosen steps, by an optimiser hook, in memory or in a store on disk."""
+"""Record gradients or weights at chosen steps of any training loop, in memory or in a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from descent.training.stores import MemoryRows, Rows, StoredRows, read_layout, r
 
 
 def random_steps(total: int, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """`count` steps of `total` without repetition, sorted: int64 `(count,)`.
+    """`count` of the steps 0..total - 1, drawn without repetition and sorted: int64 `(count,)`.
 
     Raises:
         ValueError: `count` is not in 1..total.
@@ -28,10 +28,14 @@ def random_steps(total: int, count: int, generator: np.random.Generator) -> NDAr
 
 
 def even_steps(total: int, count: int) -> NDArray[np.int64]:
-    """`count` evenly spaced steps of `total`, the first and the last included: int64 `(count,)`.
+    """`count` of the steps 0..total - 1, evenly spaced, from the first to the last: int64 `(count,)`.
 
     Raises:
         ValueError: `count` is not in 1..total.
+
+    Example:
+        >>> even_steps(total=101, count=5)
+        array([  0,  25,  50,  75, 100])
     """
     _check_count(total, count)
     return np.linspace(0, total - 1, count).round().astype(np.int64)
@@ -47,9 +51,12 @@ class CapturePlan:
     """What to record, and when.
 
     Attributes:
-        steps: the steps to record: `range(total)` for all, `range(0, total, k)` for every k-th, an array of steps.
-        what: the gradient that the optimiser is about to use, or the weights that it is about to change.
-        parameters: names of the parameters to record, in the model's order; None for all that are trained.
+        steps: the steps to record: `range(total)` for all, `range(0, total, k)` for every k-th, or an array of steps.
+        what: `gradient`, which the optimiser is about to use, or `weight`, which it is about to change.
+        parameters: names of the parameters to record; None for all that are trained. The model decides their order.
+
+    Raises:
+        ValueError: `what` is neither.
     """
 
     steps: Container[int] | NDArray[np.int64]
@@ -63,7 +70,7 @@ class CapturePlan:
             object.__setattr__(self, "steps", frozenset(int(step) for step in self.steps))  # type: ignore[attr-defined]
 
     def select(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The trained parameters that the recipe names.
+        """The trained parameters that the plan names, by name.
 
         Raises:
             ValueError: a name that the model's trained parameters lack, or none left.
@@ -73,18 +80,18 @@ class CapturePlan:
         if bad := [name for name in names if name not in trained]:
             raise ValueError(f"parameter {bad[0]!r}: expected one of {', '.join(trained)}")
         if not names:
-            raise ValueError("no parameter to record: the model trains none, or the recipe names none")
+            raise ValueError("no parameter to record: the model trains none, or the plan names none")
         return {name: parameter for name, parameter in trained.items() if name in names}
 
 
 @dataclass(frozen=True)
 class GradientStack:
-    """Recorded rows with the steps that they belong to.
+    """Recorded rows, and the steps that they belong to.
 
     Attributes:
-        rows: `(n, P)` float32, one flat gradient or weight vector per recorded step; a memory map when from a store.
+        rows: `(n, P)` float32, one flat gradient or weight vector for each recorded step; from a store, a memory map.
         steps: `(n,)` int64, counted from 0 by calls of `optimizer.step`.
-        layout: which part of a row belongs to which parameter.
+        layout: which part of a row belongs to which parameter; see `descent.models.unflatten`.
     """
 
     rows: Rows
@@ -93,63 +100,103 @@ class GradientStack:
 
 
 class GradientRecorder:
-    """Records rows through `optimizer.register_step_pre_hook`; works on any loop that calls `optimizer.step`.
+    """Records rows by a hook that `optimizer.step` calls first, so it works in any training loop.
 
-    Steps are counted from 0. Use as a context manager, or call `close`. With a store, memory is bounded whatever the
-    number of steps. A kill loses at most the rows on their way to the disk (64, or 16 MiB if that is less), and none
-    from before the last call of `optimizer.state_dict`, which waits for them: a checkpoint never knows more than the
-    store.
+    Steps are counted from 0. If `optimizer.step` is given a closure, as for LBFGS, the gradient is that of the first
+    call of the closure in the step. A gradient that is None counts as zero.
+
+    Use the recorder as a context manager, or call `close`. With a store, memory is bounded whatever the number of
+    steps. If the process is killed, at most the rows that are not on the disk yet are lost (64 rows, or 16 MiB if that
+    is less), and never one from before the last call of `optimizer.state_dict`, which waits for the disk. A checkpoint
+    therefore never knows of a row that the store lacks.
 
     Args:
         model: its parameters are recorded; nothing of it is changed.
         optimizer: any `torch.optim.Optimizer`.
-        recipe: which steps, what, which parameters.
-        store: a folder for the rows; None keeps them in memory.
-        first_step: the step at which this process takes over; rows of the store from there on are dropped, to be
-            recorded again. None (a new run) refuses a store that holds rows.
+        plan: which steps, gradients or weights, which parameters.
+        store: a folder for the rows; None keeps them in memory. A folder that holds rows is refused at the first step,
+            unless `resume` was called before.
 
     Raises:
-        ValueError: the store holds rows of a new run, or rows of another layout, or lacks steps before `first_step`.
+        ValueError: the model has no such parameter, or the store holds rows of another layout.
+        InUseError: another recorder writes to the store.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with GradientRecorder(model, optimizer, CapturePlan(range(0, 4, 2))) as recorder:
+        ...     for step in range(4):
+        ...         optimizer.zero_grad()
+        ...         model(torch.tensor([[1.0, step]])).sum().backward()
+        ...         optimizer.step()
+        >>> recorder.stack().steps
+        array([0, 2])
+        >>> recorder.stack().rows
+        array([[1., 0.],
+               [1., 2.]], dtype=float32)
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        recipe: CapturePlan,
-        store: Path | None = None,
-        first_step: int | None = None,
-    ) -> None:
-        self._parameters = recipe.select(model)
-        self._recipe = recipe
-        self._step = first_step or 0
+    def __init__(self, model: nn.Module, optimizer: Optimizer, plan: CapturePlan, store: Path | None = None) -> None:
+        self._parameters = plan.select(model)
+        self._plan, self._store = plan, store
+        self._step, self._started = 0, False
         self.layout = Layout.of(self._parameters.items())
-        self._sink = MemoryRows() if store is None else StoredRows(store, self.layout, first_step)
-        self._check_resumed(store)
+        self._sink = MemoryRows() if store is None else StoredRows(store, self.layout)
         self._hooks = (
             optimizer.register_step_pre_hook(self._record),
             optimizer.register_state_dict_pre_hook(lambda _: self._sink.flush()),
         )
 
-    def _check_resumed(self, store: Path | None) -> None:
-        expected = sum(step in self._recipe.steps for step in range(self._step))
-        found = len(self._sink.read(self.layout)[1])
-        if found != expected:
-            self._sink.close()
-            raise ValueError(
-                f"{store}: {found} rows before step {self._step}, expected {expected}; record anew elsewhere"
-            )
+    def resume(self, step: int) -> None:
+        """Go on at `step`, the number of steps made so far; rows of later steps are dropped, to be recorded again.
 
-    def _record(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._step in self._recipe.steps:
-            with torch.no_grad():
-                self._sink.append(self._step, self._parts())
-        self._step += 1
+        `fit` calls this for the recorders that it is given. A loop of your own calls it after loading its checkpoint.
+
+        Raises:
+            ValueError: rows of earlier steps are missing, or the store is damaged. Nothing is dropped then.
+        """
+        expected = sum(earlier in self._plan.steps for earlier in range(step))
+        kept = int((self._sink.read(self.layout)[1] < step).sum())
+        if kept != expected:
+            place = self._store or "a recorder in memory"
+            raise ValueError(f"{place}: {kept} rows before step {step}, expected {expected}; record anew elsewhere")
+        self._sink.truncate(kept, self.layout)
+        self._step, self._started = step, True
+
+    def _record(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record this step, or have the closure that computes its gradient do so; the hook's result replaces both."""
+        if not self._started:
+            if count := len(self._sink.read(self.layout)[1]):
+                raise ValueError(f"{self._store} holds {count} rows: choose another folder, or go on by resume(step)")
+            self.resume(0)
+        step, self._step = self._step, self._step + 1
+        if step not in self._plan.steps:
+            return None
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None or self._plan.what == "weight":
+            self._append(step)
+            return None
+        waiting = [step]
+
+        def recorded() -> Any:
+            loss = closure()
+            if waiting:
+                self._append(waiting.pop())
+            return loss
+
+        if len(args) > 1:
+            return (args[0], recorded, *args[2:]), kwargs
+        return args, {**kwargs, "closure": recorded}
+
+    def _append(self, step: int) -> None:
+        with torch.no_grad():
+            self._sink.append(step, self._parts())
 
     def _parts(self) -> list[Tensor]:
-        """The gradients or weights of the recorded parameters; a gradient that is None counts as zero."""
+        """The gradients or weights of the recorded parameters."""
         tensors: list[Tensor] = list(self._parameters.values())
-        if self._recipe.what == "weight":
+        if self._plan.what == "weight":
             return tensors
         grads = [tensor.grad for tensor in tensors]
         if any(grad is not None and grad.is_sparse for grad in grads):
@@ -157,12 +204,12 @@ class GradientRecorder:
         return [torch.zeros_like(t) if grad is None else grad for t, grad in zip(tensors, grads, strict=True)]
 
     def stack(self) -> GradientStack:
-        """The rows recorded so far."""
+        """The rows recorded so far, with their steps."""
         rows, steps = self._sink.read(self.layout)
         return GradientStack(rows, steps, self.layout)
 
     def close(self) -> None:
-        """Take the hook off the optimiser and close the store."""
+        """Remove the hook from the optimiser and close the store."""
         for hook in self._hooks:
             hook.remove()
         self._sink.close()
@@ -175,10 +222,11 @@ class GradientRecorder:
 
 
 def open_stack(store: Path) -> GradientStack:
-    """The rows in a store, memory-mapped read-only; a row torn by a kill is left out.
+    """The rows in a store, memory-mapped read-only; a row that a kill has torn is left out.
 
     Raises:
         FileNotFoundError: the folder is not a store.
+        ValueError: the store is damaged.
     """
     layout = read_layout(store)
     rows, steps = read_rows(store, layout)

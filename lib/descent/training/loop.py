@@ -1,4 +1,4 @@
-"""One training loop for every chapter, with checkpoints from which a killed run goes on bit for bit."""
+"""A training loop with checkpoints; a killed run goes on from the newest one and ends with the same bits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,20 +32,31 @@ class DivergenceError(RuntimeError):
 
 
 class DamagedCheckpointError(RuntimeError):
-    """A checkpoint is not what was written."""
+    """A checkpoint is damaged, or belongs to another run."""
 
 
 @dataclass(frozen=True)
 class MiniBatches:
-    """Shuffled mini-batches as a function of the step, so that a resumed run needs no loader state.
+    """Shuffled mini-batches as a function of the step, so that a resumed run needs no state of a data loader.
 
-    Step t reads part `t mod per_epoch` of a fresh permutation for epoch `t // per_epoch`; the last batch of an epoch
-    may be smaller.
+    Step t reads part `t mod per_epoch` of the permutation for epoch `t // per_epoch`. The last batch of an epoch may
+    be smaller.
 
     Attributes:
         tensors: tensors with the same first dimension n, such as inputs and targets.
-        batch_size: examples per step.
+        batch_size: number of examples in a step.
         seed: decides every permutation.
+
+    Raises:
+        ValueError: the batch size is not in 1..n, or the tensors differ in their first dimension.
+
+    Example:
+        >>> batches = MiniBatches((torch.arange(5), torch.arange(5) ** 2), batch_size=2, seed=0)
+        >>> [len(batches(step)[0]) for step in range(batches.per_epoch)]
+        [2, 2, 1]
+        >>> numbers, squares = batches(7)
+        >>> torch.equal(numbers**2, squares)
+        True
     """
 
     tensors: Batch
@@ -61,7 +72,7 @@ class MiniBatches:
 
     @property
     def per_epoch(self) -> int:
-        """Steps in one pass over the data."""
+        """The number of steps in one pass over the data."""
         return math.ceil(len(self.tensors[0]) / self.batch_size)
 
     def _permutation(self, epoch: int) -> Tensor:
@@ -76,7 +87,7 @@ class MiniBatches:
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
-    """Cross-entropy of logits against class targets, in nats, mean per example."""
+    """Cross-entropy of the logits `model(inputs)` for the classes `targets`, in nats, mean per example; `()`."""
     inputs, targets = batch
     return nn.functional.cross_entropy(model(inputs), targets)
 
@@ -86,12 +97,12 @@ class TrainingPlan:
     """How long to train, and what happens along the way.
 
     Attributes:
-        steps: optimiser steps in all, those before a resume included.
-        scheduler: steps once after each optimiser step.
-        callbacks: each is called as `callback(step, loss)` after the optimiser step.
+        steps: number of optimiser steps in all, including those that were made before a run was resumed.
+        scheduler: is stepped after each optimiser step.
+        callbacks: each is called as `callback(step, loss)` after each optimiser step.
         checkpoints: a folder for checkpoints; a run with the same plan goes on from the newest one in it.
-        checkpoint_every: optimiser steps between checkpoints.
-        run: names the run (seed and settings); a checkpoint of another run is refused.
+        checkpoint_every: number of optimiser steps between checkpoints.
+        run: a name of the run that tells its seed and settings; a checkpoint of another run is refused.
         progress: text before a progress bar; None shows none.
     """
 
@@ -109,70 +120,92 @@ class History:
     """What a run did.
 
     Attributes:
-        losses: `(steps,)` float64, the loss of each step's batch before its update, mean per example.
-        resumed_at: the step at which this process took over; 0 for a run from the start.
+        losses: `(steps,)` float64; the loss of the batch of each step before the update, mean per example.
+        resumed_at: the step at which this process went on; 0 for a run from the start.
     """
 
     losses: NDArray[np.float64] = field(repr=False)
     resumed_at: int = 0
 
 
+class Resumable(Protocol):
+    """What else a resumed run must put back beside the model, such as a `GradientRecorder`."""
+
+    def resume(self, step: int) -> None:
+        """Go on at `step`, the number of optimiser steps made so far."""
+
+
 def fit(
-    model: nn.Module, loss: BatchLoss, batches: Callable[[int], Batch], optimizer: Optimizer, plan: TrainingPlan
+    model: nn.Module,
+    loss: BatchLoss,
+    batches: Callable[[int], Batch],
+    optimizer: Optimizer,
+    plan: TrainingPlan,
+    *,
+    recorders: Sequence[Resumable] = (),
 ) -> History:
-    """Train `model` in place for `plan.steps` steps.
+    """Train `model` in place until `plan.steps` steps are made, in this run and in those that it goes on from.
+
+    With `plan.checkpoints`, a run that was killed goes on from its newest checkpoint, and ends with the same bits as
+    one that was not.
 
     Args:
         model: any module, left in the mode (training or evaluation) in which it came.
         loss: `loss(model, batch) -> scalar`, mean per example.
-        batches: the batch of a step, such as `MiniBatches`. A function of the step alone, or a resumed run differs.
-        optimizer: holds the model's parameters; a `GradientRecorder` may be hooked to it.
+        batches: the batch of a step, such as `MiniBatches`. It must depend on the step alone, or a resumed run differs.
+        optimizer: holds the model's parameters.
         plan: length, schedule, callbacks, checkpoints, progress.
+        recorders: each `GradientRecorder` with a store, so that it goes on from the same step as the training. Without
+            `plan.checkpoints` they need not be named.
 
     Raises:
-        ValueError: `plan` asks for no step.
+        ValueError: `plan` asks for no step, or a recorder lacks rows of steps before the checkpoint.
         DivergenceError: a loss that is not finite; names the step. The update of that step is not made.
         DamagedCheckpointError: the newest checkpoint is damaged or another run's.
         InUseError: another run is writing to `plan.checkpoints`.
+
+    Example:
+        >>> import torch
+        >>> inputs, targets = torch.eye(3), torch.arange(3)
+        >>> model = torch.nn.Linear(3, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        >>> batches = MiniBatches((inputs, targets), batch_size=3, seed=0)
+        >>> history = fit(model, cross_entropy, batches, optimizer, TrainingPlan(steps=20))
+        >>> history.losses.shape
+        (20,)
+        >>> bool(history.losses[-1] < history.losses[0])
+        True
     """
     if plan.steps < 1 or plan.checkpoint_every < 1:
         raise ValueError(f"steps={plan.steps}, checkpoint_every={plan.checkpoint_every}: expected at least 1 each")
-    with exclusive_folder(plan.checkpoints):
-        return _fit(model, loss, batches, optimizer, plan)
-
-
-def _fit(
-    model: nn.Module, loss: BatchLoss, batches: Callable[[int], Batch], optimizer: Optimizer, plan: TrainingPlan
-) -> History:
     losses = np.full(plan.steps, np.nan)
-    start = _resume(model, optimizer, plan, losses)
-    steps = tqdm(range(start, plan.steps), desc=plan.progress, disable=plan.progress is None, initial=start,
-                 total=plan.steps, unit="step", mininterval=0.5)  # fmt: skip
-    for step in steps:
-        optimizer.zero_grad()
-        value = loss(model, batches(step))
-        losses[step] = value.item()
-        if not math.isfinite(losses[step]):
-            raise DivergenceError(f"loss={losses[step]} at step {step}: no longer finite; try a smaller learning rate")
-        value.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if plan.scheduler is not None:
-            plan.scheduler.step()
-        for callback in plan.callbacks:
-            callback(step, float(losses[step]))
-        if plan.checkpoints is not None and ((step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps):
-            _save(model, optimizer, plan, losses[: step + 1])
+    with exclusive_folder(plan.checkpoints):
+        start = _resume(model, optimizer, plan, losses)
+        if plan.checkpoints is not None:
+            for recorder in recorders:
+                recorder.resume(start)
+        steps = tqdm(range(start, plan.steps), desc=plan.progress, disable=plan.progress is None, initial=start,
+                     total=plan.steps, unit="step", mininterval=0.5)  # fmt: skip
+        for step in steps:
+            optimizer.zero_grad()
+            value = loss(model, batches(step))
+            losses[step] = value.item()
+            if not math.isfinite(losses[step]):
+                message = f"loss={losses[step]} at step {step}: no longer finite; try a smaller learning rate"
+                raise DivergenceError(message)
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if plan.scheduler is not None:
+                plan.scheduler.step()
+            for callback in plan.callbacks:
+                callback(step, float(losses[step]))
+            if plan.checkpoints is not None and ((step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps):
+                _save(model, optimizer, plan, losses[: step + 1])
     return History(losses, start)
 
 
-def newest_checkpoint(folder: Path) -> tuple[int, Path | None]:
-    """The step from which a run with this checkpoint folder would go on, and the file; (0, None) without one."""
-    found = [(int(path.stem.removeprefix("step-")), path) for path in folder.glob("step-*.pt")]
-    return max(found, default=(0, None))
-
-
 def _save(model: nn.Module, optimizer: Optimizer, plan: TrainingPlan, losses: NDArray[np.float64]) -> None:
-    """Write step-N.pt with its SHA-256 beside it; the digest goes first, so that no checkpoint is without one."""
+    """Write step-N.pt and its SHA-256 beside it; the digest is written first, so that no checkpoint lacks one."""
     assert plan.checkpoints is not None
     state = {
         "run": plan.run,
@@ -199,15 +232,15 @@ def _digest_path(path: Path) -> Path:
 
 
 def _resume(model: nn.Module, optimizer: Optimizer, plan: TrainingPlan, losses: NDArray[np.float64]) -> int:
-    """Load the newest checkpoint, if there is one, into everything that it holds; the step to go on from."""
+    """Restore model, optimiser, scheduler, generator and losses from the newest checkpoint, if any; the step of it."""
     if plan.checkpoints is None:
         return 0
-    for unfinished in plan.checkpoints.glob(".step-*.tmp*"):  # what a kill left half written
+    for unfinished in plan.checkpoints.glob(".step-*.tmp*"):  # left half written by a kill
         unfinished.unlink()
-    step, path = newest_checkpoint(plan.checkpoints)
+    path = max(plan.checkpoints.glob("step-*.pt"), default=None)  # names have leading zeros
     if path is None:
         return 0
-    state = _load(path)
+    state, step = _load(path), int(path.stem.removeprefix("step-"))
     if state["run"] != plan.run or step > plan.steps:
         raise DamagedCheckpointError(
             f"{path}: a checkpoint of run {state['run']!r} at step {step}\n"
@@ -226,12 +259,12 @@ def _resume(model: nn.Module, optimizer: Optimizer, plan: TrainingPlan, losses: 
 def _load(path: Path) -> dict[str, Any]:
     digest = _digest_path(path)
     expected = digest.read_bytes().decode(errors="replace").strip() if digest.exists() else "a digest file beside it"
-    if (found := sha256_of(path)) != expected:
+    if (actual := sha256_of(path)) != expected:
         raise DamagedCheckpointError(
-            f"{path} is damaged: SHA-256 {found}\nexpected {expected}\nto start again from step 0: rm '{path}'"
+            f"{path} is damaged: SHA-256 {actual}\nexpected {expected}\nto start again from step 0: rm '{path}'"
         )
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a pickle with anything but weights in it, or no pickle
+    except Exception as error:  # a pickle that holds more than weights, or no pickle
         raise DamagedCheckpointError(f"{path}: no training state\nto start again from step 0: rm '{path}'") from error
     return state

@@ -1,4 +1,4 @@
-"""Rows of float32 appended to a folder, one per step, whatever their number: what `capture` keeps its stacks in."""
+"""Rows of float32, one for each recorded step, kept in memory or appended to a folder, whatever their number."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from descent.repro.files import exclusive_folder, write_json
 
 Rows = NDArray[np.float32]
 _ROWS, _STEPS, _SUMS, _LAYOUT = "rows.f32", "steps.i64", "sums.u32", "layout.json"
-_RING_BYTES = 16 * 2**20  # rows on their way to the disk: what a kill can take with it
-_BLOCK_ROWS = 16  # at most, so that a kill takes few rows of a small network
+_RING_BYTES = 16 * 2**20  # of rows that are not on the disk yet: what a kill can lose
+_BLOCK_ROWS = 16  # at most, so that a kill loses few rows of a small network
 _BLOCKS = 4  # the ring's parts: one is filled while another is written
 
 
@@ -32,42 +32,50 @@ class MemoryRows:
         self._rows: list[Rows] = []
         self._steps: list[int] = []
 
+    def truncate(self, count: int, layout: Layout) -> None:
+        """Keep the first `count` rows only."""
+        del self._rows[count:], self._steps[count:]
+
     def append(self, step: int, parts: list[Tensor]) -> None:
-        """Take a copy of one row, given in parts, and its step."""
+        """Keep a copy of one row, which comes in parts, and its step."""
         row = torch.cat([part.detach().reshape(-1).to("cpu", torch.float32) for part in parts])
         self._rows.append(row.numpy())
         self._steps.append(step)
 
     def read(self, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
-        """The whole rows so far, `(n, P)`, and their steps, `(n,)` int64."""
+        """The rows so far, `(n, P)`, and their steps, `(n,)` int64."""
         rows = np.stack(self._rows) if self._rows else np.zeros((0, layout.size), np.float32)
         return rows, np.array(self._steps, np.int64)
 
     def flush(self) -> None:
-        """Wait until every row taken is on its way out of this process."""
+        """Do nothing: rows in memory have nowhere to be written."""
 
-    def close(self) -> None:
-        """Write what is left, and stop."""
+    close = flush
 
 
 class StoredRows:
-    """Rows appended to one file, then their step to another: the shorter of the two says how many rows are whole.
+    """Rows appended to one file, their steps and checksums to two others; the shortest says how many rows are whole.
 
-    Writing a row costs about half a small network's training step, so a thread does it, block by block (waking it for
-    each row would cost the step more than the copy), from a ring that the hook fills; a full ring makes the hook wait.
-    Unbuffered writes land in the operating system's cache, which outlives the process.
+    Writing a row takes about half as long as a training step of a small network. A thread therefore writes, block by
+    block, from a ring of blocks that `append` fills; waking the thread for each row would cost more than the copy. If
+    the whole ring is full, `append` waits. The files are unbuffered: what is written is in the operating system's
+    cache, which survives the process.
+
+    Raises:
+        InUseError: another recorder writes to the folder.
+        ValueError: the folder holds rows of another layout.
     """
 
-    def __init__(self, folder: Path, layout: Layout, first_step: int | None) -> None:
-        self._folder, self._held = folder, ExitStack()
-        self._held.enter_context(exclusive_folder(folder))
+    def __init__(self, folder: Path, layout: Layout) -> None:
+        self._folder, self._lock = folder, ExitStack()
+        self._lock.enter_context(exclusive_folder(folder))
         try:
-            if (folder / _LAYOUT).exists():
-                self._rewind(layout, first_step)
-            else:
+            if not (folder / _LAYOUT).exists():
                 write_json(folder / _LAYOUT, {"names": layout.names, "shapes": layout.shapes})
+            elif read_layout(folder) != layout:
+                raise ValueError(f"{folder} holds rows of another layout; choose another folder")
         except BaseException:
-            self._held.close()
+            self._lock.close()
             raise
         rows = min(_BLOCK_ROWS, max(1, _RING_BYTES // (_BLOCKS * 4 * layout.size)))
         self._blocks = torch.empty(_BLOCKS, rows, layout.size)
@@ -83,28 +91,21 @@ class StoredRows:
         self._writer = Thread(target=self._write, daemon=True)
         self._writer.start()
 
-    def _rewind(self, layout: Layout, first_step: int | None) -> None:
-        """Cut the store back to the steps before `first_step`."""
-        if read_layout(self._folder) != layout:
-            raise ValueError(f"{self._folder} holds rows of another layout; choose another folder")
-        _, steps = read_rows(self._folder, layout)
-        if first_step is None and len(steps):
-            raise ValueError(f"{self._folder} holds {len(steps)} rows: choose another folder, or go on with first_step")
-        kept = int((steps < (first_step or 0)).sum())
-        for name, width in ((_ROWS, 4 * layout.size), (_STEPS, 8), (_SUMS, 4)):
-            with open(self._folder / name, "ab") as file:
-                file.truncate(kept * width)
+    def truncate(self, count: int, layout: Layout) -> None:
+        """Keep the first `count` rows only, and nothing of a row that a kill has torn."""
+        for file, width in zip(self._files, (4 * layout.size, 8, 4), strict=True):
+            file.truncate(count * width)
 
     def append(self, step: int, parts: list[Tensor]) -> None:
-        """Take a copy of one row, given in parts, and its step."""
-        torch._foreach_copy_(self._views[self._block][self._filled], parts)  # any type or device, in one call
+        """Keep a copy of one row, which comes in parts, and its step."""
+        torch._foreach_copy_(self._views[self._block][self._filled], parts)  # from any type and device, in one call
         self._steps[self._block, self._filled] = step
         self._filled += 1
         if self._filled == self._blocks.shape[1]:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        """Give the rows of the current block to the writer, and take up a free one."""
+        """Give the current block to the writer, and go on with a free one."""
         if self._filled:
             self._full.put((self._block, self._filled))
             self._block, self._filled = self._free.get(), 0
@@ -123,7 +124,7 @@ class StoredRows:
                     _write_all(rows, part.data)
                     _write_all(steps, self._steps[block, :filled].data)
                     _write_all(sums, _sums(part, self._steps[block, :filled]).data)
-            except Exception as error:  # a full disk, say: the training loop's next call hears of it
+            except Exception as error:  # such as a full disk: the next call from the training loop raises it
                 self._error = error
             self._free.put(block)
 
@@ -132,7 +133,7 @@ class StoredRows:
             raise OSError(f"{self._folder}: recording stopped: {self._error}") from self._error
 
     def flush(self) -> None:
-        """Wait until every row taken is on its way out of this process."""
+        """Wait until every row has been handed to the operating system."""
         if self._writer.is_alive():
             self._hand_over()
             done = Event()
@@ -141,12 +142,12 @@ class StoredRows:
         self._raise()
 
     def read(self, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
-        """The whole rows so far, `(n, P)`, and their steps, `(n,)` int64."""
+        """The rows so far, `(n, P)`, memory-mapped read-only, and their steps, `(n,)` int64."""
         self.flush()
         return read_rows(self._folder, layout)
 
     def close(self) -> None:
-        """Write what is left, and stop."""
+        """Write the rows that are left, stop the thread and release the folder."""
         if self._writer.is_alive():
             if self._filled:
                 self._full.put((self._block, self._filled))
@@ -154,7 +155,7 @@ class StoredRows:
             self._writer.join()
             for file in self._files:
                 file.close()
-            self._held.close()
+            self._lock.close()
         self._raise()
 
 
@@ -165,10 +166,11 @@ def _write_all(file: Any, data: Any) -> None:
 
 
 def read_layout(folder: Path) -> Layout:
-    """The layout of a store's rows.
+    """The layout of the rows of a store.
 
     Raises:
         FileNotFoundError: the folder is not a store.
+        ValueError: the layout is damaged.
     """
     try:
         stored = json.loads((folder / _LAYOUT).read_text())
@@ -178,10 +180,10 @@ def read_layout(folder: Path) -> Layout:
 
 
 def read_rows(folder: Path, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
-    """The whole rows of a store, memory-mapped read-only, and their steps; a row torn by a kill is left out.
+    """The rows of a store, memory-mapped read-only, and their steps; a row that a kill has torn is left out.
 
     Raises:
-        ValueError: a row or its step is not what was written; names the store.
+        ValueError: a row or its step is not what was written; the message names the store.
     """
     width = 4 * layout.size
     sizes = [(folder / name).stat().st_size if (folder / name).exists() else 0 for name in (_ROWS, _STEPS, _SUMS)]
