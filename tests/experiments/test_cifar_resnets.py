@@ -19,8 +19,8 @@ from descent.experiments.cifar_resnets import (
     faded_cross_entropy,
     main,
     memory_format,
-    path_record,
     train_resnet,
+    training_path_record,
 )
 from descent.landscape.directions import weight_matrices
 from descent.models.resnet import Residual, cifar_resnet
@@ -229,7 +229,7 @@ def test_the_record_of_a_path_is_that_of_its_weights(network: ResNetDescription,
 
 def test_a_path_record_holds_its_plane() -> None:
     rows = np.random.default_rng(0).standard_normal((4, 50)).astype(np.float32)
-    record, plane = path_record(SMALL, rows, [0, 2, 4, 6]), trajectory_plane(rows)
+    record, plane = training_path_record(SMALL, rows, [0, 2, 4, 6]), trajectory_plane(rows)
     assert record.name == "resnet8-path"
     np.testing.assert_array_equal(record.values["gram"], plane.gram)
     np.testing.assert_array_equal(record.values["plane"], plane.directions.astype(np.float16))

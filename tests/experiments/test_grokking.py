@@ -24,12 +24,12 @@ from descent.experiments.grokking_measures import (
     embedding_frequencies,
     first_lasting_step,
     logit_gram,
+    losses_without_components,
     path_gradients,
     progress_measures,
     train_and_test_losses,
-    without_components,
 )
-from descent.experiments.grokking_times import GrokTimes, accuracy_course
+from descent.experiments.grokking_times import GeneralisationTimes, generalisation_course
 from descent.models.transformer import every_position
 from descent.models.vectors import Layout, flatten, unflatten
 from descent.repro.records import Record
@@ -246,11 +246,11 @@ def test_grok_times_are_those_of_the_curves() -> None:
         p=31, fraction=0.7, width=32, hidden=128, steps=500, every=20, learning_rate=3e-3, seed=3
     )
     never = replace(experiment, fraction=0.3, weight_decay=0.0)
-    task = GrokTimes((experiment, never))
+    task = GeneralisationTimes((experiment, never))
     with deterministic(1):
         found = task(np.array([[0.0], [1.0]]))
         run = train_modular_transformer(experiment)
-    assert task.key() != GrokTimes((never, experiment)).key()
+    assert task.key() != GeneralisationTimes((never, experiment)).key()
     assert found["accuracy"][0] > 0.95
     assert found["accuracy"][1] < 0.5
     assert np.isinf(found["generalised"][1])
@@ -266,20 +266,20 @@ def test_grok_times_are_those_of_the_curves() -> None:
 
 def test_a_course_reads_the_curves() -> None:
     shown, unseen = np.array([1, 0.02, 0.005, 0.005]), np.array([3, 9, 2, 0.5])
-    found = accuracy_course(np.array([10.0, 20, 30, 40]), shown, unseen, np.array([0, 0.1, 0.2, 0.9]))
+    found = generalisation_course(np.array([10.0, 20, 30, 40]), shown, unseen, np.array([0, 0.1, 0.2, 0.9]))
     assert found == {"generalised": 40, "memorised": 30, "peak": 9, "accuracy": 0.9}
-    assert accuracy_course(np.array([10.0]), *np.array([[0.1], [1.0], [0.3]]))["generalised"] == np.inf
+    assert generalisation_course(np.array([10.0]), *np.array([[0.1], [1.0], [0.3]]))["generalised"] == np.inf
 
 
 def test_grok_times_refuse_a_run_without_a_look() -> None:
     with pytest.raises(ValueError, match="every=50, steps=20"):
-        GrokTimes((ModularExperiment(steps=20, every=50),))
+        GeneralisationTimes((ModularExperiment(steps=20, every=50),))
 
 
 def test_without_components_takes_off_each_rows_own_part(small: GrokkingRun) -> None:
     rows = small.stack.rows
     left, values, right = np.linalg.svd(rows.astype(float) - rows.mean(0), full_matrices=False)
-    found = without_components(small, singular_spectrum(gram_matrix(rows), centre=True), 2)
+    found = losses_without_components(small, singular_spectrum(gram_matrix(rows), centre=True), 2)
     less = rows[1] - left[1, 1] * values[1] * right[1]
     expected = train_and_test_losses(small, [less])
     for name in expected:

@@ -18,9 +18,9 @@ from descent.experiments.landscape_records import (
     main,
     make_curvature,
     make_surface,
-    measure_curvature,
-    measure_plane,
-    record_key,
+    plane_curvature,
+    plane_evaluator,
+    plane_record_key,
     record_path,
 )
 from descent.landscape.directions import random_direction
@@ -51,7 +51,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
     """Checkpoints, records and shards of a project with one small network."""
     monkeypatch.setenv("DESCENT_CORES", "1")
     for name, value in {
-        "load": read,
+        "load_dataset": read,
         "project_root": lambda: tmp_path,
         "IMAGES": IMAGES,
         "SIDES": dict.fromkeys(range(4), SIDE),
@@ -106,14 +106,14 @@ def test_a_plane_is_that_of_its_seed_and_scaling(folders: Folders) -> None:
     checkpoint, images = trained(folders), first_images(IMAGES)
     points, keys = [[0.5, -0.25], [-1, 1]], set()
     for seed, scaling in ((0, "filter"), (1, "filter"), (0, "layer")):
-        found = measure_plane(checkpoint, images, seed, scaling, "float32")
+        found = plane_evaluator(checkpoint, images, seed, scaling, "float32")
         expected = Evaluator(checkpoint.model, *images, directions(checkpoint, seed, scaling), precision="float32")
         np.testing.assert_array_equal(found(points)["loss"], expected(points)["loss"])
         assert found.precision == "float32"
         keys.add(found.key())
-        assert measure_plane(checkpoint, images, seed, scaling, "bfloat16").key() in keys
+        assert plane_evaluator(checkpoint, images, seed, scaling, "bfloat16").key() in keys
     assert len(keys) == 3
-    assert measure_plane(checkpoint, images, 0).key() in keys
+    assert plane_evaluator(checkpoint, images, 0).key() in keys
 
 
 def test_a_surface_record_is_a_direct_evaluation(folders: Folders) -> None:
@@ -121,7 +121,7 @@ def test_a_surface_record_is_a_direct_evaluation(folders: Folders) -> None:
     checkpoint, images, axis = trained(folders), first_images(IMAGES), np.linspace(-1, 1, SIDE)
     task = Evaluator(checkpoint.model, *images, directions(checkpoint, 3))
     expected = loss_surface(task, axis, axis)
-    key = record_key(checkpoint, IMAGES, 3)
+    key = plane_record_key(checkpoint, IMAGES, 3)
     record = find_record(folders[1], TINY, "surface", 3, key)
     assert record is not None
     assert record.name == "resnet8-surface"
@@ -139,16 +139,16 @@ def test_a_surface_record_is_a_direct_evaluation(folders: Folders) -> None:
 
 def test_a_records_key_names_weights_plane_and_images(folders: Folders) -> None:
     checkpoint = trained(folders)
-    keys = {record_key(checkpoint, 6, 0), record_key(checkpoint, 7, 0), record_key(checkpoint, 6, 1)}
-    keys |= {record_key(checkpoint, 6, 0, "layer"), record_key(replace(checkpoint, sha256="another"), 6, 0)}
+    keys = {plane_record_key(checkpoint, 6, 0), plane_record_key(checkpoint, 7, 0), plane_record_key(checkpoint, 6, 1)}
+    keys |= {plane_record_key(checkpoint, 6, 0, "layer"), plane_record_key(replace(checkpoint, sha256="another"), 6, 0)}
     assert len(keys) == 5
-    assert sha256_of(folders[0] / "resnet8.safetensors") in record_key(checkpoint, 6, 0)
+    assert sha256_of(folders[0] / "resnet8.safetensors") in plane_record_key(checkpoint, 6, 0)
 
 
 def test_a_curvature_record_is_a_direct_evaluation(folders: Folders) -> None:
     make_curvature(TINY, 1, folders, "")
     checkpoint, images, axis = trained(folders), first_images(FEW), np.linspace(-1, 1, COARSE)
-    key = record_key(checkpoint, FEW, 1)
+    key = plane_record_key(checkpoint, FEW, 1)
     record = find_record(folders[1], TINY, "curvature", 1, key)
     assert record is not None
     assert record.name == "resnet8-curvature"
@@ -166,7 +166,7 @@ def test_a_curvature_record_is_a_direct_evaluation(folders: Folders) -> None:
 
 def test_curvature_is_on_the_plane_of_its_arguments(folders: Folders) -> None:
     checkpoint, images = trained(folders), first_images(FEW)
-    task = measure_curvature(checkpoint, images, 2, "layer")
+    task = plane_curvature(checkpoint, images, 2, "layer")
     expected = LineCurvature(checkpoint.model, *images, directions(checkpoint, 2, "layer"))
     other = LineCurvature(checkpoint.model, *images, directions(checkpoint, 2))
     largest = [each([[0.5, -0.5]])["largest"][0] for each in (task, expected, other)]
@@ -239,12 +239,12 @@ def test_other_weights_have_shards_and_a_record_of_their_own(
     path = record_path(folders[1], TINY, "curvature", 0)
     before = sha256_of(path)
     save_checkpoint(folders[0], TINY, round_to_float16(settle(TINY.build(), 1)), {})
-    assert find_record(folders[1], TINY, "curvature", 0, record_key(trained(folders), FEW, 0)) is None
+    assert find_record(folders[1], TINY, "curvature", 0, plane_record_key(trained(folders), FEW, 0)) is None
     main([])
     assert computed == [1] * 8
     assert sha256_of(path) != before
     assert len(list(folders[2].glob("resnet8-curvature-*"))) == 2
-    assert find_record(folders[1], TINY, "curvature", 0, record_key(trained(folders), FEW, 0)) is not None
+    assert find_record(folders[1], TINY, "curvature", 0, plane_record_key(trained(folders), FEW, 0)) is not None
 
 
 def test_main_makes_a_curvature_and_a_second_call_nothing(

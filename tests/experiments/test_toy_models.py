@@ -17,10 +17,10 @@ from descent.experiments.toy_steps import (
     BLOCK,
     KINDS,
     PAIRINGS,
-    Inputs,
-    blocks,
-    losses_of,
-    reconstructed,
+    ToyInputs,
+    batch_losses,
+    model_blocks,
+    reconstruct_inputs,
     toy_gradients,
 )
 from descent.features.measures import dimensionality
@@ -33,9 +33,9 @@ def toys(**changes) -> ToyModels:
     return replace(ToyModels(6, 3, [4, 9, 4, 1], [1.0, 0.5, 0.3, 0.1], torch.linspace(1, 0.3, 6)[None]), **changes)
 
 
-def drawn(models: ToyModels, batch: int) -> tuple[Inputs, Tensor, Tensor]:
+def drawn(models: ToyModels, batch: int) -> tuple[ToyInputs, Tensor, Tensor]:
     """Inputs after a draw, the clean ones and the noisy ones as `(batch, k, n)`."""
-    inputs = Inputs(models, batch)
+    inputs = ToyInputs(models, batch)
     inputs.draw()
     density, _, noise = models.tensors()
     parts = inputs.block(slice(0, len(models)), density, noise)
@@ -50,13 +50,13 @@ def test_losses_and_gradients_are_those_of_automatic_differentiation(kind: str, 
     W, b = models.start(), torch.linspace(-0.2, 0.2, 24).view(4, 6)
     apart = W.clone().requires_grad_(), b.clone().requires_grad_()
     importance = models.tensors()[1]
-    errors = importance * (clean - reconstructed(*apart, noisy, kind)).square()
+    errors = importance * (clean - reconstruct_inputs(*apart, noisy, kind)).square()
     expected = errors.mean((0, 2))
     expected.sum().backward()
     W.grad, b.grad = torch.zeros_like(W), torch.zeros_like(b)
     found = toy_gradients(W, b, inputs, models, True)
     torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(losses_of(W, b, inputs, models), expected.detach(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(batch_losses(W, b, inputs, models), expected.detach(), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(W.grad, apart[0].grad, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(b.grad, apart[1].grad, rtol=1e-5, atol=1e-7)
 
@@ -65,13 +65,13 @@ def test_training_is_that_of_the_textbook() -> None:
     models = toys()
     W, b = models.start().requires_grad_(), torch.zeros(4, 6, requires_grad=True)
     optimizer = torch.optim.AdamW([W, b], SHORT.learning_rate, weight_decay=SHORT.weight_decay)
-    inputs = Inputs(models, SHORT.batch)
+    inputs = ToyInputs(models, SHORT.batch)
     density, importance, noise = models.tensors()
     for _ in range(SHORT.steps):
         inputs.draw()
         x = inputs.block(slice(0, 4), density, noise)[0].permute(2, 0, 1)
         optimizer.zero_grad()
-        (importance * (x - reconstructed(W, b, x)).square()).mean((0, 2)).sum().backward()
+        (importance * (x - reconstruct_inputs(W, b, x)).square()).mean((0, 2)).sum().backward()
         optimizer.step()
     found = train_toy_models(models, SHORT)
     torch.testing.assert_close(found.W, W.detach(), rtol=1e-4, atol=1e-5)
@@ -168,9 +168,9 @@ def test_fresh_losses_are_the_same_for_equal_models_and_for_each_call() -> None:
 
 def test_blocks_cover_all_models() -> None:
     cpu = torch.device("cpu")
-    assert list(blocks(5, BLOCK // 2, cpu)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
-    assert list(blocks(2, 3 * BLOCK, cpu)) == [slice(0, 1), slice(1, 2)]
-    assert list(blocks(5, BLOCK // 2, torch.device("meta"))) == [slice(0, 5)]
+    assert list(model_blocks(5, BLOCK // 2, cpu)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert list(model_blocks(2, 3 * BLOCK, cpu)) == [slice(0, 1), slice(1, 2)]
+    assert list(model_blocks(5, BLOCK // 2, torch.device("meta"))) == [slice(0, 5)]
 
 
 @pytest.mark.parametrize(
@@ -203,4 +203,4 @@ def test_bad_recipes_are_refused() -> None:
         with pytest.raises(ValueError, match="positive learning rate"):
             ToyTraining(**bad)
     with pytest.raises(ValueError, match="kind 'gelu'"):
-        reconstructed(torch.zeros(1, 2, 3), torch.zeros(1, 3), torch.zeros(4, 1, 3), "gelu")
+        reconstruct_inputs(torch.zeros(1, 2, 3), torch.zeros(1, 3), torch.zeros(4, 1, 3), "gelu")

@@ -19,11 +19,11 @@ def figures() -> dict[str, plt.Figure]:
     shares = {"layer 1": np.full(4, 0.25), "layer 2": np.full(4, 0.75)}
     labels = Labels("step", "component", "share")
     return {
-        "spectra": lines.normalised_spectra(spectrum, (0.1,), dashed=["null"]),
+        "spectra": lines.spectrum_panels(spectrum, (0.1,), dashed=["null"]),
         "curves": lines.curves(line, Labels("steps", "count"), log_x=True),
         "intervals": lines.interval_plot({"SGD": {"net": seeds.random(5)}}, (0.2, 0.4), Labels("count", "network")),
         "heat": lines.heat_with_shares({"run": seeds.random((4, 7))}, shares, 100, labels),
-        "reliefs": scenes.reliefs({"a": relief(), "b": relief()}, Labels("x", "y", "z"))[1],
+        "reliefs": scenes.relief_panels({"a": relief(), "b": relief()}, Labels("x", "y", "z"))[1],
         "race": scenes.moving_paths(relief(), np.arange(4), Labels("x", "y", "z"), "step")[1],
         "panels": lines.line_panels(panels(), 2),
         "scatter": lines.scatter_with_histograms(

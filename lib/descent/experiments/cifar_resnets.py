@@ -31,7 +31,7 @@ from descent.spectra.trajectory import trajectory_plane
 from descent.training.capture import CapturePlan, GradientRecorder
 from descent.training.loop import Batch, MiniBatches, TrainingPlan, fit, newest_checkpoint
 
-FEWEST = 10  # steps: OneCycleLR divides by zero where its rise is one step long
+FEWEST_STEPS = 10  # steps: OneCycleLR divides by zero where its rise is one step long
 # oneDNN's weight gradient of a strided 1 x 1 convolution, channels last, writes past its memory where the input has
 # fewer channels than a vector has numbers: 8 with AVX2, 16 with AVX-512 (github.com/uxlfoundation/oneDNN, issue 6035)
 SAFE_CHANNELS = 16
@@ -165,7 +165,7 @@ def train_resnet(
 
     A network that is to have no shortcuts starts with option A's, which are taken away linearly over the first
     `fade` of the steps: from scratch it does not begin to learn in so few epochs. Beside the checkpoint goes the
-    record `<name>-path.npz`: see `path_record`.
+    record `<name>-path.npz`: see `training_path_record`.
 
     Raises:
         ValueError: a schedule of fewer than ten steps; nothing has been computed.
@@ -174,7 +174,7 @@ def train_resnet(
     fading, work = network.shortcuts == "none", folder / ".work" / network.name
     data = read(schedule.dataset, "train")
     batches = AugmentedBatches(data, schedule, fading, device)
-    _refuse_short(schedule, batches.steps)
+    _refuse_short_schedule(schedule, batches.steps)
     model = (replace(network, shortcuts="padding") if fading else network).build(schedule.seed)
     batches.layout = memory_format(model)
     model.to(device, memory_format=batches.layout)  # type: ignore[call-overload]
@@ -194,7 +194,9 @@ def train_resnet(
             set_gates(model, 0.0)  # also where the last step kept a rest, or a killed run had made it already
         end = flatten({name: part.cpu() for name, part in weight_matrices(model).items()}).numpy()
         rows = np.concatenate([np.asarray(recorder.stack().rows), end[None]])
-        path_record(network, rows, [*recorder.stack().steps, batches.steps]).save(folder / f"{network.name}-path.npz")
+        training_path_record(network, rows, [*recorder.stack().steps, batches.steps]).save(
+            folder / f"{network.name}-path.npz"
+        )
     fifties = np.split(history.losses, range(50, batches.steps, 50))
     about = {
         "schedule": asdict(schedule),
@@ -205,13 +207,13 @@ def train_resnet(
     return save_checkpoint(folder, network, model.cpu(), about)
 
 
-def _refuse_short(schedule: ResNetSchedule, steps: int) -> None:
-    if steps < FEWEST:
+def _refuse_short_schedule(schedule: ResNetSchedule, steps: int) -> None:
+    if steps < FEWEST_STEPS:
         sizes = f"epochs={schedule.epochs}, batch_size={schedule.batch_size}"
-        raise ValueError(f"{sizes}: {steps} steps; expected at least {FEWEST}, for the learning rate to rise and fall")
+        raise ValueError(f"{sizes}: {steps} steps; expected at least {FEWEST_STEPS}, for the learning rate to rise and fall")
 
 
-def path_record(network: ResNetDescription, rows: np.ndarray[Any, Any], steps: list[int]) -> Record:
+def training_path_record(network: ResNetDescription, rows: np.ndarray[Any, Any], steps: list[int]) -> Record:
     """The path of a training, reduced: `(k, P)` weight vectors of the matrices -> a record.
 
     Values: `gram` `(k, k)` float64, products of the rows less the last; `steps` `(k,)`; `plane` `(2, P)` float16,

@@ -114,11 +114,11 @@ def cross_entropy_in_double(model: nn.Module, batch: Batch) -> Tensor:
     pairs, targets = batch
     logits: Tensor = model(pairs)
     if logits.requires_grad:
-        logits.register_hook(without_subnormals)  # type: ignore[no-untyped-call]
+        logits.register_hook(zero_subnormals)  # type: ignore[no-untyped-call]
     return nn.functional.cross_entropy(logits.double(), targets)
 
 
-def without_subnormals(gradient: Tensor) -> Tensor:
+def zero_subnormals(gradient: Tensor) -> Tensor:
     """The gradient, zero where it is smaller than the smallest normal number of its type."""
     return nn.functional.hardshrink(gradient, torch.finfo(gradient.dtype).tiny)
 

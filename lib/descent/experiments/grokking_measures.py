@@ -129,7 +129,9 @@ def logit_gram(run: GrokkingRun, rows: NDArray[np.floating], progress: str | Non
     return gram_matrix(logits)
 
 
-def without_components(run: GrokkingRun, found: Spectrum, count: int, progress: str | None = None) -> dict[str, Array]:
+def losses_without_components(
+    run: GrokkingRun, found: Spectrum, count: int, progress: str | None = None
+) -> dict[str, Array]:
     """Losses of each kept set of weights less its own part along one singular component, u_tk s_k v_k.
 
     Args:

@@ -22,13 +22,13 @@ from descent.experiments.grokking import GrokkingRun, ModularExperiment, train_m
 from descent.experiments.grokking_measures import (
     embedding_frequencies,
     logit_gram,
+    losses_without_components,
     path_gradients,
     progress_measures,
     train_and_test_losses,
-    without_components,
 )
-from descent.experiments.grokking_times import GrokTimes
-from descent.experiments.induction import Induction, InductionRun, train_induction
+from descent.experiments.grokking_times import GeneralisationTimes
+from descent.experiments.induction_heads import InductionExperiment, InductionRun, train_induction
 from descent.repro.machine import cores
 from descent.repro.records import Record, provenance
 from descent.repro.seeding import deterministic, numpy_generator
@@ -45,21 +45,23 @@ OTHERS = ("subtraction", "squares", "division", "s5")
 Array = NDArray[np.float64]
 
 
-def keys_of(run: GrokkingRun) -> list[int]:
+def key_frequencies_of_run(run: GrokkingRun) -> list[int]:
     """The key frequencies of the last weights of a run on addition: of more than one neuron in a hundred."""
     with deterministic(1):
         neurons = run.model.activations(run.task.pairs).neurons.detach()
     return key_frequencies(neurons, fewest=1 + run.experiment.hidden // 100)
 
 
-def sets_of(keys: Sequence[int], others: Sequence[int], p: int, seed: int) -> dict[str, list[int]]:
+def frequency_sets(keys: Sequence[int], others: Sequence[int], p: int, seed: int) -> dict[str, list[int]]:
     """Frequencies to compare: the key ones; as many at random of the rest; of the rest, those key to another seed."""
     rest = sorted(set(range(1, p // 2 + 1)) - set(keys))
     random = numpy_generator(seed, "frequencies").choice(rest, min(len(keys), len(rest)), replace=False)
     return {"key": list(keys), "random": sorted(random.tolist()), "other seed": sorted(set(others) - set(keys))}
 
 
-def circuits(run: GrokkingRun, sets: Mapping[str, Sequence[int]], progress: str | None = None) -> dict[str, Array]:
+def measure_curves(
+    run: GrokkingRun, sets: Mapping[str, Sequence[int]], progress: str | None = None
+) -> dict[str, Array]:
     """Curves of one run for the chapter `grokking`: `steps` `(m,)`, `final`, losses, progress measures."""
     about = {"steps": run.stack.steps.astype(float), "final": run.final()}
     return (
@@ -67,34 +69,34 @@ def circuits(run: GrokkingRun, sets: Mapping[str, Sequence[int]], progress: str 
     )
 
 
-def grams(run: GrokkingRun, progress: str | None = None) -> dict[str, Array]:
+def weight_and_logit_grams(run: GrokkingRun, progress: str | None = None) -> dict[str, Array]:
     """Of the kept weights of a run, `(m, m)` each: Gram matrices of the `weights` and of the `logits` of all pairs."""
     return {"weights": gram_matrix(run.stack.rows), "logits": logit_gram(run, run.stack.rows, progress)}
 
 
-def basins(run: GrokkingRun, count: int, progress: str | None = None) -> dict[str, Array]:
+def measure_spectra(run: GrokkingRun, count: int, progress: str | None = None) -> dict[str, Array]:
     """What the chapter `grokking_basins` takes from the kept weights `(m, P)` of one run.
 
     Returns:
         Gram matrices `(m, m)`: `weights`, `logits`, `gradients` (full batch), `batch gradients` (of 256 examples, or of
         an eighth of them). `gradient frequencies` `(m, (p - 1) / 2)`. Of the weights as they are (`raw`) and less
         their mean (`centred`): `raw frequencies` `(count, (p - 1) / 2)` of the singular vectors' W_E, and
-        `raw test_loss` and so on, see `without_components`.
+        `raw test_loss` and so on, see `losses_without_components`.
     """
     rows = run.stack.rows
     full = path_gradients(run, rows, progress=progress)
-    found = {**grams(run, progress), "gradients": gram_matrix(full)}
+    found = {**weight_and_logit_grams(run, progress), "gradients": gram_matrix(full)}
     found["gradient frequencies"] = embedding_frequencies(run, full)
     found["batch gradients"] = gram_matrix(path_gradients(run, rows, min(BATCH, len(run.train) // 8), progress))
     for name, centre in (("raw", False), ("centred", True)):
         whole = singular_spectrum(found["weights"], centre)
         found[f"{name} frequencies"] = embedding_frequencies(run, whole.right(rows, count).T)
-        removed = without_components(run, whole, count, progress)
+        removed = losses_without_components(run, whole, count, progress)
         found |= {f"{name} {curve}": values for curve, values in removed.items()}
     return found
 
 
-def train_and_keep(experiment: ModularExperiment, root: Path) -> GrokkingRun:
+def train_or_load(experiment: ModularExperiment, root: Path) -> GrokkingRun:
     """A run, from its folder in `_build/runs` where that is finished."""
     name = f"{experiment.task}, seed {experiment.seed}"
     with deterministic(cores()):
@@ -114,7 +116,7 @@ def make_missing_records(path: Path, **expected: object) -> bool:
     return all(settings.get(name) == value for name, value in expected.items())
 
 
-def make_run(seed: int, root: Path) -> None:
+def make_seed_records(seed: int, root: Path) -> None:
     """The two records of a seed; the control frequencies are those of the next seed."""
     following = (seed + 1) % len(STEPS)
     first, second = (ModularExperiment(steps=STEPS[each], seed=each) for each in (seed, following))
@@ -122,71 +124,67 @@ def make_run(seed: int, root: Path) -> None:
     about = {"experiment": first.digest(), "control": second.digest()}
     if all(make_missing_records(path, **about) for path in paths.values()):
         return
-    run, other = train_and_keep(first, root), train_and_keep(second, root)
-    keys = keys_of(run)
-    sets = sets_of(keys, keys_of(other), run.experiment.p, seed)
+    run, other = train_or_load(first, root), train_or_load(second, root)
+    keys = key_frequencies_of_run(run)
+    sets = frequency_sets(keys, key_frequencies_of_run(other), run.experiment.p, seed)
     settings = {**about, "steps": run.experiment.steps, "seed": seed, "sets": sets}
     with deterministic(cores()):
         for chapter, values in (
-            (CURVES, circuits(run, sets, f"seed {seed}")),
-            (BASINS, basins(run, COMPONENTS, f"seed {seed}")),
+            (CURVES, measure_curves(run, sets, f"seed {seed}")),
+            (BASINS, measure_spectra(run, COMPONENTS, f"seed {seed}")),
         ):
             Record(f"seed-{seed}", values, settings, provenance(seed)).save(paths[chapter])
 
 
-def grokking_times_of(
-    experiments: Sequence[ModularExperiment], root: Path, scheduler: str, name: str
-) -> dict[str, Array]:
-    """`GrokTimes` of these, `(n,)` each; a killed sweep goes on."""
-    task, folder = GrokTimes(tuple(experiments)), root / "_build" / "sweeps" / "grokking"
+def sweep_times(experiments: Sequence[ModularExperiment], root: Path, scheduler: str, name: str) -> dict[str, Array]:
+    """`GeneralisationTimes` of these, `(n,)` each; a killed sweep goes on."""
+    task, folder = GeneralisationTimes(tuple(experiments)), root / "_build" / "sweeps" / "grokking"
     points = np.arange(len(experiments), dtype=float)[:, None]
     return sweep(task, points, Sweep(scheduler, folder / task.key(), 1, name), task.key())
 
 
-def make_others(root: Path, scheduler: str) -> None:
+def make_operations_record(root: Path, scheduler: str) -> None:
     """When runs on the other operations generalise, in the order of OTHERS: see `accuracy_course`."""
     experiments = [ModularExperiment(task=task, steps=LIMIT, every=LOOKS) for task in OTHERS]
     path = path_of(root, CURVES, "others")
     settings = {"experiments": [each.digest() for each in experiments], "tasks": list(OTHERS), "limit": LIMIT}
     if not make_missing_records(path, **settings):
-        Record("others", grokking_times_of(experiments, root, scheduler, "operations"), settings, provenance()).save(
-            path
-        )
+        Record("others", sweep_times(experiments, root, scheduler, "operations"), settings, provenance()).save(path)
 
 
-def make_undecayed(root: Path) -> None:
-    """The control: `steps` `(m,)`, `train_and_test_losses` and `grams` of a run on addition without weight decay."""
+def make_undecayed_record(root: Path) -> None:
+    """The control: `steps` `(m,)`, `train_and_test_losses` and `weight_and_logit_grams` of a run on addition without weight decay."""
     experiment = ModularExperiment(weight_decay=0.0, steps=LIMIT)
     settings, path = {"experiment": experiment.digest()}, path_of(root, BASINS, "undecayed")
     if make_missing_records(path, **settings):
         return
-    run = train_and_keep(experiment, root)
+    run = train_or_load(experiment, root)
     with deterministic(cores()):
         values = {
             "steps": run.stack.steps.astype(float),
             **train_and_test_losses(run, run.stack.rows),
-            **grams(run, "no decay"),
+            **weight_and_logit_grams(run, "no decay"),
         }
     Record("undecayed", values, settings, provenance()).save(path)
 
 
-def copying(run: InductionRun) -> dict[str, Array]:
+def measure_copying(run: InductionRun) -> dict[str, Array]:
     """Of the losses of predictable tokens at `looks` `(m,)`: their mean `repeated` `(m,)`, their `gram` `(m, m)`."""
     known = np.ascontiguousarray(run.token_losses[:, run.predictable])
     return {"looks": run.looks.astype(float), "repeated": known.mean(1, dtype=float), "gram": gram_matrix(known)}
 
 
-def make_induction(root: Path) -> None:
-    """The record of `copying`, the companion of `grokking_basins`."""
-    task, path = Induction(), path_of(root, BASINS, "induction")
+def make_induction_record(root: Path) -> None:
+    """The record of `measure_copying`, the companion of `grokking_basins`."""
+    task, path = InductionExperiment(), path_of(root, BASINS, "induction")
     if make_missing_records(path, **asdict(task)):
         return
     with deterministic(cores()):
         run = train_induction(task, progress="induction")
-    Record("induction", copying(run), asdict(task), provenance(task.seed)).save(path)
+    Record("induction", measure_copying(run), asdict(task), provenance(task.seed)).save(path)
 
 
-def times_of_grid(root: Path, scheduler: str) -> dict[str, Array]:
+def sweep_decay_grid(root: Path, scheduler: str) -> dict[str, Array]:
     """When runs generalise: `points` (fraction, weight decay, seed) `(n, 3)`, and what the task finds, `(n,)` each.
 
     Half of the weight decay takes about twice the steps. So a fraction's decays are tried from the largest down, and no
@@ -200,7 +198,7 @@ def times_of_grid(root: Path, scheduler: str) -> dict[str, Array]:
             ModularExperiment(fraction=part, weight_decay=decay, seed=seed, steps=LATEST, every=LOOKS)
             for part, _, seed in points
         ]
-        values = grokking_times_of(experiments, root, scheduler, f"weight decay {decay:g}")
+        values = sweep_times(experiments, root, scheduler, f"weight decay {decay:g}")
         found.append({"points": np.array(points, float), **values})
         median = np.median(values["generalised"].reshape(len(fractions), -1), axis=1)
         fractions = [part for part, steps in zip(fractions, median, strict=True) if 2 * steps <= LATEST]
@@ -209,13 +207,13 @@ def times_of_grid(root: Path, scheduler: str) -> dict[str, Array]:
     return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
 
-def make_times(root: Path, scheduler: str) -> None:
-    """The record of `times_of_grid`."""
+def make_times_record(root: Path, scheduler: str) -> None:
+    """The record of `sweep_decay_grid`."""
     experiment, path = ModularExperiment(steps=LATEST, every=LOOKS), path_of(root, CURVES, "times")
     settings = {"experiment": experiment.digest(), "limit": LATEST}
     settings |= {"fractions": list(FRACTIONS), "decays": list(DECAYS), "seeds": list(SEEDS)}
     if not make_missing_records(path, **settings):
-        Record("times", times_of_grid(root, scheduler), settings, provenance()).save(path)
+        Record("times", sweep_decay_grid(root, scheduler), settings, provenance()).save(path)
 
 
 def main(arguments: list[str]) -> None:
@@ -225,11 +223,11 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     root = project_root()
     for seed in STEPS:
-        make_run(seed, root)
-    make_others(root, given.scheduler)
-    make_undecayed(root)
-    make_induction(root)
-    make_times(root, given.scheduler)
+        make_seed_records(seed, root)
+    make_operations_record(root, given.scheduler)
+    make_undecayed_record(root)
+    make_induction_record(root)
+    make_times_record(root, given.scheduler)
 
 
 if __name__ == "__main__":

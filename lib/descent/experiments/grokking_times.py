@@ -16,14 +16,14 @@ from descent.repro.machine import keep_freed_memory
 from descent.training.loop import TrainingPlan, fit
 
 Array = NDArray[np.float64]
-COLUMNS = ("generalised", "memorised", "peak", "accuracy")
+COURSE = ("generalised", "memorised", "peak", "accuracy")
 
 
 class _GeneralisedError(Exception):
     """The run has generalised."""
 
 
-def accuracy_course(steps: Array, train_loss: Array, test_loss: Array, test_accuracy: Array) -> dict[str, float]:
+def generalisation_course(steps: Array, train_loss: Array, test_loss: Array, test_accuracy: Array) -> dict[str, float]:
     """What the curves `(m,)` of a run at `steps` `(m,)` come to, in steps, nats and shares.
 
     `generalised`: steps until the test loss stays below 1, infinite where it does not; `memorised`: until the training
@@ -31,11 +31,11 @@ def accuracy_course(steps: Array, train_loss: Array, test_loss: Array, test_accu
     """
     times = [first_lasting_step(test_loss, 1.0), first_lasting_step(train_loss, 0.01)]
     ends = [np.inf if index is None else float(steps[index]) for index in times]
-    return dict(zip(COLUMNS, (*ends, float(test_loss.max()), float(test_accuracy[-1])), strict=True))
+    return dict(zip(COURSE, (*ends, float(test_loss.max()), float(test_accuracy[-1])), strict=True))
 
 
 @dataclass(frozen=True)
-class GrokTimes:
+class GeneralisationTimes:
     """A task of `descent.repro.sweeps.sweep`, whose points are indices of experiments.
 
     A run ends when its test loss is below `done`, or after its `steps`.
@@ -59,13 +59,13 @@ class GrokTimes:
         return hashlib.sha256(f"{digests} until {self.done}".encode()).hexdigest()[:12]
 
     def __call__(self, points: Array) -> dict[str, Array]:
-        """For each point `(n, 1)`, `(n,)` each: see `accuracy_course`.
+        """For each point `(n, 1)`, `(n,)` each: see `generalisation_course`.
 
         Raises:
             ValueError: a fraction that leaves a part empty, or another setting out of range.
         """
         rows = [self._one(self.experiments[int(index)]) for (index,) in points]
-        return {name: np.array([row[name] for row in rows]) for name in COLUMNS}
+        return {name: np.array([row[name] for row in rows]) for name in COURSE}
 
     def _one(self, experiment: ModularExperiment) -> dict[str, float]:
         keep_freed_memory()
@@ -84,4 +84,4 @@ class GrokTimes:
         with suppress(_GeneralisedError):
             plan = TrainingPlan(experiment.steps, start.scheduler, (look,))
             fit(start.model, cross_entropy_in_double, start.batches, start.optimizer, plan)
-        return accuracy_course(*np.array(looks, float).T)
+        return generalisation_course(*np.array(looks, float).T)

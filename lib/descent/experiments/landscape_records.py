@@ -35,7 +35,7 @@ CURVATURE_IMAGES, CURVATURE_SIDE = 16, 5
 Images = tuple[Tensor, Tensor]
 
 
-def measure_plane(
+def plane_evaluator(
     checkpoint: Checkpoint,
     images: Images,
     seed: int,
@@ -55,24 +55,24 @@ def measure_plane(
     return Evaluator(checkpoint.model, *images, directions, precision=precision)
 
 
-def measure_curvature(checkpoint: Checkpoint, images: Images, seed: int, scaling: Scaling = "filter") -> LineCurvature:
-    """Extreme Hessian eigenvalues on the same plane; arguments as for `measure_plane`."""
+def plane_curvature(checkpoint: Checkpoint, images: Images, seed: int, scaling: Scaling = "filter") -> LineCurvature:
+    """Extreme Hessian eigenvalues on the same plane; arguments as for `plane_evaluator`."""
     directions = [random_direction(checkpoint.model, seed, stream, scaling) for stream in ("alpha", "beta")]
     return LineCurvature(checkpoint.model, *images, directions)
 
 
-def record_key(checkpoint: Checkpoint, images: int, seed: int, scaling: Scaling = "filter") -> str:
+def plane_record_key(checkpoint: Checkpoint, images: int, seed: int, scaling: Scaling = "filter") -> str:
     """What a record belongs to: a file of weights, a plane, a number of images; equal on every machine."""
     return f"{checkpoint.sha256} plane {seed} {scaling} first {images} images of cifar10"
 
 
 def record_path(folder: Path, network: ResNetDescription, kind: str, seed: int) -> Path:
-    """Where a record lies: `kind` is `loss_surface` or `measure_curvature`."""
+    """Where a record lies: `kind` is `loss_surface` or `plane_curvature`."""
     return folder / f"{network.name}-{kind}-{seed}.npz"
 
 
 def find_record(folder: Path, network: ResNetDescription, kind: str, seed: int, key: str) -> Record | None:
-    """A committed record, if there is one of exactly this network, plane and images: of this `record_key`.
+    """A committed record, if there is one of exactly this network, plane and images: of this `plane_record_key`.
 
     Raises:
         ValueError: the file is damaged.
@@ -95,7 +95,7 @@ def make_surface(network: ResNetDescription, seed: int, folders: tuple[Path, Pat
     """One surface, its seed in SIDES; folders: of the weights, of the record that is made, of shards on the way."""
     images = first_images(IMAGES)
     checkpoint = load_checkpoint(folders[0], network)
-    evaluator, key = measure_plane(checkpoint, images, seed), record_key(checkpoint, IMAGES, seed)
+    evaluator, key = plane_evaluator(checkpoint, images, seed), plane_record_key(checkpoint, IMAGES, seed)
     how = Sweep(scheduler, folders[2] / _shards(network, "surface", key), 51, f"{network.name} surface")
 
     def run(task: Evaluator, points: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -112,10 +112,10 @@ def make_curvature(network: ResNetDescription, seed: int, folders: tuple[Path, P
     images = first_images(CURVATURE_IMAGES)
     checkpoint = load_checkpoint(folders[0], network)
     axis = _square(CURVATURE_SIDE)
-    key = record_key(checkpoint, CURVATURE_IMAGES, seed)
+    key = plane_record_key(checkpoint, CURVATURE_IMAGES, seed)
     how = Sweep(scheduler, folders[2] / _shards(network, "curvature", key), 1, f"{network.name} curvature")
-    exact = measure_plane(checkpoint, images, seed).key()  # on this machine; the record's key holds on all
-    values = sweep(measure_curvature(checkpoint, images, seed), plane_grid(axis, axis), how, exact)
+    exact = plane_evaluator(checkpoint, images, seed).key()  # on this machine; the record's key holds on all
+    values = sweep(plane_curvature(checkpoint, images, seed), plane_grid(axis, axis), how, exact)
     shaped = {name: part.reshape(len(axis), len(axis)) for name, part in values.items()}
     settings = {"key": key, "seed": seed, "scaling": "filter", "images": CURVATURE_IMAGES, "precision": "float32"}
     values = {"alpha": axis, "beta": axis, **shaped}
@@ -138,7 +138,7 @@ MAKERS: dict[str, Callable[[ResNetDescription, int, tuple[Path, Path, Path], str
 def is_made(network: ResNetDescription, kind: str, seed: int, folders: tuple[Path, Path, Path]) -> bool:
     """Whether the record is there and belongs to the weights that are there; arguments as for `make_surface`."""
     count = IMAGES if kind == "surface" else CURVATURE_IMAGES
-    key = record_key(load_checkpoint(folders[0], network), count, seed)
+    key = plane_record_key(load_checkpoint(folders[0], network), count, seed)
     return find_record(folders[1], network, kind, seed, key) is not None
 
 

@@ -137,7 +137,7 @@ def saddle_free_path(surface: SmoothFunction, start: Tensor, steps: int, goal: f
     return np.stack(points)
 
 
-def race_optimisers(course: EscapeCourse, racer: str) -> tuple[float, Array]:
+def race_optimiser(course: EscapeCourse, racer: str) -> tuple[float, Array]:
     """The best step size and the steps to escape, `(distances, runs)`, at one thread.
 
     Five tuning runs choose it from `RATES`: the one whose slowest run, from each distance, takes the fewest steps (in

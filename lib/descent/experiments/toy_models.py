@@ -20,14 +20,14 @@ from joblib import Parallel, delayed
 from torch import Tensor
 from tqdm import tqdm
 
-from descent.experiments.toy_steps import KINDS, PAIRINGS, Inputs, losses_of, toy_gradients
+from descent.experiments.toy_steps import KINDS, PAIRINGS, ToyInputs, batch_losses, toy_gradients
 from descent.repro.machine import compute_device, keep_freed_memory
 from descent.repro.seeding import deterministic, torch_generator
 
 LANES = 64  # the optimizer rounds what fills no vector register otherwise: bits would depend on who is beside one
 
 
-def _filled(values: float | Sequence[float] | Tensor, count: int, n: int, name: str) -> Tensor:
+def _per_feature(values: float | Sequence[float] | Tensor, count: int, n: int, name: str) -> Tensor:
     """A number, one per model `(k,)`, or one per model and feature `(k, n)`, as `(k, n)` float32."""
     given = torch.as_tensor(values, dtype=torch.float32)
     given = given.unsqueeze(-1) if given.ndim == 1 else given
@@ -75,7 +75,7 @@ class ToyModels:
         if self.pairing != "independent" and self.n % 2:
             raise ValueError(f"n={self.n}: features that go in pairs need an even number")
         for name in ("density", "importance", "noise"):
-            filled = _filled(getattr(self, name), len(self), 1 if name == "noise" else self.n, name)
+            filled = _per_feature(getattr(self, name), len(self), 1 if name == "noise" else self.n, name)
             object.__setattr__(self, name, filled)
         self._check_values()
 
@@ -175,7 +175,7 @@ def train_toy_models(toys: ToyModels, recipe: ToyTraining, progress: str | None 
     device = compute_device()
     W, b, both = _side_by_side(toys.start().to(device), torch.zeros(len(toys), toys.n, device=device))
     optimizer = torch.optim.AdamW([both], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    inputs = Inputs(toys, recipe.batch, device=device)
+    inputs = ToyInputs(toys, recipe.batch, device=device)
     marks = {recipe.steps, *(range(0, recipe.steps, recipe.every) if recipe.every else ())}
     kept, losses = [], []
     with torch.no_grad():
@@ -214,7 +214,9 @@ def train_toy_models_in_parts(
         raise ValueError(f"workers={workers}: expected at least 1")
     by_seed = np.argsort(np.array(toys.seeds), kind="stable")
     chosen = [part.tolist() for part in np.array_split(by_seed, min(workers, len(toys)))]
-    jobs = [delayed(_alone)(toys.part(part), recipe, None if i else progress) for i, part in enumerate(chosen)]
+    jobs = [
+        delayed(_train_on_one_thread)(toys.part(part), recipe, None if i else progress) for i, part in enumerate(chosen)
+    ]
     parts: list[TrainedToys] = Parallel(n_jobs=len(jobs))(jobs)
     order = torch.tensor([number for part in chosen for number in part]).argsort()
 
@@ -225,7 +227,7 @@ def train_toy_models_in_parts(
     return TrainedToys(toys, recipe, first, joined("b", 0), parts[0].steps, *both)
 
 
-def _alone(toys: ToyModels, recipe: ToyTraining, progress: str | None) -> TrainedToys:
+def _train_on_one_thread(toys: ToyModels, recipe: ToyTraining, progress: str | None) -> TrainedToys:
     with deterministic(1):
         return train_toy_models(toys, recipe, progress)
 
@@ -240,10 +242,10 @@ def fresh_losses(toys: ToyModels, W: Tensor, b: Tensor, batches: int = 16, batch
         batches: how many batches of `batch` inputs.
         batch: inputs in each.
     """
-    inputs = Inputs(replace(toys, seeds=[0] * len(toys)), batch, "toy tests")
+    inputs = ToyInputs(replace(toys, seeds=[0] * len(toys)), batch, "toy tests")
     total = torch.zeros(len(toys), dtype=torch.float64)
     with torch.no_grad():
         for _ in range(batches):
             inputs.draw()
-            total += losses_of(W, b, inputs, toys).double()
+            total += batch_losses(W, b, inputs, toys).double()
     return total / batches

@@ -52,7 +52,7 @@ class Models(Protocol):
         """Density, importance, noise."""
 
 
-class Inputs:
+class ToyInputs:
     """Batches of inputs for some models, from one stream of uniform numbers for each different seed.
 
     Args:
@@ -73,7 +73,7 @@ class Inputs:
         self._noises = [torch_generator(seed, f"{name}, noise") for seed in different]
         self._drawn = torch.empty(1 + noisy, len(different), n, batch)
         self.device = torch.device(device)
-        together = next(blocks(len(models.seeds), batch * n, self.device)).stop
+        together = next(model_blocks(len(models.seeds), batch * n, self.device)).stop
         self.space = torch.empty(3, together, n, batch, device=self.device)  # x, x', error of a block: written anew
         self._hand_over()
 
@@ -114,7 +114,7 @@ class Inputs:
         return x, torch.addcmul(x, gaussian, noise[models].unsqueeze(-1))
 
 
-def blocks(count: int, size: int, device: torch.device) -> Iterator[slice]:
+def model_blocks(count: int, size: int, device: torch.device) -> Iterator[slice]:
     """Slices of models of which each array has about BLOCK numbers (GPU_BLOCK on a GPU), `size` a model."""
     step = max(1, (BLOCK if device.type == "cpu" else GPU_BLOCK) // size)
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
@@ -133,7 +133,7 @@ def _back_through(y: Tensor, factor: Tensor, dy: Tensor) -> Tensor:
     return dy.sub_(dy.mean(-2, keepdim=True)).sub_(y * along).mul_(factor)
 
 
-def toy_gradients(W: Tensor, b: Tensor, inputs: Inputs, models: Models, losses: bool) -> Tensor | None:
+def toy_gradients(W: Tensor, b: Tensor, inputs: ToyInputs, models: Models, losses: bool) -> Tensor | None:
     """Write the gradients of this batch into `W.grad` and `b.grad`; the losses `(k,)` if asked for.
 
     Args:
@@ -147,7 +147,7 @@ def toy_gradients(W: Tensor, b: Tensor, inputs: Inputs, models: Models, losses: 
     found = torch.empty(len(W), device=W.device) if losses else None
     assert W.grad is not None
     assert b.grad is not None
-    for part in blocks(len(W), inputs.batch * inputs.n, W.device):
+    for part in model_blocks(len(W), inputs.batch * inputs.n, W.device):
         w, weight = W[part], importance[part].unsqueeze(1)
         x, out, error = inputs.space[:, : len(w)]
         x, seen = inputs.block(part, density, noise, x)
@@ -175,11 +175,11 @@ def _error(out: Tensor, x: Tensor, kind: str) -> Tensor:
     return torch.sub(out if kind == "linear" else out.clamp_(min=0), x)
 
 
-def losses_of(W: Tensor, b: Tensor, inputs: Inputs, models: Models) -> Tensor:
+def batch_losses(W: Tensor, b: Tensor, inputs: ToyInputs, models: Models) -> Tensor:
     """Losses `(k,)` of this batch, mean over rows and features, weighted by importance."""
     density, importance, noise = (values.to(W.device) for values in models.tensors())
     found = torch.empty(len(W), device=W.device)
-    for part in blocks(len(W), inputs.batch * inputs.n, W.device):
+    for part in model_blocks(len(W), inputs.batch * inputs.n, W.device):
         x, seen = inputs.block(part, density, noise)
         h = torch.bmm(W[part], seen)
         y = _normalised(h)[0] if models.kind == "layernorm" else h
@@ -188,7 +188,7 @@ def losses_of(W: Tensor, b: Tensor, inputs: Inputs, models: Models) -> Tensor:
     return found
 
 
-def reconstructed(W: Tensor, b: Tensor, x: Tensor, kind: str = "relu") -> Tensor:
+def reconstruct_inputs(W: Tensor, b: Tensor, x: Tensor, kind: str = "relu") -> Tensor:
     """The textbook's x', `(batch, k, n)` from inputs of that shape: what automatic differentiation can go through.
 
     Raises:

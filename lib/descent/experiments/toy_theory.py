@@ -85,7 +85,7 @@ def ignored_loss(density: float) -> float:
     return density / 3 - density**2 / 4
 
 
-class Best(NamedTuple):
+class LossMinimum(NamedTuple):
     """A minimum: squared length, bias, loss."""
 
     scale: float
@@ -94,28 +94,28 @@ class Best(NamedTuple):
 
 
 @cache
-def best_bias(kind: str, density: float, noise: float = 0.0) -> Best:
+def best_bias(kind: str, density: float, noise: float = 0.0) -> LossMinimum:
     """The best bias at length one; raises as `learnt_loss`."""
     _check(density, noise, kind)
     found = minimize_scalar(
         lambda bias: learnt_loss(kind, 1.0, bias, density, noise),
         bounds=(-1, 1), method="bounded", options={"xatol": 1e-7},
     )  # fmt: skip
-    return Best(1.0, float(found.x), float(found.fun))
+    return LossMinimum(1.0, float(found.x), float(found.fun))
 
 
 @cache
-def best_point(kind: str, density: float, noise: float = 0.0) -> Best:
+def best_length_and_bias(kind: str, density: float, noise: float = 0.0) -> LossMinimum:
     """The best length and bias together; raises as `learnt_loss`."""
     start = best_bias(kind, density, noise)
     found = minimize(
         lambda point: learnt_loss(kind, point[0], point[1], density, noise),
         [start.scale, start.bias], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-12},
     )  # fmt: skip
-    return Best(float(found.x[0]), float(found.x[1]), float(found.fun))
+    return LossMinimum(float(found.x[0]), float(found.x[1]), float(found.fun))
 
 
-def candidates(density: float, importance: float) -> dict[str, float]:
+def candidate_losses(density: float, importance: float) -> dict[str, float]:
     """Loss of n = 2, m = 1, summed over features 1 (importance 1) and 2, for each way to use the one dimension.
 
     Returns:
@@ -130,7 +130,7 @@ def candidates(density: float, importance: float) -> dict[str, float]:
     return {"first": importance * lost, "second": lost, "both": (1 + importance) * shared}
 
 
-def boundary(density: ArrayLike) -> Array:
+def sharing_boundary(density: ArrayLike) -> Array:
     """The relative importance below 1 from which on two features share a dimension, `(k,) -> (k,)`; NaN: never.
 
     By symmetry they do up to the inverse of it. With the bias at 0, which is nearly best, it is 2 d / (4 - 5 d).
@@ -142,7 +142,7 @@ def boundary(density: ArrayLike) -> Array:
     return np.array(found)
 
 
-def noise_ratio(density: float, length: str = "free") -> float:
+def bias_noise_ratio(density: float, length: str = "free") -> float:
     """Beta in b = -beta s, the best bias of a learnt feature before whose ReLU there is little noise, of deviation s.
 
     Where a feature is absent the ReLU must clip the noise; where it is present the bias is an error of -beta s. At

@@ -42,7 +42,7 @@ def norm_bars(maps: Mapping[str, tuple[Array, Array]], columns: int, labels: Lab
     return figure
 
 
-def draw_matrices(panels: Mapping[str, Array], columns: int, labels: Labels, end: float = 1.0) -> Figure:
+def matrix_maps(panels: Mapping[str, Array], columns: int, labels: Labels, end: float = 1.0) -> Figure:
     """Matrices as coloured squares on one scale from -end to end, white at zero.
 
     Args:
@@ -64,7 +64,7 @@ def draw_matrices(panels: Mapping[str, Array], columns: int, labels: Labels, end
     return figure
 
 
-def planes(panels: Mapping[str, Array], columns: int, labels: Labels, groups: Sequence[int] = ()) -> Figure:
+def feature_rays(panels: Mapping[str, Array], columns: int, labels: Labels, groups: Sequence[int] = ()) -> Figure:
     """The features of maps into the plane, as rays from the origin, with the circle of radius one.
 
     Args:
@@ -111,7 +111,7 @@ class Solid:
             raise ValueError(f"points of shape {self.points.shape}, {len(self.colour)} colours: expected (n, 3) and n")
 
 
-def solids(
+def solid_panels(
     panels: Mapping[str, Solid], colour_label: str, ends: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[go.Figure, Figure]:
     """Polytopes side by side, a ray from the origin to each corner: an interactive figure, and its still picture.

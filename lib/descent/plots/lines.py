@@ -18,7 +18,7 @@ from descent.plots.style import BLACK, BLUE, COLOURS, GREY, RED, Labels
 Array = NDArray[Any]
 
 
-def normalised_spectra(curves: Mapping[str, Array], fractions: Sequence[float], dashed: Sequence[str] = ()) -> Figure:
+def spectrum_panels(curves: Mapping[str, Array], fractions: Sequence[float], dashed: Sequence[str] = ()) -> Figure:
     """Normalised singular values on a linear and a logarithmic axis.
 
     Args:

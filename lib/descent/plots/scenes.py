@@ -41,7 +41,7 @@ class Relief:
             raise ValueError(f"z of shape {self.z.shape}: expected (len(y), len(x)) = {len(self.y), len(self.x)}")
 
 
-def reliefs(panels: Mapping[str, Relief], labels: Labels) -> tuple[go.Figure, Figure]:
+def relief_panels(panels: Mapping[str, Relief], labels: Labels) -> tuple[go.Figure, Figure]:
     """Surfaces side by side with the paths on them: an interactive figure, and its still picture.
 
     Args:

@@ -20,7 +20,7 @@ from descent.training.loop import Batch, TrainingPlan, fit
 
 
 @dataclass(frozen=True)
-class Induction:
+class InductionExperiment:
     """What decides a run. The source's batch, sizes and learning rate; its layout of the blocks is not known.
 
     Its weight decay is 1. With this layout the network then copies hardly anything within the steps; with 0.1 it does.
@@ -79,7 +79,7 @@ class InductionRun:
     predictable: NDArray[np.bool_] = field(repr=False)
 
 
-def sequences(of: Induction, count: int, generator: torch.Generator) -> Batch:
+def repeated_blocks(of: InductionExperiment, count: int, generator: torch.Generator) -> Batch:
     """Random tokens `(count, length)` int64 with their blocks, and which can be predicted, `(count, length - 1)` bool.
 
     Entry t of the latter is for token t + 1: true in every later occurrence of the block, but for its first.
@@ -104,7 +104,7 @@ class AttentionOnly(nn.Module):
     (3 w, w) and `W_O` (w, w). All start Gaussian with variance 1 / w.
     """
 
-    def __init__(self, of: Induction) -> None:
+    def __init__(self, of: InductionExperiment) -> None:
         super().__init__()
         generator = torch_generator(of.seed, "weights")
 
@@ -134,12 +134,12 @@ def token_losses(model: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def predictable_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean of `token_losses` over the tokens that can be predicted; `batch` is as `sequences` makes it."""
+    """Mean of `token_losses` over the tokens that can be predicted; `batch` is as `repeated_blocks` makes it."""
     tokens, known = batch
     return token_losses(model, tokens)[known].mean()
 
 
-def train_induction(of: Induction, count: int = 100, progress: str | None = None) -> InductionRun:
+def train_induction(of: InductionExperiment, count: int = 100, progress: str | None = None) -> InductionRun:
     """Train on sequences that never come twice, and look at the same `count` others every so many steps.
 
     Args:
@@ -152,7 +152,7 @@ def train_induction(of: Induction, count: int = 100, progress: str | None = None
         DivergenceError: a loss that is not finite.
     """
     model = AttentionOnly(of)
-    fixed, known = sequences(of, count, torch_generator(of.seed, "fixed sequences"))
+    fixed, known = repeated_blocks(of, count, torch_generator(of.seed, "fixed sequences"))
     found: list[NDArray[np.float32]] = []
 
     def look(step: int, _: float) -> None:
@@ -166,7 +166,7 @@ def train_induction(of: Induction, count: int = 100, progress: str | None = None
     history = fit(
         model,
         predictable_loss,
-        lambda step: sequences(of, of.batch_size, torch_generator(of.seed, f"sequences of step {step}")),
+        lambda step: repeated_blocks(of, of.batch_size, torch_generator(of.seed, f"sequences of step {step}")),
         optimizer,
         plan,
     )
