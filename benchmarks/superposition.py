@@ -18,8 +18,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from descent.experiments.toy_models import ToyModels, ToyTraining, train_toy_models
-from descent.experiments.toy_steps import ToyInputs, toy_gradients
+from descent.experiments.toy_models import ToyInputs, ToyModels, ToyTraining, toy_gradients, train_toy_models
 from descent.repro.machine import cores, keep_freed_memory
 from descent.repro.seeding import deterministic, torch_generator
 from measure import Result, gemm, interleaved

@@ -16,6 +16,7 @@ from chapter_settings import OTHER, RECORD_NOTHING, SMALL, TOGETHER
 from descent import checkout
 from descent.repro.records import FIGURE_FORMATS, Record
 from descent_book.run import project
+from descent_book.run.chapter import defaults, settings_class
 from descent_book.run.kernel import run_notebook
 from descent_book.run.worker import environment
 

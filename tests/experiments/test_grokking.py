@@ -21,15 +21,16 @@ from descent.experiments.grokking import (
     train_modular_transformer,
 )
 from descent.experiments.grokking_measures import (
+    GeneralisationTimes,
     embedding_frequencies,
     first_lasting_step,
+    generalisation_course,
     logit_gram,
     losses_without_components,
     path_gradients,
     progress_measures,
     train_and_test_losses,
 )
-from descent.experiments.grokking_times import GeneralisationTimes, generalisation_course
 from descent.models.transformer import every_position
 from descent.models.vectors import Layout, flatten, unflatten
 from descent.repro.records import Record

@@ -7,21 +7,19 @@ import torch
 from torch import Tensor
 
 from descent.experiments.toy_models import (
-    ToyModels,
-    ToyTraining,
-    fresh_losses,
-    train_toy_models,
-    train_toy_models_in_parts,
-)
-from descent.experiments.toy_steps import (
     BLOCK,
     KINDS,
     PAIRINGS,
     ToyInputs,
+    ToyModels,
+    ToyTraining,
     batch_losses,
+    fresh_losses,
     model_blocks,
     reconstruct_inputs,
     toy_gradients,
+    train_toy_models,
+    train_toy_models_in_parts,
 )
 from descent.features.measures import dimensionality
 from descent.repro.seeding import deterministic

@@ -12,6 +12,7 @@ import pytest
 
 from descent import checkout
 from descent_book.run import project
+from descent_book.run.chapter import cells
 
 ROOT = checkout.project_root()
 SENDERS = {"delayed", "sweep"}

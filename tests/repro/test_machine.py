@@ -11,8 +11,7 @@ import torch
 
 from descent.experiments import grokking, toy_models
 from descent.experiments.grokking import ModularExperiment, cross_entropy_in_double, prepare_experiment
-from descent.experiments.toy_models import ToyModels
-from descent.experiments.toy_steps import ToyInputs, batch_losses, toy_gradients
+from descent.experiments.toy_models import ToyInputs, ToyModels, batch_losses, toy_gradients
 from descent.landscape import surface
 from descent.landscape.evaluator import Evaluator
 from descent.repro import machine

@@ -31,12 +31,12 @@ from descent.spectra.trajectory import trajectory_plane
 from descent.training.capture import CapturePlan, GradientRecorder
 from descent.training.loop import Batch, MiniBatches, TrainingPlan, fit, newest_checkpoint
 
-FEWEST_STEPS = 10  # steps: OneCycleLR divides by zero where its rise is one step long
-# oneDNN's weight gradient of a strided 1 x 1 convolution, channels last, writes past its memory where the input has
-# fewer channels than a vector has numbers: 8 with AVX2, 16 with AVX-512 (github.com/uxlfoundation/oneDNN, issue 6035)
+FEWEST_STEPS = 10  # OneCycleLR divides by zero where its rise is one step long
+# oneDNN's weight gradient of a strided 1 x 1 convolution in channels-last order writes past its memory where the input
+# has fewer channels than a vector register has numbers: 8 with AVX2, 16 with AVX-512 (uxlfoundation/oneDNN, issue 6035)
 SAFE_CHANNELS = 16
-DEPTHS = (110, 56, 20)  # the long ones first
-PLANE_LIMIT = 1_000_000  # weights: a larger plane would take more of the repository than the network itself
+DEPTHS = (110, 56, 20)  # the longest trainings first
+PLANE_LIMIT = 1_000_000  # weights; the plane of a larger network would take more of the repository than its weights
 NETWORKS = tuple(ResNetDescription(depth, shortcuts) for depth in DEPTHS for shortcuts in ("projection", "none"))
 
 
@@ -46,15 +46,15 @@ class ResNetSchedule:
 
     Attributes:
         epochs: passes over the training set (Li et al.: 300).
-        small_epochs: of these the first ones, on images averaged to half their side, at a quarter of the cost.
+        small_epochs: how many of these, the first, use images averaged to half their side, at a quarter of the cost.
         fade: share of the steps over which the shortcuts of a network that is to have none are taken away.
-        peak: highest learning rate of the cycle, mean per example; a lower one without shortcuts, as there.
-        batch_size: examples a step.
-        momentum: Nesterov's.
-        weight_decay: on all parameters.
-        seed: of weights, order and augmentation.
-        snapshots: weight vectors kept along the way.
-        dataset: what `descent.data.datasets.load_dataset` gives.
+        peak: highest learning rate of the cycle, for a loss that is a mean per example.
+        batch_size: examples per step.
+        momentum: that of Nesterov's method.
+        weight_decay: that of SGD, on all parameters.
+        seed: decides weights, order and augmentation.
+        snapshots: number of weight vectors kept along the way.
+        dataset: a name that `descent.data.datasets.load_dataset` knows.
         shift: pixels by which an image is shifted at most in each direction.
         mirror: whether every second image is mirrored.
         precision: `auto` is bfloat16 where the machine multiplies in it, else float32.
@@ -76,14 +76,14 @@ class ResNetSchedule:
 
     @classmethod
     def of(cls, network: ResNetDescription, **options: Any) -> ResNetSchedule:
-        """The book's schedule for a network."""
+        """The book's schedule for a network: without shortcuts half the peak, as in Li et al. 2018."""
         return cls(**{"peak": 0.05 if network.shortcuts == "none" else 0.1, **options})
 
 
 def augment_images(images: Tensor, generator: torch.Generator, shift: int = 4, mirror: bool = True) -> Tensor:
-    """A random shift of up to `shift` pixels, filled with zeros, and a mirror image of every second.
+    """Shift each image by up to `shift` pixels, filling with zeros, and mirror about every second one.
 
-    `(n, c, h, w)` alike.
+    `(n, c, h, w) -> (n, c, h, w)`.
     """
     count, channels, height, width = images.shape
     places = 2 * shift + 1
@@ -96,14 +96,21 @@ def augment_images(images: Tensor, generator: torch.Generator, shift: int = 4, m
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
-    """Channels last, the faster one, unless a strided 1 x 1 convolution has fewer inputs than `SAFE_CHANNELS`."""
+    """Channels last, which is faster, unless a strided 1 x 1 convolution has fewer inputs than `SAFE_CHANNELS`."""
     short = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
     narrow = any(max(layer.stride) > 1 and layer.in_channels < SAFE_CHANNELS for layer in short)
     return torch.contiguous_format if narrow else torch.channels_last
 
 
 class AugmentedBatches:
-    """The batch of a step: augmented images, targets, and what remains of the shortcuts, `(1,)`."""
+    """The batch of a step: augmented images, their targets, and the weight of the shortcuts, `(1,)`.
+
+    Args:
+        data: the training set.
+        schedule: decides sizes, order and augmentation.
+        fading: whether the weight of the shortcuts falls to zero, as `ResNetSchedule.fade` says; otherwise it is one.
+        device: where the batches are needed.
+    """
 
     layout = torch.channels_last
 
@@ -132,7 +139,7 @@ class AugmentedBatches:
 
 
 def faded_cross_entropy(model: nn.Module, batch: Batch, precision: str = "auto") -> Tensor:
-    """Cross-entropy in nats, mean per example, with the shortcuts weighted by the batch's third part."""
+    """Cross-entropy in nats, mean per example, with the shortcuts weighted by the third part of the batch."""
     images, targets, gate = batch
     set_gates(model, float(gate))
     with autocast(images.device, precision):
@@ -141,7 +148,7 @@ def faded_cross_entropy(model: nn.Module, batch: Batch, precision: str = "auto")
 
 
 def error_rate(model: nn.Module, data: Dataset, reference: Dataset, precision: str = "auto") -> float:
-    """Share of misclassified images, in evaluation mode, standardised by the pixels of `reference`, the train split."""
+    """The share of misclassified images in evaluation mode; `reference`, the train split, standardises their pixels."""
     device = next(model.parameters()).device
     images, wrong, training = standardise(data, reference), 0, model.training
     model.eval()
@@ -161,11 +168,11 @@ def train_resnet(
     *,
     progress: bool = True,
 ) -> Path:
-    """Train one network, or go on from where a killed run was; the path of its checkpoint in `folder`.
+    """Train one network, or go on where a killed run was; gives the path of its checkpoint in `folder`.
 
-    A network that is to have no shortcuts starts with option A's, which are taken away linearly over the first
-    `fade` of the steps: from scratch it does not begin to learn in so few epochs. Beside the checkpoint goes the
-    record `<name>-path.npz`: see `training_path_record`.
+    A network that is to have no shortcuts starts with those of option A, which are taken away linearly over the share
+    `fade` of the steps: without them it does not begin to learn in so few epochs. The record of
+    `training_path_record` is written beside the checkpoint, as `<name>-path.npz`.
 
     Raises:
         ValueError: a schedule of fewer than ten steps; nothing has been computed.
@@ -191,7 +198,7 @@ def train_resnet(
         history = fit(model, loss, batches, optimizer, plan)
         round_to_float16(model)
         if fading:
-            set_gates(model, 0.0)  # also where the last step kept a rest, or a killed run had made it already
+            set_gates(model, 0.0)  # the last step leaves a rest, and a resumed run may have made it before
         end = flatten({name: part.cpu() for name, part in weight_matrices(model).items()}).numpy()
         rows = np.concatenate([np.asarray(recorder.stack().rows), end[None]])
         training_path_record(network, rows, [*recorder.stack().steps, batches.steps]).save(
@@ -210,14 +217,16 @@ def train_resnet(
 def _refuse_short_schedule(schedule: ResNetSchedule, steps: int) -> None:
     if steps < FEWEST_STEPS:
         sizes = f"epochs={schedule.epochs}, batch_size={schedule.batch_size}"
-        raise ValueError(f"{sizes}: {steps} steps; expected at least {FEWEST_STEPS}, for the learning rate to rise and fall")
+        raise ValueError(
+            f"{sizes}: {steps} steps; expected at least {FEWEST_STEPS}, for the learning rate to rise and fall"
+        )
 
 
 def training_path_record(network: ResNetDescription, rows: np.ndarray[Any, Any], steps: list[int]) -> Record:
-    """The path of a training, reduced: `(k, P)` weight vectors of the matrices -> a record.
+    """Reduce the path of a training, weight vectors of the matrices `(k, P)`, to a record.
 
-    Values: `gram` `(k, k)` float64, products of the rows less the last; `steps` `(k,)`; `plane` `(2, P)` float16,
-    the first two principal directions of unit length, unless P is above `PLANE_LIMIT`.
+    Its values are `gram` `(k, k)` float64, the products of the rows less the last; `steps` `(k,)`; and, unless P is
+    above `PLANE_LIMIT`, `plane` `(2, P)` float16, the first two principal directions at unit length.
     """
     plane = trajectory_plane(rows)
     values = {"gram": plane.gram, "steps": np.array(steps)}
@@ -227,7 +236,7 @@ def training_path_record(network: ResNetDescription, rows: np.ndarray[Any, Any],
 
 
 def main(arguments: list[str]) -> None:
-    """Train the named networks, or all that are not there yet."""
+    """Train the named networks, or all, where their checkpoints are missing."""
     parser = argparse.ArgumentParser(prog="python -m descent.experiments.cifar_resnets", description=main.__doc__)
     names = {network.name: network for network in NETWORKS}
     parser.add_argument("network", nargs="*", choices=[[], *names], help=f"of {', '.join(names)}")

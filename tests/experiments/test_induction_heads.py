@@ -16,7 +16,7 @@ from descent.experiments.induction_heads import (
     token_losses,
     train_induction,
 )
-from descent.repro.records import Record
+from descent.repro.records import Record, record_path
 from descent.repro.seeding import deterministic, torch_generator
 
 TINY = InductionExperiment(11, 13, 3, 3, width=8, heads=2, batch_size=4, steps=5, every=2)
@@ -108,7 +108,7 @@ def test_sizes_that_do_not_fit_are_refused(changes, message):
 def test_the_record_of_the_companion_names_its_set_up(tmp_path, monkeypatch):
     monkeypatch.setattr(grokking_records, "InductionExperiment", lambda: TINY)
     grokking_records.make_induction_record(tmp_path)
-    record = Record.load(grokking_records.path_of(tmp_path, "grokking_basins", "induction"))
+    record = Record.load(record_path(tmp_path, "grokking_basins", "induction"))
     assert dict(record.settings) == asdict(TINY)
     with deterministic(1):
         run = train_induction(TINY)
