@@ -20,7 +20,7 @@ def figures() -> dict[str, plt.Figure]:
     labels = Labels("step", "component", "share")
     return {
         "spectra": lines.spectrum_panels(spectrum, (0.1,), dashed=["null"]),
-        "curves": lines.curves(line, Labels("steps", "count"), log_x=True),
+        "curves": lines.seed_curves(line, Labels("steps", "count"), log_x=True),
         "intervals": lines.interval_plot({"SGD": {"net": seeds.random(5)}}, (0.2, 0.4), Labels("count", "network")),
         "heat": lines.heat_with_shares({"run": seeds.random((4, 7))}, shares, 100, labels),
         "reliefs": scenes.relief_panels({"a": relief(), "b": relief()}, Labels("x", "y", "z"))[1],

@@ -7,9 +7,10 @@ measured on them, and the last weights.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,26 +144,31 @@ def sweep_times(experiments: Sequence[ModularExperiment], root: Path, scheduler:
     return sweep(task, points, Sweep(scheduler, folder / task.key(), 1, name), task.key())
 
 
+def _make_missing(path: Path, settings: dict[str, Any], measure: Callable[[], dict[str, Array]]) -> None:
+    """Measure a record and keep it, unless there is one with these settings."""
+    if not find_record(path, **settings):
+        Record(path.stem, measure(), settings, provenance(settings.get("seed"))).save(path)
+
+
 def make_operations_record(root: Path, scheduler: str) -> None:
     """Make the record of when runs on other operations generalise, in the order of OPERATIONS."""
     experiments = [ModularExperiment(task=task, steps=LIMIT, every=LOOK_EVERY) for task in OPERATIONS]
-    path = record_path(root, "grokking", "others")
     settings = {"experiments": [each.digest() for each in experiments], "tasks": list(OPERATIONS), "limit": LIMIT}
-    if not find_record(path, **settings):
-        Record("others", sweep_times(experiments, root, scheduler, "operations"), settings, provenance()).save(path)
+    path = record_path(root, "grokking", "others")
+    _make_missing(path, settings, lambda: sweep_times(experiments, root, scheduler, "operations"))
 
 
 def make_undecayed_record(root: Path) -> None:
     """Make the record of a run on addition without weight decay: `steps` `(m,)`, losses and two Gram matrices."""
     experiment = ModularExperiment(weight_decay=0.0, steps=LIMIT)
-    settings, path = {"experiment": experiment.digest()}, record_path(root, "grokking_basins", "undecayed")
-    if find_record(path, **settings):
-        return
-    run = train_or_load(experiment, root)
-    with deterministic(cores()):
-        values = {"steps": run.stack.steps.astype(float), **train_and_test_losses(run, run.stack.rows)}
-        values |= weight_and_logit_grams(run, "no decay")
-    Record("undecayed", values, settings, provenance()).save(path)
+
+    def measure() -> dict[str, Array]:
+        run = train_or_load(experiment, root)
+        with deterministic(cores()):
+            losses = train_and_test_losses(run, run.stack.rows)
+            return {"steps": run.stack.steps.astype(float), **losses, **weight_and_logit_grams(run, "no decay")}
+
+    _make_missing(record_path(root, "grokking_basins", "undecayed"), {"experiment": experiment.digest()}, measure)
 
 
 def measure_copying(run: InductionRun) -> dict[str, Array]:
@@ -173,12 +179,13 @@ def measure_copying(run: InductionRun) -> dict[str, Array]:
 
 def make_induction_record(root: Path) -> None:
     """Make the record of `measure_copying` at the defaults of `InductionExperiment`."""
-    experiment, path = InductionExperiment(), record_path(root, "grokking_basins", "induction")
-    if find_record(path, **asdict(experiment)):
-        return
-    with deterministic(cores()):
-        run = train_induction(experiment, progress="induction")
-    Record("induction", measure_copying(run), asdict(experiment), provenance(experiment.seed)).save(path)
+    experiment = InductionExperiment()
+
+    def measure() -> dict[str, Array]:
+        with deterministic(cores()):
+            return measure_copying(train_induction(experiment, progress="induction"))
+
+    _make_missing(record_path(root, "grokking_basins", "induction"), asdict(experiment), measure)
 
 
 def sweep_decay_grid(root: Path, scheduler: str) -> dict[str, Array]:
@@ -209,11 +216,10 @@ def sweep_decay_grid(root: Path, scheduler: str) -> dict[str, Array]:
 
 def make_times_record(root: Path, scheduler: str) -> None:
     """Make the record of `sweep_decay_grid`."""
-    experiment, path = ModularExperiment(steps=GRID_LIMIT, every=LOOK_EVERY), record_path(root, "grokking", "times")
+    experiment = ModularExperiment(steps=GRID_LIMIT, every=LOOK_EVERY)
     settings = {"experiment": experiment.digest(), "limit": GRID_LIMIT}
     settings |= {"fractions": list(FRACTIONS), "decays": list(DECAYS), "seeds": list(SEEDS)}
-    if not find_record(path, **settings):
-        Record("times", sweep_decay_grid(root, scheduler), settings, provenance()).save(path)
+    _make_missing(record_path(root, "grokking", "times"), settings, lambda: sweep_decay_grid(root, scheduler))
 
 
 def make_grokking(root: Path, scheduler: str) -> None:

@@ -4,11 +4,11 @@ from .features import matrix_maps as matrix_maps
 from .features import norm_bars as norm_bars
 from .features import solid_panels as solid_panels
 from .lines import LinePanel as LinePanel
-from .lines import curves as curves
 from .lines import heat_with_shares as heat_with_shares
 from .lines import interval_plot as interval_plot
 from .lines import line_panels as line_panels
 from .lines import scatter_with_histograms as scatter_with_histograms
+from .lines import seed_curves as seed_curves
 from .lines import spectrum_panels as spectrum_panels
 from .maps import contour_maps as contour_maps
 from .maps import heat_maps as heat_maps
