@@ -54,12 +54,12 @@ def make_all(root: Path) -> None:
 
 
 def test_sets_are_disjoint_and_drawn_by_the_seed() -> None:
-    found = frequency_sets([3, 5], [5, 9, 1], 23, 0)
-    assert found["key"] == [3, 5]
-    assert found["other seed"] == [1, 9]
-    assert len(found["random"]) == 2
-    assert not {3, 5} & set(found["random"])
-    assert found == frequency_sets([3, 5], [5, 9, 1], 23, 0)
+    sets = frequency_sets([3, 5], [5, 9, 1], 23, 0)
+    assert sets["key"] == [3, 5]
+    assert sets["other seed"] == [1, 9]
+    assert len(sets["random"]) == 2
+    assert not {3, 5} & set(sets["random"])
+    assert sets == frequency_sets([3, 5], [5, 9, 1], 23, 0)
     drawn = {tuple(frequency_sets([3, 5], [], 23, seed)["random"]) for seed in range(20)}
     assert len(drawn) > 5
     assert {number for pair in drawn for number in pair} <= set(range(1, 12)) - {3, 5}
@@ -69,15 +69,15 @@ def test_sets_are_disjoint_and_drawn_by_the_seed() -> None:
 def test_what_the_chapters_take_from_a_run() -> None:
     with deterministic(1):
         run = train_modular_transformer(SMALL(steps=40))
-        found = measure_curves(run, {"key": [1, 3]})
+        curves = measure_curves(run, {"key": [1, 3]})
         deeper = measure_spectra(run, 2)
-    assert found["steps"].tolist() == [0, 10, 20, 30]
-    assert np.array_equal(found["final"], run.final())
+    assert curves["steps"].tolist() == [0, 10, 20, 30]
+    assert np.array_equal(curves["final"], run.final())
     for name, values in {
         **train_and_test_losses(run, run.stack.rows),
         **progress_measures(run, {"key": [1, 3]}),
     }.items():
-        np.testing.assert_array_equal(found[name], values)
+        np.testing.assert_array_equal(curves[name], values)
     rows = run.stack.rows
     np.testing.assert_allclose(deeper["weights"], gram_matrix(rows))
     for name in ("weights", "logits", "gradients", "batch gradients"):
@@ -93,7 +93,7 @@ def test_what_the_chapters_take_from_a_run() -> None:
     assert np.square(deeper["raw frequencies"][0]).sum() == pytest.approx(whole, rel=1e-6)
 
 
-def test_records_are_made_once_and_goes_on_from_the_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_made_once_and_again_from_the_kept_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_all(project)
     run, next_run = (train_or_load(SMALL(steps=steps, seed=seed), project) for seed, steps in enumerate((40, 30)))
     record = Record.load(record_path(project, "grokking", "seed-0"))
@@ -105,8 +105,8 @@ def test_records_are_made_once_and_goes_on_from_the_runs(project: Path, monkeypa
     times = Record.load(record_path(project, "grokking", "times"))
     assert times.values["points"].tolist() == [[0.5, 1.0, 0.0], [0.6, 1.0, 0.0]]
     assert times.values["generalised"].shape == (2,)
-    made = {path: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
-    assert len(made) == 8
+    first = {path: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
+    assert len(first) == 8
     copying = Record.load(record_path(project, "grokking_basins", "induction"))
     assert copying.values["gram"].shape == (3, 3)
     others = Record.load(record_path(project, "grokking", "others"))
@@ -127,7 +127,7 @@ def test_records_are_made_once_and_goes_on_from_the_runs(project: Path, monkeypa
     lost = record_path(project, "grokking", "seed-1")
     lost.unlink()
     make_all(project)  # from the kept weights
-    assert lost.read_bytes() == made[lost]
+    assert lost.read_bytes() == first[lost]
     undecayed = Record.load(record_path(project, "grokking_basins", "undecayed"))
     assert undecayed.values["weights"].shape == undecayed.values["logits"].shape == (4, 4)
     assert undecayed.values["train_loss"][0] == record.values["train_loss"][0]
@@ -159,8 +159,8 @@ def test_no_smaller_decay_is_begun_where_the_larger_took_more_than_half_of_the_l
         return {"generalised": np.where(never, np.inf, steps)}
 
     monkeypatch.setattr(grokking_records, "sweep_times", at_once)
-    found = grokking_records.sweep_decay_grid(project, "")
+    times = grokking_records.sweep_decay_grid(project, "")
     assert [len(points) for points in begun] == [6, 6, 6, 3]
     assert {fraction for fraction, *_ in begun[-1]} == {0.6}
-    assert found["points"].tolist() == [list(point) for points in begun for point in points]
-    assert len(found["generalised"]) == 21
+    assert times["points"].tolist() == [list(point) for points in begun for point in points]
+    assert len(times["generalised"]) == 21

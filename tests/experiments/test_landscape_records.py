@@ -100,11 +100,11 @@ def test_a_plane_is_that_of_its_seed_and_scaling(root: Path) -> None:
     checkpoint, images = trained(root), first_images(IMAGES)
     points, keys = [[0.5, -0.25], [-1, 1]], set()
     for seed, scaling in ((0, "filter"), (1, "filter"), (0, "layer")):
-        found = plane_evaluator(checkpoint, images, seed, scaling, "float32")
+        evaluator = plane_evaluator(checkpoint, images, seed, scaling, "float32")
         expected = Evaluator(checkpoint.model, *images, directions(checkpoint, seed, scaling), precision="float32")
-        np.testing.assert_array_equal(found(points)["loss"], expected(points)["loss"])
-        assert found.precision == "float32"
-        keys.add(found.key())
+        np.testing.assert_array_equal(evaluator(points)["loss"], expected(points)["loss"])
+        assert evaluator.precision == "float32"
+        keys.add(evaluator.key())
         assert plane_evaluator(checkpoint, images, seed, scaling, "bfloat16").key() in keys
     assert len(keys) == 3
     assert plane_evaluator(checkpoint, images, 0).key() in keys
@@ -119,13 +119,13 @@ def test_a_surface_record_is_a_direct_evaluation(root: Path) -> None:
     record = find_record(plane_record_path(root, TINY, "surface", 3), key=key)
     assert record is not None
     assert record.name == "resnet8-surface"
-    found = LossSurface.of(record)
-    assert set(found.values) == {"loss", "standard_error", "error"}
-    for name in found.values:
-        np.testing.assert_allclose(found.values[name], expected.values[name], rtol=1e-6)
-    np.testing.assert_array_equal([found.alpha, found.beta], [axis, axis])
-    assert np.ptp(found.loss) > 0
-    assert not np.array_equal(found.loss, found.loss.T)
+    recorded = LossSurface.of(record)
+    assert set(recorded.values) == {"loss", "standard_error", "error"}
+    for name in recorded.values:
+        np.testing.assert_allclose(recorded.values[name], expected.values[name], rtol=1e-6)
+    np.testing.assert_array_equal([recorded.alpha, recorded.beta], [axis, axis])
+    assert np.ptp(recorded.loss) > 0
+    assert not np.array_equal(recorded.loss, recorded.loss.T)
     about = {"key": key, "seed": 3, "scaling": "filter", "images": IMAGES, "precision": task.precision}
     assert record.settings == about
     assert {**record.provenance, "commit": None} == {**provenance(3), "commit": None}

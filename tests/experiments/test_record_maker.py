@@ -30,7 +30,7 @@ def test_a_new_module_is_found_without_an_entry_elsewhere(tmp_path: Path, monkey
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path, str]]:
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path, str]]:
     """The calls of three makers that make nothing."""
     calls: list[tuple[str, Path, str]] = []
     makers = {
@@ -41,22 +41,22 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Pat
     return calls
 
 
-def test_one_chapter_or_all_are_made(tmp_path: Path, made: list[tuple[str, Path, str]]) -> None:
+def test_one_chapter_or_all_are_made(tmp_path: Path, calls: list[tuple[str, Path, str]]) -> None:
     main(["b", "--scheduler", "tcp://far:8786"])
-    assert made == [("b", tmp_path, "tcp://far:8786")]
-    made.clear()
+    assert calls == [("b", tmp_path, "tcp://far:8786")]
+    calls.clear()
     main([])
-    assert made == [(name, tmp_path, "") for name in "abc"]
+    assert calls == [(name, tmp_path, "") for name in "abc"]
 
 
 def test_a_chapter_without_records_is_refused_with_the_choices(
-    made: list[tuple[str, Path, str]], capsys: pytest.CaptureFixture[str]
+    calls: list[tuple[str, Path, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["saddles"])
     assert stopped.value.code == 2
     assert "CHAPTER=saddles: expected a, b or c, which have records" in capsys.readouterr().err
-    assert made == []
+    assert calls == []
 
 
 def test_make_hands_chapter_and_scheduler_on(tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ def test_losses_and_gradients_are_those_of_automatic_differentiation(kind: str, 
     expected = errors.mean((0, 2))
     expected.sum().backward()
     W.grad, b.grad = torch.zeros_like(W), torch.zeros_like(b)
-    found = toy_gradients(W, b, inputs, models, True)
-    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-7)
+    losses = toy_gradients(W, b, inputs, models, True)
+    torch.testing.assert_close(losses, expected.detach(), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(batch_losses(W, b, inputs, models), expected.detach(), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(W.grad, apart[0].grad, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(b.grad, apart[1].grad, rtol=1e-5, atol=1e-7)
@@ -71,9 +71,9 @@ def test_training_is_that_of_the_textbook() -> None:
         optimizer.zero_grad()
         (importance * (x - reconstruct_inputs(W, b, x)).square()).mean((0, 2)).sum().backward()
         optimizer.step()
-    found = train_toy_models(models, SHORT)
-    torch.testing.assert_close(found.W, W.detach(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.b, b.detach(), rtol=1e-4, atol=1e-5)
+    trained = train_toy_models(models, SHORT)
+    torch.testing.assert_close(trained.W, W.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(trained.b, b.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_gives_the_same_bits_and_depends_on_its_own_seed_alone() -> None:
@@ -99,13 +99,13 @@ def test_parts_in_processes_give_the_same_models_in_order() -> None:
 
 
 def test_kept_weights_are_those_before_their_step() -> None:
-    found = train_toy_models(toys(), replace(SHORT, every=12))
-    assert found.steps.tolist() == [0, 12, 24, 30]
-    assert found.kept.shape == (4, 4, 3, 6)
-    assert found.losses.shape == (4, 4)
-    assert torch.equal(found.kept[0], toys().start())
-    assert torch.equal(found.kept[-1], found.W)
-    assert torch.equal(train_toy_models(toys(), replace(SHORT, steps=12)).W, found.kept[1])
+    trained = train_toy_models(toys(), replace(SHORT, every=12))
+    assert trained.steps.tolist() == [0, 12, 24, 30]
+    assert trained.kept.shape == (4, 4, 3, 6)
+    assert trained.losses.shape == (4, 4)
+    assert torch.equal(trained.kept[0], toys().start())
+    assert torch.equal(trained.kept[-1], trained.W)
+    assert torch.equal(train_toy_models(toys(), replace(SHORT, steps=12)).W, trained.kept[1])
     assert train_toy_models(toys(), SHORT).steps.tolist() == [30]
 
 
@@ -150,9 +150,9 @@ def test_noise_has_its_size_and_is_not_in_the_target() -> None:
 
 
 def test_two_features_on_one_dimension_become_antipodal_when_sparse() -> None:
-    found = train_toy_models(ToyModels(2, 1, [0, 1, 2], 0.1), ToyTraining(steps=1500, batch=512, learning_rate=1e-2))
-    good = [W for W in found.W if float(dimensionality(W).min()) > 0.4]
-    assert good, "no initialisation of three found the pair"
+    trained = train_toy_models(ToyModels(2, 1, [0, 1, 2], 0.1), ToyTraining(steps=1500, batch=512, learning_rate=1e-2))
+    good = [W for W in trained.W if float(dimensionality(W).min()) > 0.4]
+    assert good, "no initialisation of three trained the pair"
     assert float(good[0][0, 0] * good[0][0, 1]) < 0
 
 
