@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -204,14 +205,20 @@ def train_resnet(
         training_path_record(network, rows, [*recorder.stack().steps, batches.steps]).save(
             folder / f"{network.name}-path.npz"
         )
-    fifties = np.split(history.losses, range(50, batches.steps, 50))
-    about = {
+    error = error_rate(model, read(schedule.dataset, "test"), data, schedule.precision)
+    return save_checkpoint(folder, network, model.cpu(), _training_notes(schedule, history.losses, error, device))
+
+
+def _training_notes(
+    schedule: ResNetSchedule, losses: NDArray[np.float64], test_error: float, device: torch.device
+) -> dict[str, Any]:
+    """What a checkpoint says of its training, as plain JSON values."""
+    return {
         "schedule": asdict(schedule),
-        "loss_every_50_steps": [round(float(part.mean()), 4) for part in fifties],
-        "test_error": error_rate(model, read(schedule.dataset, "test"), data, schedule.precision),
+        "loss_every_50_steps": [round(float(part.mean()), 4) for part in np.split(losses, range(50, len(losses), 50))],
+        "test_error": test_error,
         "provenance": {**provenance(schedule.seed), "device": device.type, "bfloat16": has_bfloat16(device)},
     }
-    return save_checkpoint(folder, network, model.cpu(), about)
 
 
 def _refuse_short_schedule(schedule: ResNetSchedule, steps: int) -> None:
@@ -222,7 +229,7 @@ def _refuse_short_schedule(schedule: ResNetSchedule, steps: int) -> None:
         )
 
 
-def training_path_record(network: ResNetDescription, rows: np.ndarray[Any, Any], steps: list[int]) -> Record:
+def training_path_record(network: ResNetDescription, rows: NDArray[Any], steps: list[int]) -> Record:
     """Reduce the path of a training, weight vectors of the matrices `(k, P)`, to a record.
 
     Its values are `gram` `(k, k)` float64, the products of the rows less the last; `steps` `(k,)`; and, unless P is

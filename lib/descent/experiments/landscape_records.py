@@ -24,6 +24,7 @@ from descent.repro.sweeps import Sweep, sweep
 IMAGES = 64  # of each surface: hours on two cores
 SIDES = {0: 51, 1: 25}  # of the planes: seed -> points a side
 CURVATURE_IMAGES, CURVATURE_SIDE = 16, 5
+SHARD_SIZES = {"surface": 51, "curvature": 1}  # points
 Images = tuple[Tensor, Tensor]
 
 
@@ -73,10 +74,10 @@ def _checkpoint(root: Path, network: ResNetDescription) -> Checkpoint:
     return load_checkpoint(root / "data" / "checkpoints", network)
 
 
-def _kept_sweep(root: Path, network: ResNetDescription, kind: str, key: str, size: int, scheduler: str) -> Sweep:
-    """A sweep in shards of `size` points; other weights, another plane or number of images have another folder."""
+def _kept_sweep(root: Path, network: ResNetDescription, kind: str, key: str, scheduler: str) -> Sweep:
+    """A sweep whose shards are kept; other weights, another plane or number of images have another folder."""
     folder = root / "_build" / "sweeps" / f"{network.name}-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    return Sweep(scheduler, folder, size, f"{network.name} {kind}")
+    return Sweep(scheduler, folder, SHARD_SIZES[kind], f"{network.name} {kind}")
 
 
 def make_surface_record(network: ResNetDescription, seed: int, root: Path, scheduler: str) -> None:
@@ -86,7 +87,7 @@ def make_surface_record(network: ResNetDescription, seed: int, root: Path, sched
     if find_record(path, key=key):
         return
     evaluator = plane_evaluator(checkpoint, first_images(IMAGES), seed)
-    how = _kept_sweep(root, network, "surface", key, 51, scheduler)
+    how = _kept_sweep(root, network, "surface", key, scheduler)
 
     def run(task: Evaluator, points: NDArray[Any]) -> dict[str, NDArray[Any]]:
         return sweep(task, points, how, f"{task.key()} {task.precision}")
@@ -104,7 +105,7 @@ def make_curvature_record(network: ResNetDescription, seed: int, root: Path, sch
     if find_record(path, key=key):
         return
     images, axis = first_images(CURVATURE_IMAGES), np.linspace(-1, 1, CURVATURE_SIDE)
-    how = _kept_sweep(root, network, "curvature", key, 1, scheduler)
+    how = _kept_sweep(root, network, "curvature", key, scheduler)
     exact = plane_evaluator(checkpoint, images, seed).key()  # on this machine; the record's key holds on all
     columns = sweep(plane_curvature(checkpoint, images, seed), plane_grid(axis, axis), how, exact)
     squares = {name: column.reshape(len(axis), len(axis)) for name, column in columns.items()}

@@ -46,11 +46,12 @@ def matrix_maps(panels: Mapping[str, Array], columns: int, labels: Labels, end: 
         labels: x and y of every panel, z of the colour bar.
         end: values beyond have the colour of the nearer end.
 
-    >>> figure = matrix_maps({"W": np.eye(3), "b": -np.eye(2)}, 2, Labels("input", "output", "weight"))
-    >>> [(axis.get_title(), axis.get_ylabel()) for axis in figure.axes]
-    [('W', 'output'), ('b', ''), ('', 'weight')]
-    >>> figure.axes[0].images[0].get_clim()
-    (-1.0, 1.0)
+    Example:
+        >>> figure = matrix_maps({"W": np.eye(3), "b": -np.eye(2)}, 2, Labels("input", "output", "weight"))
+        >>> [(axis.get_title(), axis.get_ylabel()) for axis in figure.axes]
+        [('W', 'output'), ('b', ''), ('', 'weight')]
+        >>> figure.axes[0].images[0].get_clim()
+        (-1.0, 1.0)
     """
     figure, axes = panel_grid(len(panels), columns, (10, 9.2 / columns), 0.4, share=False)
     label_panels(axes, columns, list(panels), labels)

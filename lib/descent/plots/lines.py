@@ -165,14 +165,15 @@ def line_panels(
         share: whether panels share their axes' ranges, and only the outer ones are labelled.
         skip: colours to pass over; one, to match the paths on a blue relief.
 
-    >>> import numpy as np
-    >>> step, loss = np.arange(1, 6), 1 / np.arange(1, 6)
-    >>> panel = LinePanel(Labels("step", "loss (nats)"), {"training": (step, loss), "test": (step, 2 * loss)}, log="y")
-    >>> figure = line_panels([panel, panel], columns=2)
-    >>> [(axis.get_xlabel(), axis.get_yscale(), len(axis.lines)) for axis in figure.axes]
-    [('step', 'log', 2), ('step', 'log', 2)]
-    >>> [text.get_text() for text in figure.legends[0].get_texts()]
-    ['training', 'test']
+    Example:
+        >>> step = np.arange(1, 6)
+        >>> lines = {"training": (step, 1 / step), "test": (step, 2 / step)}
+        >>> panel = LinePanel(Labels("step", "loss (nats)"), lines, log="y")
+        >>> figure = line_panels([panel, panel], columns=2)
+        >>> [(axis.get_xlabel(), axis.get_yscale(), len(axis.lines)) for axis in figure.axes]
+        [('step', 'log', 2), ('step', 'log', 2)]
+        >>> [text.get_text() for text in figure.legends[0].get_texts()]
+        ['training', 'test']
     """
     figure, axes = panel_grid(len(grid), columns, (10 if columns > 1 else 8, height), 0.6, share)
     names = dict.fromkeys(name for panel in grid for name in panel.lines)

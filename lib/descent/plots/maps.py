@@ -79,12 +79,13 @@ def contour_maps(
     Raises:
         ValueError: no loss is finite and above zero.
 
-    >>> from types import SimpleNamespace
-    >>> alpha, beta = np.linspace(-1, 1, 5), np.linspace(-1, 1, 7)
-    >>> bowl = SimpleNamespace(alpha=alpha, beta=beta, loss=0.1 + alpha[:, None] ** 2 + beta**2)
-    >>> figure = contour_maps({"a bowl": bowl}, 1, Labels("α", "β", "loss (nats)"))
-    >>> [(axis.get_title(), axis.get_xlabel(), axis.get_ylabel()) for axis in figure.axes]
-    [('a bowl', 'α', 'β'), ('', '', 'loss (nats)')]
+    Example:
+        >>> from types import SimpleNamespace
+        >>> alpha, beta = np.linspace(-1, 1, 5), np.linspace(-1, 1, 7)
+        >>> bowl = SimpleNamespace(alpha=alpha, beta=beta, loss=0.1 + alpha[:, None] ** 2 + beta**2)
+        >>> figure = contour_maps({"a bowl": bowl}, 1, Labels("α", "β", "loss (nats)"))
+        >>> [(axis.get_title(), axis.get_xlabel(), axis.get_ylabel()) for axis in figure.axes]
+        [('a bowl', 'α', 'β'), ('', '', 'loss (nats)')]
     """
     low, high = _range(panels, clip)
     norm, levels = LogNorm(low, high), np.geomspace(low, high, 21)
