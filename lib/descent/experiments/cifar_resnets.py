@@ -1,4 +1,4 @@
-"""How the residual networks of the book are trained on CIFAR-10: a short one-cycle schedule that two cores can bear.
+"""How the residual networks of the book are trained on CIFAR-10: a one-cycle schedule that takes two cores some hours.
 
 `python -m descent.experiments.cifar_resnets` trains the six that are missing from `data/checkpoints`, each resumably.
 """

@@ -165,7 +165,7 @@ def train_modular_transformer(
         ValueError: an unknown task, a modulus that it cannot have, a fraction or size out of range.
         DamagedCheckpointError: the folder is another experiment's, or damaged.
     """
-    keep_freed_memory()  # else every step asks the system for 10 MB anew: a sixth of its time
+    keep_freed_memory()  # otherwise a sixth of each step goes into asking the system for 10 MB
     start = prepare_experiment(experiment)
     plan = TrainingPlan(
         experiment.steps,

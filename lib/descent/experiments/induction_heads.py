@@ -100,10 +100,10 @@ def repeated_blocks(of: InductionExperiment, count: int, generator: torch.Genera
 
 
 class AttentionOnly(nn.Module):
-    """`(n, t)` tokens to `(n, t, vocabulary)` logits: causal attention layers on a residual stream, and nothing else.
+    """A transformer of causal attention layers on a residual stream, without MLPs, biases and normalisation.
 
-    Weights, w the width, v the vocabulary: `W_E` (v, w), `W_pos` (length, w), `W_U` (w, v); for each layer `W_QKV`
-    (3 w, w) and `W_O` (w, w). All start Gaussian with variance 1 / w.
+    With w the width and v the vocabulary, its weights are `W_E` (v, w), `W_pos` (length, w), `W_U` (w, v) and, for each
+    layer, `W_QKV` (3 w, w) and `W_O` (w, w). All start Gaussian with variance 1 / w.
     """
 
     def __init__(self, of: InductionExperiment) -> None:

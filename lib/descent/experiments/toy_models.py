@@ -335,7 +335,7 @@ def train_toy_models(toys: ToyModels, recipe: ToyTraining, progress: str | None 
         recipe: how to train them.
         progress: text before a progress bar; None shows none.
     """
-    keep_freed_memory()  # otherwise each step asks the system for its arrays anew
+    keep_freed_memory()  # otherwise each step asks the system for its arrays again
     device = compute_device()
     W, b, both = _side_by_side(toys.start().to(device), torch.zeros(len(toys), toys.n, device=device))
     optimizer = torch.optim.AdamW([both], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
