@@ -105,6 +105,11 @@ def test_a_label_has_one_colour_in_all_panels() -> None:
     assert figure.axes[1].get_title() == "second"
 
 
+def test_what_is_left_of_the_last_row_stays_empty() -> None:
+    figure = lines.line_panels(panels(), 2)
+    assert [axis.get_visible() for axis in figure.axes] == [True, True, True, False]
+
+
 def test_an_axis_without_a_positive_value_is_linear_though_it_should_be_logarithmic() -> None:
     never, some = np.full(3, np.nan), np.array([np.nan, 3.0, 0.0])
     grid = [LinePanel(Labels("decay", "steps"), {"a": (np.arange(1, 4), values)}, "xy") for values in (never, some)]
