@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from descent.plots.layout import interactive_row, label_panels, panel_grid, still_row
+from descent.plots.layout import Figures, interactive_row, label_panels, panel_grid, still_row
 from descent.plots.style import BLUE, COLOURS, GREY, ORANGE, Labels
 
 Array = NDArray[Any]
@@ -106,18 +106,13 @@ class Solid:
             raise ValueError(f"points of shape {self.points.shape}, {len(self.colour)} colours: expected (n, 3) and n")
 
 
-def solid_panels(
-    panels: Mapping[str, Solid], colour_label: str, ends: tuple[float, float] = (0.0, 1.0)
-) -> tuple[go.Figure, Figure]:
-    """Polytopes side by side, with a ray from the origin to each corner.
+def solid_panels(panels: Mapping[str, Solid], colour_label: str, ends: tuple[float, float] = (0.0, 1.0)) -> Figures:
+    """Polytopes with a ray from the origin to each corner, as an interactive figure and its still picture.
 
     Args:
         panels: title -> solid.
         colour_label: label of the colour bar of the corners.
         ends: the values at the ends of the colour bar.
-
-    Returns:
-        An interactive figure, and its still picture.
     """
     interactive = interactive_row(list(panels), 0.01)
     for column, solid in enumerate(panels.values(), 1):

@@ -12,6 +12,8 @@ from plotly.subplots import make_subplots
 
 from descent.plots.style import Labels
 
+Figures = tuple[go.Figure, Figure]  # an interactive one, and its still picture
+
 
 def panel_grid(
     count: int, columns: int, size: tuple[float, float], margin: float = 0.5, share: bool = True

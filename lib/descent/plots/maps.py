@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
-from descent.plots.layout import interactive_row, label_panels, panel_grid, still_row
+from descent.plots.layout import Figures, interactive_row, label_panels, panel_grid, still_row
 from descent.plots.style import BLACK, RED, Labels
 
 Array = NDArray[Any]
@@ -141,16 +141,15 @@ def _size(columns: int) -> tuple[float, float]:
     return 10, 10 / columns * 0.92
 
 
-def side_views(panels: Mapping[str, Surface], labels: Labels, clip: float = CLIP) -> tuple[go.Figure, Figure]:
-    """Surfaces from the side with the logarithm of the loss as height, side by side, on one colour scale.
+def side_views(panels: Mapping[str, Surface], labels: Labels, clip: float = CLIP) -> Figures:
+    """Surfaces from the side, log loss as height, on one colour scale, as an interactive figure and its still picture.
+
+    The interactive figure has buttons for the view from the side and that from above.
 
     Args:
         panels: title -> surface.
         labels: those of all three axes; heights are labelled in units of the loss.
         clip: losses above it are cut off at it.
-
-    Returns:
-        An interactive figure, with buttons for the view from the side and that from above; and its still picture.
 
     Raises:
         ValueError: no loss is finite and above zero.

@@ -13,12 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from descent.plots.layout import interactive_row, still_row
+from descent.plots.layout import Figures, interactive_row, still_row
 from descent.plots.style import COLOURS, GREY, Labels
 
 Array = NDArray[Any]
 WHITE_TO_BLUE = ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")  # pale, so that the paths stand out
-Figures = tuple[go.Figure, Figure]  # interactive, and its still picture
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,11 @@ class Relief:
 
 
 def relief_panels(panels: Mapping[str, Relief], labels: Labels) -> Figures:
-    """Surfaces side by side with the paths on them.
+    """Surfaces side by side with the paths on them, as an interactive figure and its still picture.
 
     Args:
         panels: title -> relief. A label of a path has one colour in all panels.
         labels: those of all three axes.
-
-    Returns:
-        An interactive figure, and its still picture.
     """
     names = dict.fromkeys(name for panel in panels.values() for name in panel.paths)
     colour = dict(zip(names, COLOURS[1:], strict=False))
@@ -130,16 +126,13 @@ def _draw(axis: Any, relief: Relief, colour: Mapping[str, str]) -> None:
 
 
 def moving_paths(relief: Relief, times: Array, labels: Labels, unit: str) -> Figures:
-    """The paths of a relief as a race, in which a slider and a button move every runner to the same time.
+    """The paths of a relief as a race: an interactive figure with a slider over time, and a still picture of its end.
 
     Args:
         relief: every path `(t, 3)` gives a runner's place at each of `times`.
         times: `(t,)`, in ascending order.
         labels: those of all three axes.
         unit: what a time is, such as "step".
-
-    Returns:
-        An interactive figure, and a still picture of its end.
 
     Raises:
         ValueError: a path that is not as long as `times`.
@@ -170,16 +163,13 @@ def _frame(relief: Relief, index: int, name: str) -> go.Frame:
 
 
 def path_3d(points: Array, colour: Array, labels: Labels, colour_label: str) -> Figures:
-    """A path in three dimensions, whose points have the colour of a value.
+    """A path in three dimensions with coloured points, as an interactive figure and its still picture.
 
     Args:
         points: `(n, 3)`, in order.
         colour: `(n,)`, the value that the colour of each point shows.
         labels: those of all three axes.
         colour_label: label of the colour bar.
-
-    Returns:
-        An interactive figure, and its still picture.
 
     Raises:
         ValueError: points that are not in three dimensions.

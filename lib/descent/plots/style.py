@@ -79,13 +79,8 @@ def show(figure: Figure, alt: str, interactive: go.Figure | None = None) -> None
     The book and JupyterLab draw the interactive figure, a viewer without scripts the picture. Colab gets only the
     interactive figure, as it does not draw it from such an output.
 
-    Args:
-        figure: the still picture, which is closed.
-        alt: a sentence of at least 20 characters that says what the figure shows.
-        interactive: the interactive figure, or None.
-
     Raises:
-        ValueError: `alt` is shorter than that.
+        ValueError: `alt` has fewer than 20 characters, and cannot say what the figure shows.
     """
     if len(alt.strip()) < 20:
         raise ValueError(f"alt={alt!r}: expected a sentence that says what the figure shows")
