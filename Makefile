@@ -60,16 +60,8 @@ words: $(READY) ## bring the text of the published chapters up to their sources;
 checkpoints: $(READY) ## train the networks that are missing from data/checkpoints: hours on a CPU, resumable
 	$(PYTHON) -m descent.experiments.cifar_resnets
 
-# which module makes the records of a chapter
-MAKER_resnet_landscape = landscape_records
-MAKER_grokking = grokking_records
-MAKER_grokking_basins = grokking_records
-
 records: $(READY) ## make the records missing from data/records: hours, resumable; CHAPTER=name SCHEDULER=tcp://host:port
-	@test -z "$(CHAPTER)" -o -n "$(MAKER_$(CHAPTER))" || { \
-	  echo "CHAPTER=$(CHAPTER): expected resnet_landscape, grokking or grokking_basins, which have records" >&2; exit 2; }
-	for maker in $(or $(MAKER_$(CHAPTER)),$(MAKER_resnet_landscape) $(MAKER_grokking)); do \
-	  $(PYTHON) -m descent.$$maker $(SCHEDULER:%=--scheduler %) || exit 1; done
+	$(PYTHON) -m descent.experiments.record_maker $(CHAPTER) $(SCHEDULER:%=--scheduler %)
 
 store: $(READY) ## keep the quick edition's checked outputs in CHAPTER=name's source, for make test to compare
 	$(RUN) store $(CHAPTER)

@@ -18,8 +18,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from descent.experiments.toy_models import ToyModels, ToyTraining, train_toy_models
-from descent.experiments.toy_steps import Inputs, toy_gradients
+from descent.experiments.toy_models import ToyInputs, ToyModels, ToyTraining, toy_gradients, train_toy_models
 from descent.repro.machine import cores, keep_freed_memory
 from descent.repro.seeding import deterministic, torch_generator
 from measure import Result, gemm, interleaved
@@ -61,7 +60,7 @@ def ours(seeds: list[int]) -> Callable[[], None]:
 def apart() -> tuple[float, float]:
     """Largest differences of losses and of gradients from the source's formulation on one batch, over the largest."""
     toys = ToyModels(N, M, range(MODELS), DENSITY)
-    inputs, (density, _, noise) = Inputs(toys, BATCH), toys.tensors()
+    inputs, (density, _, noise) = ToyInputs(toys, BATCH), toys.tensors()
     inputs.draw()
     x = inputs.block(slice(0, MODELS), density, noise)[0].permute(2, 0, 1)
     W, b = toys.start().requires_grad_(), torch.zeros(MODELS, N, requires_grad=True)

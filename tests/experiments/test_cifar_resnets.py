@@ -19,8 +19,8 @@ from descent.experiments.cifar_resnets import (
     faded_cross_entropy,
     main,
     memory_format,
-    path_record,
     train_resnet,
+    training_path_record,
 )
 from descent.landscape.directions import weight_matrices
 from descent.models.resnet import Residual, cifar_resnet
@@ -60,9 +60,9 @@ def test_an_augmented_image_is_shifted_by_up_to_four_and_mirrored_half_the_time(
             part = padded[:, down : down + 6, right : right + 5]
             for mirrored, shown in ((False, part), (True, part.flip(2))):
                 possible[shown.numpy().tobytes()] = (down, right, mirrored)
-    found = augment_images(image.expand(4000, 2, 6, 5), torch_generator(0, "test"))
-    assert found.shape == (4000, 2, 6, 5)
-    seen = np.array([possible[shown.numpy().tobytes()] for shown in found])  # a KeyError: neither shift nor mirror
+    augmented = augment_images(image.expand(4000, 2, 6, 5), torch_generator(0, "test"))
+    assert augmented.shape == (4000, 2, 6, 5)
+    seen = np.array([possible[shown.numpy().tobytes()] for shown in augmented])  # a KeyError: neither shift nor mirror
     for axis in (0, 1):
         counts = np.bincount(seen[:, axis], minlength=9)
         assert ((counts > 350) & (counts < 540)).all()  # 444 expected, standard deviation 20
@@ -134,8 +134,8 @@ def test_the_error_is_that_of_the_standardised_images_and_the_mode_stays() -> No
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).train()
     predicted = model[1](standardise(data, reference).flatten(1)).argmax(1)
     data = dataclasses.replace(data, targets=torch.where(torch.arange(64) < 40, predicted, (predicted + 5) % 10))
-    found = cifar_resnets.error_rate(model, data, reference)
-    assert found == pytest.approx(24 / 64, abs=2.5 / 64)  # bfloat16 may turn a close call
+    error = cifar_resnets.error_rate(model, data, reference)
+    assert error == pytest.approx(24 / 64, abs=2.5 / 64)  # bfloat16 may turn a close call
     assert model.training
 
 
@@ -200,13 +200,13 @@ def test_a_network_without_shortcuts_is_measured_without_them(
 
 def test_a_checkpoint_says_how_it_was_trained(uninterrupted: Path) -> None:
     for network in (SMALL, SHORTLESS):
-        found = load_checkpoint(uninterrupted, network)
-        assert found.about["schedule"] == dataclasses.asdict(SHORT)
-        assert len(found.about["loss_every_50_steps"]) == 1
-        assert found.about["provenance"]["seed"] == 0
-        error = cifar_resnets.error_rate(found.model, read("cifar10", "test"), read("cifar10", "train"))
-        assert found.about["test_error"] == error  # of the very weights in the file
-        projected = any("projection" in name for name in found.model.state_dict())
+        checkpoint = load_checkpoint(uninterrupted, network)
+        assert checkpoint.about["schedule"] == dataclasses.asdict(SHORT)
+        assert len(checkpoint.about["loss_every_50_steps"]) == 1
+        assert checkpoint.about["provenance"]["seed"] == 0
+        error = cifar_resnets.error_rate(checkpoint.model, read("cifar10", "test"), read("cifar10", "train"))
+        assert checkpoint.about["test_error"] == error  # of the very weights in the file
+        projected = any("projection" in name for name in checkpoint.model.state_dict())
         assert projected == (network == SMALL)
 
 
@@ -229,7 +229,7 @@ def test_the_record_of_a_path_is_that_of_its_weights(network: ResNetDescription,
 
 def test_a_path_record_holds_its_plane() -> None:
     rows = np.random.default_rng(0).standard_normal((4, 50)).astype(np.float32)
-    record, plane = path_record(SMALL, rows, [0, 2, 4, 6]), trajectory_plane(rows)
+    record, plane = training_path_record(SMALL, rows, [0, 2, 4, 6]), trajectory_plane(rows)
     assert record.name == "resnet8-path"
     np.testing.assert_array_equal(record.values["gram"], plane.gram)
     np.testing.assert_array_equal(record.values["plane"], plane.directions.astype(np.float16))

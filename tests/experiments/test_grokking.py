@@ -21,15 +21,16 @@ from descent.experiments.grokking import (
     train_modular_transformer,
 )
 from descent.experiments.grokking_measures import (
+    GeneralisationTimes,
     embedding_frequencies,
     first_lasting_step,
+    generalisation_course,
     logit_gram,
+    losses_without_components,
     path_gradients,
     progress_measures,
     train_and_test_losses,
-    without_components,
 )
-from descent.experiments.grokking_times import GrokTimes, accuracy_course
 from descent.models.transformer import every_position
 from descent.models.vectors import Layout, flatten, unflatten
 from descent.repro.records import Record
@@ -77,9 +78,9 @@ def test_a_run_is_adamw_on_the_whole_training_set(small: GrokkingRun) -> None:
 
 def test_the_softmax_is_in_double(small: GrokkingRun) -> None:
     logits = torch.tensor([[0.0, 20.0], [0.0, -20.0]], requires_grad=True)
-    found = cross_entropy_in_double(nn.Identity(), (logits, torch.tensor([1, 0])))
-    assert found.dtype == torch.float64
-    assert found.item() == pytest.approx(math.log1p(math.exp(-20)), rel=1e-9)
+    loss = cross_entropy_in_double(nn.Identity(), (logits, torch.tensor([1, 0])))
+    assert loss.dtype == torch.float64
+    assert loss.item() == pytest.approx(math.log1p(math.exp(-20)), rel=1e-9)
 
 
 def test_no_gradient_is_subnormal_and_no_weight_differs_by_a_bit() -> None:
@@ -184,40 +185,40 @@ def test_a_wrong_experiment_is_refused(wrong: dict[str, object], sentence: str) 
 @pytest.mark.parametrize("task", ["addition", "subtraction", "squares", "division", "s5"])
 def test_every_task_trains(task: str) -> None:
     run = train_modular_transformer(replace(SMALL, task=task, steps=30, every=29))
-    found = train_and_test_losses(run, run.stack.rows)
-    assert found["train_loss"][1] < found["train_loss"][0]
+    losses = train_and_test_losses(run, run.stack.rows)
+    assert losses["train_loss"][1] < losses["train_loss"][0]
     symbols = 120 if task == "s5" else 13
     assert run.logits(run.final()).shape == (len(run.task), symbols)
 
 
 def test_losses_are_of_each_part_without_the_logit_of_equals(small: GrokkingRun) -> None:
     row = small.stack.rows[2]
-    found = train_and_test_losses(small, [row, small.stack.rows[0]])
+    losses = train_and_test_losses(small, [row, small.stack.rows[0]])
     with torch.no_grad():
         logits = every_position(small.at(row), small.task.pairs)[:, :13].double()
     for name, part in (("train", small.train), ("test", small.test)):
         chances = logits[part].softmax(1)[torch.arange(len(part)), small.task.targets[part]]
-        assert found[f"{name}_loss"][0] == pytest.approx(-float(chances.log().mean()), rel=1e-5)
+        assert losses[f"{name}_loss"][0] == pytest.approx(-float(chances.log().mean()), rel=1e-5)
         right = logits[part].argmax(1) == small.task.targets[part]
-        assert found[f"{name}_accuracy"][0] == pytest.approx(float(right.double().mean()))
+        assert losses[f"{name}_accuracy"][0] == pytest.approx(float(right.double().mean()))
     assert train_and_test_losses(small, [])["train_loss"].shape == (0,)
 
 
 def test_progress_measures_have_a_column_for_each_set(small: GrokkingRun) -> None:
-    found = progress_measures(small, {"two": [1, 4], "none": []})
-    assert found["squares"].tolist() == pytest.approx(
+    measures = progress_measures(small, {"two": [1, 4], "none": []})
+    assert measures["squares"].tolist() == pytest.approx(
         [float((row.astype(float) ** 2).sum()) for row in small.stack.rows]
     )
-    assert found["coefficients two"].shape == (3, 2)
-    assert found["coefficients none"].shape == (3, 0)
-    assert (found["explained none"] == 0).all()
-    assert (found["explained two"] > 0).all()
+    assert measures["coefficients two"].shape == (3, 2)
+    assert measures["coefficients none"].shape == (3, 0)
+    assert (measures["explained none"] == 0).all()
+    assert (measures["explained two"] > 0).all()
     # without a frequency, nothing is restricted to but the mean, and nothing is excluded
     np.testing.assert_allclose(
-        found["excluded_loss none"], train_and_test_losses(small, small.stack.rows)["train_loss"], rtol=1e-5
+        measures["excluded_loss none"], train_and_test_losses(small, small.stack.rows)["train_loss"], rtol=1e-5
     )
     one = progress_measures(small, {"two": [1, 4]}, small.stack.rows[1:2])
-    assert one["restricted_loss two"][0] == found["restricted_loss two"][1]
+    assert one["restricted_loss two"][0] == measures["restricted_loss two"][1]
 
 
 def test_gradients_are_those_of_the_training_loss(small: GrokkingRun) -> None:
@@ -246,45 +247,45 @@ def test_grok_times_are_those_of_the_curves() -> None:
         p=31, fraction=0.7, width=32, hidden=128, steps=500, every=20, learning_rate=3e-3, seed=3
     )
     never = replace(experiment, fraction=0.3, weight_decay=0.0)
-    task = GrokTimes((experiment, never))
+    task = GeneralisationTimes((experiment, never))
     with deterministic(1):
-        found = task(np.array([[0.0], [1.0]]))
+        times = task(np.array([[0.0], [1.0]]))
         run = train_modular_transformer(experiment)
-    assert task.key() != GrokTimes((never, experiment)).key()
-    assert found["accuracy"][0] > 0.95
-    assert found["accuracy"][1] < 0.5
-    assert np.isinf(found["generalised"][1])
-    assert found["peak"][1] > found["peak"][0] > 0
+    assert task.key() != GeneralisationTimes((never, experiment)).key()
+    assert times["accuracy"][0] > 0.95
+    assert times["accuracy"][1] < 0.5
+    assert np.isinf(times["generalised"][1])
+    assert times["peak"][1] > times["peak"][0] > 0
     curve = train_and_test_losses(run, run.stack.rows)
     first = first_lasting_step(curve["test_loss"], 1.0)
     assert first is not None
-    assert abs(found["generalised"][0] - 20 * first) <= 20
+    assert abs(times["generalised"][0] - 20 * first) <= 20
     learned = first_lasting_step(run.losses, 0.01)
     assert learned is not None
-    assert abs(found["memorised"][0] - learned) <= 20
+    assert abs(times["memorised"][0] - learned) <= 20
 
 
 def test_a_course_reads_the_curves() -> None:
     shown, unseen = np.array([1, 0.02, 0.005, 0.005]), np.array([3, 9, 2, 0.5])
-    found = accuracy_course(np.array([10.0, 20, 30, 40]), shown, unseen, np.array([0, 0.1, 0.2, 0.9]))
-    assert found == {"generalised": 40, "memorised": 30, "peak": 9, "accuracy": 0.9}
-    assert accuracy_course(np.array([10.0]), *np.array([[0.1], [1.0], [0.3]]))["generalised"] == np.inf
+    course = generalisation_course(np.array([10.0, 20, 30, 40]), shown, unseen, np.array([0, 0.1, 0.2, 0.9]))
+    assert course == {"generalised": 40, "memorised": 30, "peak": 9, "accuracy": 0.9}
+    assert generalisation_course(np.array([10.0]), *np.array([[0.1], [1.0], [0.3]]))["generalised"] == np.inf
 
 
 def test_grok_times_refuse_a_run_without_a_look() -> None:
     with pytest.raises(ValueError, match="every=50, steps=20"):
-        GrokTimes((ModularExperiment(steps=20, every=50),))
+        GeneralisationTimes((ModularExperiment(steps=20, every=50),))
 
 
 def test_without_components_takes_off_each_rows_own_part(small: GrokkingRun) -> None:
     rows = small.stack.rows
     left, values, right = np.linalg.svd(rows.astype(float) - rows.mean(0), full_matrices=False)
-    found = without_components(small, singular_spectrum(gram_matrix(rows), centre=True), 2)
+    losses = losses_without_components(small, singular_spectrum(gram_matrix(rows), centre=True), 2)
     less = rows[1] - left[1, 1] * values[1] * right[1]
     expected = train_and_test_losses(small, [less])
     for name in expected:
-        assert found[name].shape == (3, 2)
-        assert found[name][1, 1] == pytest.approx(expected[name][0], rel=1e-4)
+        assert losses[name].shape == (3, 2)
+        assert losses[name][1, 1] == pytest.approx(expected[name][0], rel=1e-4)
 
 
 def test_the_logit_gram_is_of_all_examples_and_answers(small: GrokkingRun) -> None:
@@ -299,5 +300,5 @@ def test_embedding_frequencies_are_of_the_embedding_alone(small: GrokkingRun) ->
     parts["W_E"][3, :13] = 2 * torch.cos(2 * math.pi * 4 * torch.arange(13) / 13) + 1
     parts["W_E"][3, 13] = 9.0
     parts["W_in"].fill_(1.0)
-    found = embedding_frequencies(small, row)
-    np.testing.assert_allclose(found, [[0, 0, 0, 2 * math.sqrt(6.5), 0, 0]], atol=1e-5)
+    norms = embedding_frequencies(small, row)
+    np.testing.assert_allclose(norms, [[0, 0, 0, 2 * math.sqrt(6.5), 0, 0]], atol=1e-5)

@@ -8,11 +8,18 @@ import pytest
 
 from descent.experiments import grokking_records
 from descent.experiments.grokking import ModularExperiment, train_modular_transformer
-from descent.experiments.grokking_measures import progress_measures, train_and_test_losses
-from descent.experiments.grokking_records import basins, circuits, keys_of, main, path_of, sets_of, train_and_keep
-from descent.experiments.grokking_times import GrokTimes
-from descent.experiments.induction import Induction
-from descent.repro.records import Record
+from descent.experiments.grokking_measures import GeneralisationTimes, progress_measures, train_and_test_losses
+from descent.experiments.grokking_records import (
+    frequency_sets,
+    key_frequencies_of_run,
+    make_grokking,
+    make_grokking_basins,
+    measure_curves,
+    measure_spectra,
+    train_or_load,
+)
+from descent.experiments.induction_heads import InductionExperiment
+from descent.repro.records import Record, record_path
 from descent.repro.seeding import deterministic
 from descent.spectra.singular_values import gram_matrix, singular_spectrum
 
@@ -29,42 +36,48 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "FRACTIONS": (0.5, 0.6),
         "DECAYS": (1.0,),
         "SEEDS": (0,),
-        "Induction": partial(Induction, vocabulary=8, length=12, block=3, width=8, batch_size=4, steps=4, every=2),
+        "InductionExperiment": partial(
+            InductionExperiment, vocabulary=8, length=12, block=3, width=8, batch_size=4, steps=4, every=2
+        ),
         "LIMIT": 40,
-        "LATEST": 40,
-        "LOOKS": 20,
-        "OTHERS": ("subtraction", "squares"),
-        "project_root": lambda: tmp_path,
+        "GRID_LIMIT": 40,
+        "LOOK_EVERY": 20,
+        "OPERATIONS": ("subtraction", "squares"),
     }.items():
         monkeypatch.setattr(grokking_records, name, value)
     return tmp_path
 
 
+def make_all(root: Path) -> None:
+    make_grokking(root, "")
+    make_grokking_basins(root, "")
+
+
 def test_sets_are_disjoint_and_drawn_by_the_seed() -> None:
-    found = sets_of([3, 5], [5, 9, 1], 23, 0)
-    assert found["key"] == [3, 5]
-    assert found["other seed"] == [1, 9]
-    assert len(found["random"]) == 2
-    assert not {3, 5} & set(found["random"])
-    assert found == sets_of([3, 5], [5, 9, 1], 23, 0)
-    drawn = {tuple(sets_of([3, 5], [], 23, seed)["random"]) for seed in range(20)}
+    sets = frequency_sets([3, 5], [5, 9, 1], 23, 0)
+    assert sets["key"] == [3, 5]
+    assert sets["other seed"] == [1, 9]
+    assert len(sets["random"]) == 2
+    assert not {3, 5} & set(sets["random"])
+    assert sets == frequency_sets([3, 5], [5, 9, 1], 23, 0)
+    drawn = {tuple(frequency_sets([3, 5], [], 23, seed)["random"]) for seed in range(20)}
     assert len(drawn) > 5
     assert {number for pair in drawn for number in pair} <= set(range(1, 12)) - {3, 5}
-    assert sets_of([1, 2], [], 7, 0)["random"] == [3]
+    assert frequency_sets([1, 2], [], 7, 0)["random"] == [3]
 
 
 def test_what_the_chapters_take_from_a_run() -> None:
     with deterministic(1):
         run = train_modular_transformer(SMALL(steps=40))
-        found = circuits(run, {"key": [1, 3]})
-        deeper = basins(run, 2)
-    assert found["steps"].tolist() == [0, 10, 20, 30]
-    assert np.array_equal(found["final"], run.final())
+        curves = measure_curves(run, {"key": [1, 3]})
+        deeper = measure_spectra(run, 2)
+    assert curves["steps"].tolist() == [0, 10, 20, 30]
+    assert np.array_equal(curves["final"], run.final())
     for name, values in {
         **train_and_test_losses(run, run.stack.rows),
         **progress_measures(run, {"key": [1, 3]}),
     }.items():
-        np.testing.assert_array_equal(found[name], values)
+        np.testing.assert_array_equal(curves[name], values)
     rows = run.stack.rows
     np.testing.assert_allclose(deeper["weights"], gram_matrix(rows))
     for name in ("weights", "logits", "gradients", "batch gradients"):
@@ -80,25 +93,25 @@ def test_what_the_chapters_take_from_a_run() -> None:
     assert np.square(deeper["raw frequencies"][0]).sum() == pytest.approx(whole, rel=1e-6)
 
 
-def test_main_makes_records_once_and_goes_on_from_the_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    main([])
-    run, next_run = (train_and_keep(SMALL(steps=steps, seed=seed), project) for seed, steps in enumerate((40, 30)))
-    record = Record.load(path_of(project, "grokking", "seed-0"))
+def test_records_are_made_once_and_again_from_the_kept_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_all(project)
+    run, next_run = (train_or_load(SMALL(steps=steps, seed=seed), project) for seed, steps in enumerate((40, 30)))
+    record = Record.load(record_path(project, "grokking", "seed-0"))
     assert record.settings["experiment"] == SMALL(steps=40, seed=0).digest()
-    sets = sets_of(keys_of(run), keys_of(next_run), 13, 0)
+    sets = frequency_sets(key_frequencies_of_run(run), key_frequencies_of_run(next_run), 13, 0)
     assert record.settings["sets"] == sets
     np.testing.assert_array_equal(record.values["test_loss"], train_and_test_losses(run, run.stack.rows)["test_loss"])
-    assert Record.load(path_of(project, "grokking_basins", "seed-1")).values["weights"].shape == (3, 3)
-    times = Record.load(path_of(project, "grokking", "times"))
+    assert Record.load(record_path(project, "grokking_basins", "seed-1")).values["weights"].shape == (3, 3)
+    times = Record.load(record_path(project, "grokking", "times"))
     assert times.values["points"].tolist() == [[0.5, 1.0, 0.0], [0.6, 1.0, 0.0]]
     assert times.values["generalised"].shape == (2,)
-    made = {path: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
-    assert len(made) == 8
-    copying = Record.load(path_of(project, "grokking_basins", "induction"))
+    first = {path: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
+    assert len(first) == 8
+    copying = Record.load(record_path(project, "grokking_basins", "induction"))
     assert copying.values["gram"].shape == (3, 3)
-    others = Record.load(path_of(project, "grokking", "others"))
+    others = Record.load(record_path(project, "grokking", "others"))
     assert others.settings["tasks"] == ["subtraction", "squares"]
-    alone = GrokTimes((SMALL(task="squares", steps=40, every=20),))
+    alone = GeneralisationTimes((SMALL(task="squares", steps=40, every=20),))
     with deterministic(1):
         expected = alone(np.array([[0.0]]))
     assert {name: values[1:].tolist() for name, values in others.values.items()} == {
@@ -110,26 +123,26 @@ def test_main_makes_records_once_and_goes_on_from_the_runs(project: Path, monkey
 
     monkeypatch.setattr("descent.training.loop.nn.Module.zero_grad", refuse, raising=False)
     monkeypatch.setattr(grokking_records, "sweep", refuse)
-    main([])  # all there
-    lost = path_of(project, "grokking", "seed-1")
+    make_all(project)  # all there
+    lost = record_path(project, "grokking", "seed-1")
     lost.unlink()
-    main([])  # from the kept weights
-    assert lost.read_bytes() == made[lost]
-    undecayed = Record.load(path_of(project, "grokking_basins", "undecayed"))
+    make_all(project)  # from the kept weights
+    assert lost.read_bytes() == first[lost]
+    undecayed = Record.load(record_path(project, "grokking_basins", "undecayed"))
     assert undecayed.values["weights"].shape == undecayed.values["logits"].shape == (4, 4)
     assert undecayed.values["train_loss"][0] == record.values["train_loss"][0]
     assert undecayed.values["train_loss"][3] != record.values["train_loss"][3]
 
 
 def test_a_record_of_another_set_up_is_made_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    main([])
+    make_all(project)
     old = {path.name: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
     monkeypatch.setattr(grokking_records, "STEPS", {0: 40, 1: 50})
     monkeypatch.setattr(grokking_records, "DECAYS", (0.5,))
-    main([])
+    make_all(project)
     new = {path.name: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
     assert {name for name in old if old[name] != new[name]} == {"seed-0.npz", "seed-1.npz", "times.npz"}
-    assert Record.load(path_of(project, "grokking", "seed-1")).values["steps"].tolist() == [0, 10, 20, 30, 40]
+    assert Record.load(record_path(project, "grokking", "seed-1")).values["steps"].tolist() == [0, 10, 20, 30, 40]
 
 
 def test_no_smaller_decay_is_begun_where_the_larger_took_more_than_half_of_the_limit(
@@ -145,9 +158,9 @@ def test_no_smaller_decay_is_begun_where_the_larger_took_more_than_half_of_the_l
         never = [seed == 1 for *_, seed in begun[-1]]  # one of the seeds
         return {"generalised": np.where(never, np.inf, steps)}
 
-    monkeypatch.setattr(grokking_records, "grokking_times_of", at_once)
-    found = grokking_records.times_of_grid(project, "")
+    monkeypatch.setattr(grokking_records, "sweep_times", at_once)
+    times = grokking_records.sweep_decay_grid(project, "")
     assert [len(points) for points in begun] == [6, 6, 6, 3]
     assert {fraction for fraction, *_ in begun[-1]} == {0.6}
-    assert found["points"].tolist() == [list(point) for points in begun for point in points]
-    assert len(found["generalised"]) == 21
+    assert times["points"].tolist() == [list(point) for points in begun for point in points]
+    assert len(times["generalised"]) == 21

@@ -12,7 +12,7 @@ from descent.experiments.saddle_race import (
     EscapeCourse,
     escape_times,
     median_interval,
-    race_optimisers,
+    race_optimiser,
     saddle_free_path,
 )
 from descent.repro.seeding import numpy_generator
@@ -58,7 +58,7 @@ def test_saddle_free_newton_doubles_the_unstable_coordinate_and_clears_the_stabl
 
 @pytest.mark.parametrize("condition", [1.0, 1e4])
 def test_saddle_free_newton_takes_a_logarithm_whatever_the_condition_number(condition):
-    rate, times = race_optimisers(replace(course, condition=condition), NEWTON)
+    rate, times = race_optimiser(replace(course, condition=condition), NEWTON)
     _, starts, turns = replace(course, condition=condition).lay_out()
     unstable = np.abs(torch.einsum("mij,dmj->dmi", turns, starts)[..., -1].numpy())
     assert rate == 1
@@ -66,13 +66,13 @@ def test_saddle_free_newton_takes_a_logarithm_whatever_the_condition_number(cond
 
 
 def test_the_best_step_size_is_the_fastest_of_the_list_and_runs_repeat():
-    rate, times = race_optimisers(course, "momentum")
+    rate, times = race_optimiser(course, "momentum")
     assert rate in RATES
     tuning = replace(course, seed=course.seed + 10_000, runs=5)
     slowest = [escape_times(tuning, "momentum", [one])[0].max() for one in (rate, 0.1)]
     assert slowest[0] <= slowest[1]
-    assert np.array_equal(times, race_optimisers(course, "momentum")[1])
-    assert not np.array_equal(times, race_optimisers(replace(course, seed=1), "momentum")[1])
+    assert np.array_equal(times, race_optimiser(course, "momentum")[1])
+    assert not np.array_equal(times, race_optimiser(replace(course, seed=1), "momentum")[1])
 
 
 def test_noise_does_without_an_offset():
@@ -85,7 +85,7 @@ def test_unknown_names_are_refused_with_the_choices():
     with pytest.raises(ValueError, match="optimiser='Adm': expected one of SGD, momentum"):
         escape_times(course, "Adm", [0.1])
     with pytest.raises(ValueError, match=r"racer='Newton': expected one of SGD, .*, saddle-free Newton"):
-        race_optimisers(course, "Newton")
+        race_optimiser(course, "Newton")
 
 
 def test_interval_of_a_median_has_its_coverage():

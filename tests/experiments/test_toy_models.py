@@ -7,21 +7,19 @@ import torch
 from torch import Tensor
 
 from descent.experiments.toy_models import (
-    ToyModels,
-    ToyTraining,
-    fresh_losses,
-    train_toy_models,
-    train_toy_models_in_parts,
-)
-from descent.experiments.toy_steps import (
     BLOCK,
     KINDS,
     PAIRINGS,
-    Inputs,
-    blocks,
-    losses_of,
-    reconstructed,
+    ToyInputs,
+    ToyModels,
+    ToyTraining,
+    batch_losses,
+    fresh_losses,
+    model_blocks,
+    reconstruct_inputs,
     toy_gradients,
+    train_toy_models,
+    train_toy_models_in_parts,
 )
 from descent.features.measures import dimensionality
 from descent.repro.seeding import deterministic
@@ -33,9 +31,9 @@ def toys(**changes) -> ToyModels:
     return replace(ToyModels(6, 3, [4, 9, 4, 1], [1.0, 0.5, 0.3, 0.1], torch.linspace(1, 0.3, 6)[None]), **changes)
 
 
-def drawn(models: ToyModels, batch: int) -> tuple[Inputs, Tensor, Tensor]:
+def drawn(models: ToyModels, batch: int) -> tuple[ToyInputs, Tensor, Tensor]:
     """Inputs after a draw, the clean ones and the noisy ones as `(batch, k, n)`."""
-    inputs = Inputs(models, batch)
+    inputs = ToyInputs(models, batch)
     inputs.draw()
     density, _, noise = models.tensors()
     parts = inputs.block(slice(0, len(models)), density, noise)
@@ -50,13 +48,13 @@ def test_losses_and_gradients_are_those_of_automatic_differentiation(kind: str, 
     W, b = models.start(), torch.linspace(-0.2, 0.2, 24).view(4, 6)
     apart = W.clone().requires_grad_(), b.clone().requires_grad_()
     importance = models.tensors()[1]
-    errors = importance * (clean - reconstructed(*apart, noisy, kind)).square()
+    errors = importance * (clean - reconstruct_inputs(*apart, noisy, kind)).square()
     expected = errors.mean((0, 2))
     expected.sum().backward()
     W.grad, b.grad = torch.zeros_like(W), torch.zeros_like(b)
-    found = toy_gradients(W, b, inputs, models, True)
-    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(losses_of(W, b, inputs, models), expected.detach(), rtol=1e-5, atol=1e-7)
+    losses = toy_gradients(W, b, inputs, models, True)
+    torch.testing.assert_close(losses, expected.detach(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(batch_losses(W, b, inputs, models), expected.detach(), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(W.grad, apart[0].grad, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(b.grad, apart[1].grad, rtol=1e-5, atol=1e-7)
 
@@ -65,17 +63,17 @@ def test_training_is_that_of_the_textbook() -> None:
     models = toys()
     W, b = models.start().requires_grad_(), torch.zeros(4, 6, requires_grad=True)
     optimizer = torch.optim.AdamW([W, b], SHORT.learning_rate, weight_decay=SHORT.weight_decay)
-    inputs = Inputs(models, SHORT.batch)
+    inputs = ToyInputs(models, SHORT.batch)
     density, importance, noise = models.tensors()
     for _ in range(SHORT.steps):
         inputs.draw()
         x = inputs.block(slice(0, 4), density, noise)[0].permute(2, 0, 1)
         optimizer.zero_grad()
-        (importance * (x - reconstructed(W, b, x)).square()).mean((0, 2)).sum().backward()
+        (importance * (x - reconstruct_inputs(W, b, x)).square()).mean((0, 2)).sum().backward()
         optimizer.step()
-    found = train_toy_models(models, SHORT)
-    torch.testing.assert_close(found.W, W.detach(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.b, b.detach(), rtol=1e-4, atol=1e-5)
+    trained = train_toy_models(models, SHORT)
+    torch.testing.assert_close(trained.W, W.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(trained.b, b.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_gives_the_same_bits_and_depends_on_its_own_seed_alone() -> None:
@@ -101,13 +99,13 @@ def test_parts_in_processes_give_the_same_models_in_order() -> None:
 
 
 def test_kept_weights_are_those_before_their_step() -> None:
-    found = train_toy_models(toys(), replace(SHORT, every=12))
-    assert found.steps.tolist() == [0, 12, 24, 30]
-    assert found.kept.shape == (4, 4, 3, 6)
-    assert found.losses.shape == (4, 4)
-    assert torch.equal(found.kept[0], toys().start())
-    assert torch.equal(found.kept[-1], found.W)
-    assert torch.equal(train_toy_models(toys(), replace(SHORT, steps=12)).W, found.kept[1])
+    trained = train_toy_models(toys(), replace(SHORT, every=12))
+    assert trained.steps.tolist() == [0, 12, 24, 30]
+    assert trained.kept.shape == (4, 4, 3, 6)
+    assert trained.losses.shape == (4, 4)
+    assert torch.equal(trained.kept[0], toys().start())
+    assert torch.equal(trained.kept[-1], trained.W)
+    assert torch.equal(train_toy_models(toys(), replace(SHORT, steps=12)).W, trained.kept[1])
     assert train_toy_models(toys(), SHORT).steps.tolist() == [30]
 
 
@@ -152,9 +150,9 @@ def test_noise_has_its_size_and_is_not_in_the_target() -> None:
 
 
 def test_two_features_on_one_dimension_become_antipodal_when_sparse() -> None:
-    found = train_toy_models(ToyModels(2, 1, [0, 1, 2], 0.1), ToyTraining(steps=1500, batch=512, learning_rate=1e-2))
-    good = [W for W in found.W if float(dimensionality(W).min()) > 0.4]
-    assert good, "no initialisation of three found the pair"
+    trained = train_toy_models(ToyModels(2, 1, [0, 1, 2], 0.1), ToyTraining(steps=1500, batch=512, learning_rate=1e-2))
+    good = [W for W in trained.W if float(dimensionality(W).min()) > 0.4]
+    assert good, "no initialisation of three trained the pair"
     assert float(good[0][0, 0] * good[0][0, 1]) < 0
 
 
@@ -168,9 +166,9 @@ def test_fresh_losses_are_the_same_for_equal_models_and_for_each_call() -> None:
 
 def test_blocks_cover_all_models() -> None:
     cpu = torch.device("cpu")
-    assert list(blocks(5, BLOCK // 2, cpu)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
-    assert list(blocks(2, 3 * BLOCK, cpu)) == [slice(0, 1), slice(1, 2)]
-    assert list(blocks(5, BLOCK // 2, torch.device("meta"))) == [slice(0, 5)]
+    assert list(model_blocks(5, BLOCK // 2, cpu)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert list(model_blocks(2, 3 * BLOCK, cpu)) == [slice(0, 1), slice(1, 2)]
+    assert list(model_blocks(5, BLOCK // 2, torch.device("meta"))) == [slice(0, 5)]
 
 
 @pytest.mark.parametrize(
@@ -203,4 +201,4 @@ def test_bad_recipes_are_refused() -> None:
         with pytest.raises(ValueError, match="positive learning rate"):
             ToyTraining(**bad)
     with pytest.raises(ValueError, match="kind 'gelu'"):
-        reconstructed(torch.zeros(1, 2, 3), torch.zeros(1, 3), torch.zeros(4, 1, 3), "gelu")
+        reconstruct_inputs(torch.zeros(1, 2, 3), torch.zeros(1, 3), torch.zeros(4, 1, 3), "gelu")

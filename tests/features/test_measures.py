@@ -10,12 +10,12 @@ from torch import Tensor
 from descent.experiments.toy_models import ToyModels, fresh_losses
 from descent.experiments.toy_theory import (
     best_bias,
-    best_point,
-    boundary,
-    candidates,
+    best_length_and_bias,
+    bias_noise_ratio,
+    candidate_losses,
     ignored_loss,
     learnt_loss,
-    noise_ratio,
+    sharing_boundary,
 )
 from descent.features.figures import (
     FIGURES,
@@ -193,7 +193,7 @@ def sampled(w: list[float], b: list[float], density: float, importance: float, n
 
 @pytest.mark.parametrize(("density", "importance"), [(0.05, 0.3), (0.3, 2.0), (0.9, 1.0)])
 def test_theory_of_two_features_agrees_with_draws(density: float, importance: float) -> None:
-    losses = candidates(density, importance)
+    losses = candidate_losses(density, importance)
     bias = best_bias("pair", density).bias
     assert losses["first"] == pytest.approx(sampled([1, 0], [0, density / 2], density, importance), rel=0.01)
     assert losses["second"] == pytest.approx(sampled([0, 1], [density / 2, 0], density, importance), rel=0.01)
@@ -214,18 +214,18 @@ def test_theory_with_noise_agrees_with_draws(kind: str) -> None:
 
 
 def test_the_boundary_is_where_the_candidates_are_equal() -> None:
-    for d, r in zip([0.01, 0.1, 0.4], boundary([0.01, 0.1, 0.4]), strict=True):
-        losses = candidates(d, float(r))
+    for d, r in zip([0.01, 0.1, 0.4], sharing_boundary([0.01, 0.1, 0.4]), strict=True):
+        losses = candidate_losses(d, float(r))
         assert losses["both"] == pytest.approx(losses["first"], rel=1e-6)
-        assert candidates(d, r * 1.1)["both"] < candidates(d, r * 1.1)["first"]
+        assert candidate_losses(d, r * 1.1)["both"] < candidate_losses(d, r * 1.1)["first"]
         assert r == pytest.approx(2 * d / (4 - 5 * d), rel=0.1)
         assert r <= 2 * d / (4 - 5 * d) + 1e-9, "the best bias is no worse than none"
-    assert np.isnan(boundary([0.9])).all()
+    assert np.isnan(sharing_boundary([0.9])).all()
     assert ignored_loss(1.0) == pytest.approx(1 / 12)
 
 
 def test_without_noise_a_learnt_feature_has_bias_zero_and_length_one() -> None:
-    point = best_point("single", 0.1)
+    point = best_length_and_bias("single", 0.1)
     assert point.scale == pytest.approx(1, abs=1e-3)
     assert point.bias == pytest.approx(0, abs=1e-3)
     assert learnt_loss("single", 1, 0, 0.1) == 0
@@ -233,17 +233,17 @@ def test_without_noise_a_learnt_feature_has_bias_zero_and_length_one() -> None:
 
 
 def test_the_bias_follows_small_noise() -> None:
-    fixed, free = noise_ratio(0.01, "fixed"), noise_ratio(0.01)
+    fixed, free = bias_noise_ratio(0.01, "fixed"), bias_noise_ratio(0.01)
     for kind, widened in (("single", 1.0), ("pair", math.sqrt(2))):
         for noise in (0.01, 0.03):
             assert -best_bias(kind, 0.01, noise).bias / noise == pytest.approx(fixed * widened, rel=0.1)
-        point = best_point(kind, 0.01, 0.01)
+        point = best_length_and_bias(kind, 0.01, 0.01)
         assert -point.bias / 0.01 == pytest.approx(free * widened, rel=0.1)
         assert point.scale - 1 == pytest.approx(1.5 * free * widened * 0.01, rel=0.2)
     assert best_bias("pair", 0.1).bias == pytest.approx(0.01 / 6 / 0.9, rel=0.1), "d^2 / 6 (1 - d), above zero"
-    assert noise_ratio(0.01) > noise_ratio(0.1) > noise_ratio(0.9) > 0
-    assert best_point("single", 1.0, 0.2).scale < 1, "dense: it shrinks, as ridge regression does"
-    assert best_point("single", 0.1, 0.2).loss < best_bias("single", 0.1, 0.2).loss
+    assert bias_noise_ratio(0.01) > bias_noise_ratio(0.1) > bias_noise_ratio(0.9) > 0
+    assert best_length_and_bias("single", 1.0, 0.2).scale < 1, "dense: it shrinks, as ridge regression does"
+    assert best_length_and_bias("single", 0.1, 0.2).loss < best_bias("single", 0.1, 0.2).loss
 
 
 def test_bad_theory_is_refused() -> None:
@@ -254,9 +254,9 @@ def test_bad_theory_is_refused() -> None:
     with pytest.raises(ValueError, match="kind 'triple': expected one of single, pair"):
         learnt_loss("triple", 1, 0, 0.1)
     with pytest.raises(ValueError, match="length 'half': expected one of free, fixed"):
-        noise_ratio(0.1, "half")
+        bias_noise_ratio(0.1, "half")
     with pytest.raises(ValueError, match="importance=0: expected a positive number"):
-        candidates(0.1, 0)
+        candidate_losses(0.1, 0)
 
 
 def test_directions_of_zeros_stay_zeros() -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from descent.features.figures import cluster_edges, figure_frame
-from descent.plots.features import Solid, draw_matrices, norm_bars, planes, solids
+from descent.plots.features import Solid, feature_rays, matrix_maps, norm_bars, solid_panels
 from descent.plots.style import Labels, use_style
 
 LABELS = Labels("feature", "length", "interference")
@@ -21,13 +21,13 @@ def test_panels_have_labels_at_the_edge_and_one_scale() -> None:
     assert [axis.get_ylabel() for axis in heights.axes[:5]] == ["length", "", "", "length", ""]
     assert not heights.axes[5].get_visible()
     assert len(heights.axes[1].patches) == 6
-    squares = draw_matrices({"a": np.eye(3), "b": -2 * np.eye(4)}, 2, LABELS)
+    squares = matrix_maps({"a": np.eye(3), "b": -2 * np.eye(4)}, 2, LABELS)
     assert {axis.images[0].get_clim() for axis in squares.axes[:2]} == {(-1.0, 1.0)}
     assert squares.axes[-1].get_ylabel() == "interference"
 
 
 def test_planes_draw_a_ray_for_each_feature() -> None:
-    figure = planes({"a": np.eye(2), "b": np.ones((2, 3))}, 2, LABELS, [0, 0, 1])
+    figure = feature_rays({"a": np.eye(2), "b": np.ones((2, 3))}, 2, LABELS, [0, 0, 1])
     assert [len(axis.lines) for axis in figure.axes] == [1 + 2 * 2, 1 + 2 * 3]
     colours = [line.get_color() for line in figure.axes[1].lines[1::2]]
     assert colours[0] == colours[1] != colours[2]
@@ -36,7 +36,7 @@ def test_planes_draw_a_ray_for_each_feature() -> None:
 @pytest.mark.parametrize(("count", "columns"), [(4, 4), (6, 3), (5, 4), (2, 2), (1, 1)])
 def test_planes_have_room_for_their_titles(count: int, columns: int) -> None:
     use_style()
-    figure = planes({f"{number} times": np.eye(2) for number in range(count)}, columns, LABELS)
+    figure = feature_rays({f"{number} times": np.eye(2) for number in range(count)}, columns, LABELS)
     figure.canvas.draw()
     for axis in figure.axes[:count]:
         box = axis.get_tightbbox()
@@ -48,7 +48,9 @@ def test_planes_have_room_for_their_titles(count: int, columns: int) -> None:
 
 
 def test_solids_come_interactive_and_still_with_their_edges() -> None:
-    interactive, still = solids({"tetrahedron": solid("tetrahedron"), "antiprism": solid("square antiprism")}, "share")
+    interactive, still = solid_panels(
+        {"tetrahedron": solid("tetrahedron"), "antiprism": solid("square antiprism")}, "share"
+    )
     assert len(interactive.data) == 6
     assert len(interactive.data[1].x) == 3 * 6, "six edges, a gap after each"
     assert len(interactive.data[4].x) == 3 * 16

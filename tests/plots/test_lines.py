@@ -19,11 +19,11 @@ def figures() -> dict[str, plt.Figure]:
     shares = {"layer 1": np.full(4, 0.25), "layer 2": np.full(4, 0.75)}
     labels = Labels("step", "component", "share")
     return {
-        "spectra": lines.normalised_spectra(spectrum, (0.1,), dashed=["null"]),
-        "curves": lines.curves(line, Labels("steps", "count"), log_x=True),
+        "spectra": lines.spectrum_panels(spectrum, (0.1,), dashed=["null"]),
+        "curves": lines.seed_curves(line, Labels("steps", "count"), log_x=True),
         "intervals": lines.interval_plot({"SGD": {"net": seeds.random(5)}}, (0.2, 0.4), Labels("count", "network")),
         "heat": lines.heat_with_shares({"run": seeds.random((4, 7))}, shares, 100, labels),
-        "reliefs": scenes.reliefs({"a": relief(), "b": relief()}, Labels("x", "y", "z"))[1],
+        "reliefs": scenes.relief_panels({"a": relief(), "b": relief()}, Labels("x", "y", "z"))[1],
         "race": scenes.moving_paths(relief(), np.arange(4), Labels("x", "y", "z"), "step")[1],
         "panels": lines.line_panels(panels(), 2),
         "scatter": lines.scatter_with_histograms(
@@ -103,6 +103,11 @@ def test_a_label_has_one_colour_in_all_panels() -> None:
     assert second[0] == second[1]
     assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
     assert figure.axes[1].get_title() == "second"
+
+
+def test_what_is_left_of_the_last_row_stays_empty() -> None:
+    figure = lines.line_panels(panels(), 2)
+    assert [axis.get_visible() for axis in figure.axes] == [True, True, True, False]
 
 
 def test_an_axis_without_a_positive_value_is_linear_though_it_should_be_logarithmic() -> None:

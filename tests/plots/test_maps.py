@@ -56,16 +56,16 @@ def pixels(figure: Figure, *wanted: tuple[Any, Places]) -> list[np.ndarray]:
     figure.set_dpi(60)
     figure.canvas.draw()
     image = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
-    found = []
+    colours = []
     for axis, places in wanted:
         flat = [proj3d.proj_transform(*p, axis.get_proj())[:2] if len(p) == 3 else p for p in places]
         across, up = axis.transData.transform(flat).astype(int).T
-        found.append(image[len(image) - 1 - up, across])
-    return found
+        colours.append(image[len(image) - 1 - up, across])
+    return colours
 
 
-def near(found: np.ndarray, wanted: tuple[int, int, int], within: int = 25) -> bool:
-    return bool(np.abs(found - np.array(wanted)).max() <= within)
+def near(colour: np.ndarray, wanted: tuple[int, int, int], within: int = 25) -> bool:
+    return bool(np.abs(colour - np.array(wanted)).max() <= within)
 
 
 def panel_axes(figure: Figure, count: int) -> list[Any]:
@@ -93,17 +93,17 @@ def test_holes_in_contours_are_grey() -> None:
         figure, (figure.axes[0], places), (figure.axes[1], places), (figure.axes[0], [(-1.9, 0.1)])
     )
     assert near(holed, GREY, 2)
-    assert not any(near(found, GREY) for found in (*whole, *beside))
+    assert not any(near(colour, GREY) for colour in (*whole, *beside))
 
 
 def test_heats_lie_where_their_grid_is_and_have_holes() -> None:
     values, holes = np.arange(35).reshape(5, 7) / 34, {(i, j) for i, j, _ in HOLES}
     figure = heat_maps({"a": (ALPHA, BETA, with_holes(values))}, 1, LABELS)
     grid = list(product(range(5), range(7)))
-    (found,) = pixels(figure, (figure.axes[0], [(ALPHA[i], BETA[j]) for i, j in grid]))
+    (drawn,) = pixels(figure, (figure.axes[0], [(ALPHA[i], BETA[j]) for i, j in grid]))
     colours = 255 * plt.get_cmap("viridis")(values)[..., :3]
     expected = [GREY if place in holes else colours[place] for place in grid]
-    np.testing.assert_allclose(found, expected, atol=3)
+    np.testing.assert_allclose(drawn, expected, atol=3)
 
 
 def test_heats_have_one_scale_and_say_what_lies_beyond() -> None:
@@ -189,9 +189,9 @@ def test_titles_are_on_all_panels_and_labels_on_the_outer_ones(
         figure = heat_maps(dict.fromkeys(names, (ALPHA, BETA, rough())), columns, LABELS)
     assert [axis.get_title() for axis in panel_axes(figure, count)] == names
     assert len([axis for axis in figure.axes if axis.get_visible()]) == count + 1
-    for number, found in enumerate(outer(figure, count)):
+    for number, shown in enumerate(outer(figure, count)):
         x, y = number in lowest, number in leftmost
-        assert found == (LABELS.x if x else "", LABELS.y if y else "", x, y), number
+        assert shown == (LABELS.x if x else "", LABELS.y if y else "", x, y), number
     assert figure.axes[-1].get_ylabel() == LABELS.z
 
 
@@ -206,7 +206,7 @@ def test_a_path_is_drawn_over_its_panel_with_its_end() -> None:
     places = [track[-1], (track[0] + track[1]) / 2]
     none, some = pixels(figure, (figure.axes[0], places), (figure.axes[1], places))
     assert near(some, red, 60)  # lines are blended with what is below
-    assert not any(near(found, red, 60) for found in none)
+    assert not any(near(colour, red, 60) for colour in none)
 
 
 def test_panels_with_paths_have_their_own_axes() -> None:
@@ -233,8 +233,8 @@ def test_the_sides_have_their_values_at_their_places() -> None:
 
 def test_holes_in_the_sides_are_holes() -> None:
     interactive, still = side_views({"a": drawn(with_holes(steep())), "b": drawn(steep())}, LABELS)
-    found = {(i, j) for j, i in zip(*np.nonzero(np.isnan(interactive.data[0].z)), strict=True)}
-    assert found == {(i, j) for i, j, _ in HOLES}
+    holes = {(i, j) for j, i in zip(*np.nonzero(np.isnan(interactive.data[0].z)), strict=True)}
+    assert holes == {(i, j) for i, j, _ in HOLES}
     assert np.isfinite(interactive.data[1].z).all()
     interactive.to_json()
     for axis in still.axes:
@@ -317,8 +317,8 @@ def test_surfaces_with_nothing_to_tell_are_drawn_without_a_warning(name: str, be
     figure = contour_maps(panels, len(panels), LABELS)
     interactive, still = side_views(panels, LABELS)
     still.canvas.draw()
-    (found,) = pixels(figure, (figure.axes[beside], [INSIDE]))
-    assert near(found, GREY, 2) == (name in ("none", "one"))
+    (colour,) = pixels(figure, (figure.axes[beside], [INSIDE]))
+    assert near(colour, GREY, 2) == (name in ("none", "one"))
     np.testing.assert_array_equal(np.isnan(interactive.data[-1].z), np.isnan(DULL[name].T))
 
 

@@ -13,8 +13,7 @@ import torch
 
 from descent.experiments import grokking, toy_models
 from descent.experiments.grokking import ModularExperiment, cross_entropy_in_double, prepare_experiment
-from descent.experiments.toy_models import ToyModels
-from descent.experiments.toy_steps import Inputs, losses_of, toy_gradients
+from descent.experiments.toy_models import ToyInputs, ToyModels, batch_losses, toy_gradients
 from descent.landscape import evaluator
 from descent.landscape.evaluator import Evaluator
 from descent.repro import machine
@@ -65,16 +64,16 @@ def test_a_step_of_the_toy_models_is_on_the_device_as_a_whole(kind: str, pairing
     toys = ToyModels(6, 2, [0, 1, 1], density=[0.5, 0.3, 0.2], noise=0.1, kind=kind, pairing=pairing)
     W, b = toys.start().to(META), torch.zeros(3, 6, device=META)
     W.grad, b.grad = torch.zeros_like(W), torch.zeros_like(b)
-    inputs = Inputs(toys, 8, device=META)
+    inputs = ToyInputs(toys, 8, device=META)
     inputs.draw()
     found = toy_gradients(W, b, inputs, toys, True)
     assert found is not None
-    assert {found.device, W.grad.device, losses_of(W, b, inputs, toys).device} == {META}
+    assert {found.device, W.grad.device, batch_losses(W, b, inputs, toys).device} == {META}
 
 
 def test_what_a_device_is_given_are_the_numbers_drawn_on_the_cpu() -> None:
     toys = ToyModels(4, 2, [0, 1], density=0.5, noise=0.1)
-    here, there = Inputs(toys, 8), Inputs(toys, 8, device=META)
+    here, there = ToyInputs(toys, 8), ToyInputs(toys, 8, device=META)
     for inputs in (here, there):
         inputs.draw()
     assert torch.equal(here._drawn, there._drawn)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from descent.repro.files import atomic_path, sha256_of, write_atomic, write_json
-from descent.repro.records import Record, provenance, save_figure
+from descent.repro.records import Record, find_record, provenance, record_path, save_figure
 
 RECORD = Record("spectrum", {"values": np.arange(5.0), "steps": np.array([3, 1])}, {"seed": 1}, {"torch": "2"})
 
@@ -123,6 +123,32 @@ def test_a_bit_flipped_anywhere_in_the_format_is_no_other_error(tmp_path):
         (tmp_path / "r.npz").write_bytes(flipped)
         with contextlib.suppress(ValueError):
             Record.load(tmp_path / "r.npz")
+
+
+def test_a_record_is_found_by_its_settings(tmp_path):
+    path = record_path(tmp_path, "tunnels", "seed-0")
+    assert path == tmp_path / "data" / "records" / "tunnels" / "seed-0.npz"
+    assert find_record(path, key="a") is None
+    Record("r", {"loss": np.array([1.0, 2.0])}, {"key": "a", "sizes": [1, 2]}).save(path)
+    for settings in ({}, {"key": "a"}, {"sizes": [1, 2]}, {"key": "a", "sizes": [1, 2]}):
+        found = find_record(path, **settings)
+        assert found is not None
+        np.testing.assert_array_equal(found.values["loss"], [1, 2])
+    for settings in ({"key": "b"}, {"key": "a", "sizes": [2, 1]}, {"key": "a", "seed": 0}):
+        assert find_record(path, **settings) is None
+
+
+def test_a_damaged_record_is_refused_whatever_is_looked_for(tmp_path):
+    path = record_path(tmp_path, "tunnels", "seed-0")
+    Record("r", {"loss": np.arange(100.0)}, {"key": "a"}).save(path)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(np.arange(100.0).tobytes()) + 400] ^= 1
+    for data in (bytes(flipped), whole[:-30], b""):
+        path.write_bytes(data)
+        for key in ("a", "b"):
+            with pytest.raises(ValueError, match=r"seed-0.npz: damaged, or no record .*; make it again"):
+                find_record(path, key=key)
 
 
 def test_python_objects_are_refused_by_name(tmp_path):

@@ -1,4 +1,4 @@
-"""How the residual networks of the book are trained on CIFAR-10: a short one-cycle schedule that two cores can bear.
+"""How the residual networks of the book are trained on CIFAR-10: a one-cycle schedule that takes two cores some hours.
 
 `python -m descent.experiments.cifar_resnets` trains the six that are missing from `data/checkpoints`, each resumably.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -31,12 +32,12 @@ from descent.spectra.trajectory import trajectory_plane
 from descent.training.capture import CapturePlan, GradientRecorder
 from descent.training.loop import Batch, MiniBatches, TrainingPlan, fit
 
-FEWEST = 10  # steps: OneCycleLR divides by zero where its rise is one step long
-# oneDNN's weight gradient of a strided 1 x 1 convolution, channels last, writes past its memory where the input has
-# fewer channels than a vector has numbers: 8 with AVX2, 16 with AVX-512 (github.com/uxlfoundation/oneDNN, issue 6035)
+FEWEST_STEPS = 10  # OneCycleLR divides by zero where its rise is one step long
+# oneDNN's weight gradient of a strided 1 x 1 convolution in channels-last order writes past its memory where the input
+# has fewer channels than a vector register has numbers: 8 with AVX2, 16 with AVX-512 (uxlfoundation/oneDNN, issue 6035)
 SAFE_CHANNELS = 16
-DEPTHS = (110, 56, 20)  # the long ones first
-PLANE_LIMIT = 1_000_000  # weights: a larger plane would take more of the repository than the network itself
+DEPTHS = (110, 56, 20)  # the longest trainings first
+PLANE_LIMIT = 1_000_000  # weights; the plane of a larger network would take more of the repository than its weights
 NETWORKS = tuple(ResNetDescription(depth, shortcuts) for depth in DEPTHS for shortcuts in ("projection", "none"))
 
 
@@ -46,15 +47,15 @@ class ResNetSchedule:
 
     Attributes:
         epochs: passes over the training set (Li et al.: 300).
-        small_epochs: of these the first ones, on images averaged to half their side, at a quarter of the cost.
+        small_epochs: how many of these, the first, use images averaged to half their side, at a quarter of the cost.
         fade: share of the steps over which the shortcuts of a network that is to have none are taken away.
-        peak: highest learning rate of the cycle, mean per example; a lower one without shortcuts, as there.
-        batch_size: examples a step.
-        momentum: Nesterov's.
-        weight_decay: on all parameters.
-        seed: of weights, order and augmentation.
-        snapshots: weight vectors kept along the way.
-        dataset: what `descent.data.datasets.load_dataset` gives.
+        peak: highest learning rate of the cycle, for a loss that is a mean per example.
+        batch_size: examples per step.
+        momentum: that of Nesterov's method.
+        weight_decay: that of SGD, on all parameters.
+        seed: decides weights, order and augmentation.
+        snapshots: number of weight vectors kept along the way.
+        dataset: a name that `descent.data.datasets.load_dataset` knows.
         shift: pixels by which an image is shifted at most in each direction.
         mirror: whether every second image is mirrored.
         precision: `auto` is bfloat16 where the machine multiplies in it, else float32.
@@ -76,14 +77,14 @@ class ResNetSchedule:
 
     @classmethod
     def of(cls, network: ResNetDescription, **options: Any) -> ResNetSchedule:
-        """The book's schedule for a network."""
+        """The book's schedule for a network: without shortcuts half the peak, as in Li et al. 2018."""
         return cls(**{"peak": 0.05 if network.shortcuts == "none" else 0.1, **options})
 
 
 def augment_images(images: Tensor, generator: torch.Generator, shift: int = 4, mirror: bool = True) -> Tensor:
-    """A random shift of up to `shift` pixels, filled with zeros, and a mirror image of every second.
+    """Shift each image by up to `shift` pixels, filling with zeros, and mirror about every second one.
 
-    `(n, c, h, w)` alike.
+    `(n, c, h, w) -> (n, c, h, w)`.
     """
     count, channels, height, width = images.shape
     places = 2 * shift + 1
@@ -96,14 +97,21 @@ def augment_images(images: Tensor, generator: torch.Generator, shift: int = 4, m
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
-    """Channels last, the faster one, unless a strided 1 x 1 convolution has fewer inputs than `SAFE_CHANNELS`."""
+    """Channels last, which is faster, unless a strided 1 x 1 convolution has fewer inputs than `SAFE_CHANNELS`."""
     short = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
     narrow = any(max(layer.stride) > 1 and layer.in_channels < SAFE_CHANNELS for layer in short)
     return torch.contiguous_format if narrow else torch.channels_last
 
 
 class AugmentedBatches:
-    """The batch of a step: augmented images, targets, and what remains of the shortcuts, `(1,)`."""
+    """The batch of a step: augmented images, their targets, and the weight of the shortcuts, `(1,)`.
+
+    Args:
+        data: the training set.
+        schedule: decides sizes, order and augmentation.
+        fading: whether the weight of the shortcuts falls to zero, as `ResNetSchedule.fade` says; otherwise it is one.
+        device: where the batches are needed.
+    """
 
     layout = torch.channels_last
 
@@ -132,7 +140,7 @@ class AugmentedBatches:
 
 
 def faded_cross_entropy(model: nn.Module, batch: Batch, precision: str = "auto") -> Tensor:
-    """Cross-entropy in nats, mean per example, with the shortcuts weighted by the batch's third part."""
+    """Cross-entropy in nats, mean per example, with the shortcuts weighted by the third part of the batch."""
     images, targets, gate = batch
     set_gates(model, float(gate))
     with autocast(images.device, precision):
@@ -141,7 +149,7 @@ def faded_cross_entropy(model: nn.Module, batch: Batch, precision: str = "auto")
 
 
 def error_rate(model: nn.Module, data: Dataset, reference: Dataset, precision: str = "auto") -> float:
-    """Share of misclassified images, in evaluation mode, standardised by the pixels of `reference`, the train split."""
+    """The share of misclassified images in evaluation mode; `reference`, the train split, standardises their pixels."""
     device = next(model.parameters()).device
     images, wrong, training = standardise(data, reference), 0, model.training
     model.eval()
@@ -161,11 +169,11 @@ def train_resnet(
     *,
     progress: bool = True,
 ) -> Path:
-    """Train one network, or go on from where a killed run was; the path of its checkpoint in `folder`.
+    """Train one network, or go on where a killed run was; gives the path of its checkpoint in `folder`.
 
-    A network that is to have no shortcuts starts with option A's, which are taken away linearly over the first
-    `fade` of the steps: from scratch it does not begin to learn in so few epochs. Beside the checkpoint goes the
-    record `<name>-path.npz`: see `path_record`.
+    A network that is to have no shortcuts starts with those of option A, which are taken away linearly over the share
+    `fade` of the steps: without them it does not begin to learn in so few epochs. The record of
+    `training_path_record` is written beside the checkpoint, as `<name>-path.npz`.
 
     Raises:
         ValueError: a schedule of fewer than ten steps; nothing has been computed.
@@ -174,7 +182,7 @@ def train_resnet(
     fading, work = network.shortcuts == "none", folder / ".work" / network.name
     data = read(schedule.dataset, "train")
     batches = AugmentedBatches(data, schedule, fading, device)
-    _refuse_short(schedule, batches.steps)
+    _refuse_short_schedule(schedule, batches.steps)
     model = (replace(network, shortcuts="padding") if fading else network).build(schedule.seed)
     batches.layout = memory_format(model)
     model.to(device, memory_format=batches.layout)  # type: ignore[call-overload]
@@ -191,31 +199,41 @@ def train_resnet(
         history = fit(model, loss, batches, optimizer, plan, recorders=[recorder])
         round_to_float16(model)
         if fading:
-            set_gates(model, 0.0)  # also where the last step kept a rest, or a killed run had made it already
+            set_gates(model, 0.0)  # the last step leaves a rest, and a resumed run may have made it before
         end = flatten({name: part.cpu() for name, part in weight_matrices(model).items()}).numpy()
         rows = np.concatenate([np.asarray(recorder.stack().rows), end[None]])
-        path_record(network, rows, [*recorder.stack().steps, batches.steps]).save(folder / f"{network.name}-path.npz")
-    fifties = np.split(history.losses, range(50, batches.steps, 50))
-    about = {
+        training_path_record(network, rows, [*recorder.stack().steps, batches.steps]).save(
+            folder / f"{network.name}-path.npz"
+        )
+    error = error_rate(model, read(schedule.dataset, "test"), data, schedule.precision)
+    return save_checkpoint(folder, network, model.cpu(), _training_notes(schedule, history.losses, error, device))
+
+
+def _training_notes(
+    schedule: ResNetSchedule, losses: NDArray[np.float64], test_error: float, device: torch.device
+) -> dict[str, Any]:
+    """What a checkpoint says of its training, as plain JSON values."""
+    return {
         "schedule": asdict(schedule),
-        "loss_every_50_steps": [round(float(part.mean()), 4) for part in fifties],
-        "test_error": error_rate(model, read(schedule.dataset, "test"), data, schedule.precision),
+        "loss_every_50_steps": [round(float(part.mean()), 4) for part in np.split(losses, range(50, len(losses), 50))],
+        "test_error": test_error,
         "provenance": {**provenance(schedule.seed), "device": device.type, "bfloat16": has_bfloat16(device)},
     }
-    return save_checkpoint(folder, network, model.cpu(), about)
 
 
-def _refuse_short(schedule: ResNetSchedule, steps: int) -> None:
-    if steps < FEWEST:
+def _refuse_short_schedule(schedule: ResNetSchedule, steps: int) -> None:
+    if steps < FEWEST_STEPS:
         sizes = f"epochs={schedule.epochs}, batch_size={schedule.batch_size}"
-        raise ValueError(f"{sizes}: {steps} steps; expected at least {FEWEST}, for the learning rate to rise and fall")
+        raise ValueError(
+            f"{sizes}: {steps} steps; expected at least {FEWEST_STEPS}, for the learning rate to rise and fall"
+        )
 
 
-def path_record(network: ResNetDescription, rows: np.ndarray[Any, Any], steps: list[int]) -> Record:
-    """The path of a training, reduced: `(k, P)` weight vectors of the matrices -> a record.
+def training_path_record(network: ResNetDescription, rows: NDArray[Any], steps: list[int]) -> Record:
+    """Reduce the path of a training, weight vectors of the matrices `(k, P)`, to a record.
 
-    Values: `gram` `(k, k)` float64, products of the rows less the last; `steps` `(k,)`; `plane` `(2, P)` float16,
-    the first two principal directions of unit length, unless P is above `PLANE_LIMIT`.
+    Its values are `gram` `(k, k)` float64, the products of the rows less the last; `steps` `(k,)`; and, unless P is
+    above `PLANE_LIMIT`, `plane` `(2, P)` float16, the first two principal directions at unit length.
     """
     plane = trajectory_plane(rows)
     values = {"gram": plane.gram, "steps": np.array(steps)}
@@ -225,7 +243,7 @@ def path_record(network: ResNetDescription, rows: np.ndarray[Any, Any], steps: l
 
 
 def main(arguments: list[str]) -> None:
-    """Train the named networks, or all that are not there yet."""
+    """Train the named networks, or all, where their checkpoints are missing."""
     parser = argparse.ArgumentParser(prog="python -m descent.experiments.cifar_resnets", description=main.__doc__)
     names = {network.name: network for network in NETWORKS}
     parser.add_argument("network", nargs="*", choices=[[], *names], help=f"of {', '.join(names)}")

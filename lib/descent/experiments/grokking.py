@@ -1,7 +1,7 @@
-"""Training runs on tables of an operation, which generalise late.
+"""Training runs on tables of an operation, which generalise long after they have memorised.
 
 The set-up is that of Nanda et al. 2023 (Progress measures for grokking via mechanistic interpretability, section 3). A
-run keeps its weights every so many steps; all curves are computed from those afterwards, by `grok_measures`.
+run keeps its weights every so many steps; `grokking_measures` computes all curves from these afterwards.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ WARM_UP = 10  # steps
 
 @dataclass(frozen=True)
 class ModularExperiment:
-    """What decides a run; the defaults are the source's.
+    """All that decides a run; the defaults are the source's (section 3).
 
     Attributes:
-        task, p: see `descent.data.operations.modular_task`.
-        fraction: of the examples that training sees.
+        task, p: name and modulus of the operation, see `descent.data.operations.modular_task`.
+        fraction: share of the examples that training sees.
         width, heads, hidden: see `descent.models.transformer.TransformerSizes`.
-        weight_decay: AdamW's, on every parameter.
+        weight_decay: that of AdamW, on every parameter.
         learning_rate: after a warm-up of ten steps, the first of which has rate zero.
-        batch_size: examples a step; None for all of them.
-        steps: in all.
+        batch_size: examples per step; None takes all of them.
+        steps: number of steps in all.
         every: steps from one kept set of weights to the next.
-        seed: of the weights, the split and the mini-batches.
+        seed: decides the weights, the split and the mini-batches.
     """
 
     task: str = "addition"
@@ -61,7 +61,7 @@ class ModularExperiment:
     seed: int = 0
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits that name it."""
+        """Twelve hexadecimal digits that name the experiment."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
 
 
@@ -70,12 +70,12 @@ class GrokkingRun:
     """A finished run.
 
     Attributes:
-        experiment: what it was.
-        task: all examples.
-        train, test: indices of the examples, `(n,)` int64 each.
+        experiment: what decided it.
+        task: all examples of the operation.
+        train, test: indices of the examples in each part, `(n,)` int64.
         losses: `(steps,)`, the loss of each step's batch before its update, over all logits, mean per example.
         stack: the kept weights, `(m, P)`: those before steps 0, `every`, 2 `every`, ...
-        model: with the weights after the last step.
+        model: the network with the weights after the last step.
     """
 
     experiment: ModularExperiment
@@ -87,16 +87,16 @@ class GrokkingRun:
     model: OneLayerTransformer = field(repr=False)
 
     def at(self, row: NDArray[np.floating]) -> OneLayerTransformer:
-        """A network with these flat weights `(P,)`."""
+        """The network with these flat weights `(P,)`."""
         model = OneLayerTransformer(self.model.sizes, 0)
         model.load_state_dict(unflatten(torch.from_numpy(np.array(row, np.float32)), self.stack.layout))
         return model
 
     def logits(self, row: NDArray[np.floating]) -> Tensor:
-        """Those of every example, `(n, symbols)`: without the logit of "=", as in the source's analysis."""
+        """The logits of every example, `(n, symbols)`, without that of "=", as in the source's analysis."""
         with torch.no_grad():
-            found: Tensor = self.at(row)(self.task.pairs)
-            return found[:, :-1]
+            logits: Tensor = self.at(row)(self.task.pairs)
+            return logits[:, :-1]
 
     def final(self) -> NDArray[np.float32]:
         """The weights after the last step, `(P,)`."""
@@ -104,27 +104,26 @@ class GrokkingRun:
 
 
 def cross_entropy_in_double(model: nn.Module, batch: Batch) -> Tensor:
-    """Cross-entropy with the softmax in float64, in nats, mean per example: in float32 losses end at about 1e-7.
+    """Cross-entropy in nats, mean per example, with the softmax in float64: in float32 a loss below 1e-7 is zero.
 
-    Back in float32, gradients of logits are zero where they would be subnormal, below 1.2e-38. Late in a run, when
-    logits lie 80 nats apart and more, thousands would be, and processors multiply such numbers slowly: a step takes
-    several times as long (`benchmarks/grokking.py`). Beside the others of their sums they are nothing: no weight
-    changes by a bit.
+    Gradients of the logits that would be subnormal in float32 (below 1.2e-38) are set to zero. Late in a run, when
+    logits lie 80 nats and more apart, there are thousands of them, and as processors multiply such numbers slowly, a
+    step takes several times as long (`benchmarks/grokking.py`). They are too small to change a bit of any weight.
     """
     pairs, targets = batch
     logits: Tensor = model(pairs)
     if logits.requires_grad:
-        logits.register_hook(without_subnormals)  # type: ignore[no-untyped-call]
+        logits.register_hook(zero_subnormals)  # type: ignore[no-untyped-call]
     return nn.functional.cross_entropy(logits.double(), targets)
 
 
-def without_subnormals(gradient: Tensor) -> Tensor:
-    """The gradient, zero where it is smaller than the smallest normal number of its type."""
+def zero_subnormals(gradient: Tensor) -> Tensor:
+    """Set to zero what is smaller than the smallest normal number of its type; any shape."""
     return nn.functional.hardshrink(gradient, torch.finfo(gradient.dtype).tiny)
 
 
 class TrainingStart(NamedTuple):
-    """All that a run begins with."""
+    """All that a run begins with; `train` and `test` are indices `(n,)` into the task."""
 
     task: ModularTask
     train: Tensor
@@ -136,7 +135,7 @@ class TrainingStart(NamedTuple):
 
 
 def prepare_experiment(experiment: ModularExperiment) -> TrainingStart:
-    """Task, split, network, optimiser, schedule and batches; raises as `train_modular_transformer`."""
+    """Make task, split, network, optimiser, schedule and batches; raises as `train_modular_transformer` does."""
     task = modular_task(experiment.task, experiment.p)
     train_part, test_part = split_pairs(len(task), experiment.fraction, experiment.seed)
     sizes = TransformerSizes(task.symbols, experiment.width, experiment.heads, experiment.hidden)
@@ -155,18 +154,18 @@ def prepare_experiment(experiment: ModularExperiment) -> TrainingStart:
 def train_modular_transformer(
     experiment: ModularExperiment, folder: Path | None = None, progress: str | None = None
 ) -> GrokkingRun:
-    """Train one network; with a folder, weights and losses go there, and a killed run goes on bit for bit.
+    """Train one network; with a folder, weights and losses are kept there and a killed run goes on bit for bit.
 
     Args:
         experiment: what to train.
-        folder: of this run alone; None keeps everything in memory.
+        folder: a folder for this run alone; None keeps everything in memory.
         progress: text before a progress bar; None shows none.
 
     Raises:
         ValueError: an unknown task, a modulus that it cannot have, a fraction or size out of range.
         DamagedCheckpointError: the folder is another experiment's, or damaged.
     """
-    keep_freed_memory()  # else every step asks the system for 10 MB anew: a sixth of its time
+    keep_freed_memory()  # otherwise a sixth of each step goes into asking the system for 10 MB
     start = prepare_experiment(experiment)
     plan = TrainingPlan(
         experiment.steps,

@@ -1,8 +1,11 @@
-"""Along a run that generalises late: losses, progress measures and gradients (Nanda et al. 2023, section 5)."""
+"""What is measured along a run that generalises late, and when such runs generalise (Nanda et al. 2023, section 5)."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from descent.experiments.grokking import GrokkingRun, cross_entropy_in_double
+from descent.experiments.grokking import GrokkingRun, ModularExperiment, cross_entropy_in_double, prepare_experiment
 from descent.models.vectors import flatten
+from descent.repro.machine import keep_freed_memory
 from descent.spectra.fourier import (
     answer_coefficients,
     answer_share,
@@ -21,36 +25,37 @@ from descent.spectra.fourier import (
     restricted_logits,
 )
 from descent.spectra.singular_values import Spectrum, gram_matrix
-from descent.training.loop import MiniBatches
+from descent.training.loop import MiniBatches, TrainingPlan, fit
 
 Array = NDArray[np.float64]
+COURSE = ("generalised", "memorised", "peak", "accuracy")
 
 
 def mean_loss(logits: Tensor, targets: Tensor) -> float:
-    """Cross-entropy with the softmax in float64, in nats, mean per example; `(n, classes)`, `(n,)`."""
+    """Cross-entropy in nats, mean per example, with the softmax in float64; `(n, classes)`, `(n,)`."""
     return float(nn.functional.cross_entropy(logits.double(), targets))
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:
-    """Share of examples whose largest logit is the target's; shapes as above."""
+    """The share of examples whose largest logit is the target's; `(n, classes)`, `(n,)`."""
     return float((logits.argmax(1) == targets).double().mean())
 
 
 def train_and_test_losses(
     run: GrokkingRun, rows: Iterable[NDArray[np.floating]], progress: str | None = None
 ) -> dict[str, Array]:
-    """Loss (nats, mean per example) and accuracy of the training and of the other examples, for any flat weights.
+    """Loss (nats, mean per example) and accuracy on the two parts of the examples, for flat weights `(P,)` each.
 
     Returns:
         `train_loss`, `test_loss`, `train_accuracy`, `test_accuracy`, one `(len(rows),)` each.
     """
-    found = []
+    measured = []
     for row in tqdm(rows, desc=progress, disable=progress is None):
         logits, targets = run.logits(row), run.task.targets
         parts = [(logits[part], targets[part]) for part in (run.train, run.test)]
-        found.append([mean_loss(*part) for part in parts] + [accuracy(*part) for part in parts])
+        measured.append([mean_loss(*part) for part in parts] + [accuracy(*part) for part in parts])
     names = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
-    return dict(zip(names, np.array(found).reshape(-1, 4).T, strict=True))
+    return dict(zip(names, np.array(measured).reshape(-1, 4).T, strict=True))
 
 
 def progress_measures(
@@ -62,21 +67,22 @@ def progress_measures(
     """The measures of Nanda et al. 2023 (section 5.1) along a run on addition, for several sets of frequencies.
 
     Args:
-        run: of addition modulo an odd p.
+        run: a run on addition modulo an odd p.
         sets: name -> frequencies, such as the key ones of the final weights, and controls.
-        rows: `(m, P)` flat weights; None takes those of the run.
+        rows: `(m, P)` flat weights; None takes those that the run kept.
         progress: text before a progress bar; None shows none.
 
     Returns:
-        Arrays `(m,)`: `squares` (sum of squared weights), `gini_embedding`, `gini_map` (of the norms of the frequencies
-        of W_E and of the neuron-logit map); and for each set `restricted_loss`, `restricted_accuracy` (all examples),
-        `excluded_loss` (training examples), `explained` (share of the logits' variance), each with " name" behind it;
-        and `coefficients name` `(m, len(frequencies))`, the logits' inner products with the waves of a + b - c.
+        Arrays `(m,)`: `squares` (sum of squared weights), `gini_embedding` and `gini_map` (of the norms of the
+        frequencies of W_E and of the neuron-logit map); for each set `restricted_loss`, `restricted_accuracy` (both on
+        all examples), `excluded_loss` (on training examples) and `explained` (share of the logits' variance), each with
+        " name" behind it; and `coefficients name` `(m, len(frequencies))`, the logits' inner products with the waves
+        of a + b - c.
     """
-    found: dict[str, list[float | list[float]]] = {}
+    measured: dict[str, list[float | list[float]]] = {}
 
     def note(name: str, value: float | list[float]) -> None:
-        found.setdefault(name, []).append(value)
+        measured.setdefault(name, []).append(value)
 
     targets = run.task.targets
     for row in tqdm(run.stack.rows if rows is None else rows, desc=progress, disable=progress is None):
@@ -93,7 +99,7 @@ def progress_measures(
             note(f"excluded_loss {name}", mean_loss(excluded[run.train], targets[run.train]))
             note(f"explained {name}", answer_share(logits, frequencies))
             note(f"coefficients {name}", answer_coefficients(logits, frequencies).tolist())
-    return {name: np.array(values) for name, values in found.items()}
+    return {name: np.array(values) for name, values in measured.items()}
 
 
 def path_gradients(
@@ -104,59 +110,61 @@ def path_gradients(
     Args:
         run: gives task and split.
         rows: `(m, P)` flat weights.
-        batch_size: of a mini-batch of its own for each row; None takes all training examples.
+        batch_size: examples of the mini-batch that each row has of its own; None takes all training examples.
         progress: text before a progress bar; None shows none.
     """
-    shown = run.task.pairs[run.train], run.task.targets[run.train]
-    batches = MiniBatches(shown, batch_size or len(run.train), run.experiment.seed)
-    found = np.empty(rows.shape, np.float32)
+    examples = run.task.pairs[run.train], run.task.targets[run.train]
+    batches = MiniBatches(examples, batch_size or len(run.train), run.experiment.seed)
+    gradients = np.empty(rows.shape, np.float32)
     for index, row in enumerate(tqdm(rows, desc=progress, disable=progress is None)):
         model = run.at(row)
         cross_entropy_in_double(model, batches(index)).backward()  # type: ignore[no-untyped-call]
-        found[index] = flatten({name: part.grad for name, part in model.named_parameters() if part.grad is not None})
-    return found
+        parts = {name: part.grad for name, part in model.named_parameters() if part.grad is not None}
+        gradients[index] = flatten(parts)
+    return gradients
 
 
 def logit_gram(run: GrokkingRun, rows: NDArray[np.floating], progress: str | None = None) -> Array:
-    """The Gram matrix `(m, m)` of the logits of all examples at each of `rows` `(m, P)`, flattened.
+    """The Gram matrix `(m, m)` of the flattened logits of all examples at each of `rows` `(m, P)`.
 
-    Of the principal components of the logits over training, it has all but the directions.
+    It determines the principal components of the logits over training, except for their directions.
     """
-    count, classes = len(run.task), run.task.symbols
-    logits = np.empty((len(rows), count * classes), np.float32)
+    logits = np.empty((len(rows), len(run.task) * run.task.symbols), np.float32)
     for index, row in enumerate(tqdm(rows, desc=progress, disable=progress is None)):
         logits[index] = run.logits(row).flatten().numpy()
     return gram_matrix(logits)
 
 
-def without_components(run: GrokkingRun, found: Spectrum, count: int, progress: str | None = None) -> dict[str, Array]:
-    """Losses of each kept set of weights less its own part along one singular component, u_tk s_k v_k.
+def losses_without_components(
+    run: GrokkingRun, spectrum: Spectrum, count: int, progress: str | None = None
+) -> dict[str, Array]:
+    """Losses of each kept set of weights after its own part along one singular component, u_tk s_k v_k, is subtracted.
 
     Args:
-        run: the run.
-        found: of its kept weights, centred or not; what is subtracted has no mean in it where it is centred.
-        count: components.
+        run: a run, whose kept weights are measured.
+        spectrum: that of these weights, centred or not; what is subtracted has no mean in it where it is centred.
+        count: number of components.
         progress: text before a progress bar; None shows none.
 
     Returns:
         As `train_and_test_losses`, but `(m, count)` each.
     """
     rows = run.stack.rows
-    vectors = found.right(rows, count)
-    parts = found.left[:, :count] * found.values[:count]
-    less = (
-        row - part * vector
-        for row, weights in zip(rows, parts, strict=True)
-        for part, vector in zip(weights, vectors.T, strict=True)
+    directions = spectrum.right(rows, count)
+    coefficients = spectrum.left[:, :count] * spectrum.values[:count]
+    reduced = (
+        row - coefficient * direction
+        for row, own in zip(rows, coefficients, strict=True)
+        for coefficient, direction in zip(own, directions.T, strict=True)
     )
-    total = tqdm(less, desc=progress, disable=progress is None, total=parts.size)
-    return {name: values.reshape(len(rows), count) for name, values in train_and_test_losses(run, total).items()}
+    counted = tqdm(reduced, desc=progress, disable=progress is None, total=coefficients.size)
+    return {name: values.reshape(len(rows), count) for name, values in train_and_test_losses(run, counted).items()}
 
 
 def embedding_frequencies(run: GrokkingRun, rows: NDArray[np.floating]) -> Array:
-    """Norm of each frequency in the W_E part of flat vectors `(m, P)`, such as weights, gradients, singular vectors.
+    """The norm of each frequency in the W_E part of flat vectors, `(m, P) -> (m, (p - 1) / 2)`, in their units.
 
-    `(m, (p - 1) / 2)`, in the vectors' units; the token for "=" and the constant are left out.
+    The vectors may be weights, gradients or singular vectors; the token for "=" and the constant are left out.
     """
     part = run.stack.layout.slices()["W_E"]
     tables = torch.from_numpy(np.array(rows[:, part], np.float64)).view(len(rows), -1, run.task.symbols + 1)
@@ -164,7 +172,80 @@ def embedding_frequencies(run: GrokkingRun, rows: NDArray[np.floating]) -> Array
 
 
 def first_lasting_step(values: Array, below: float) -> int | None:
-    """The first index from which all values are below a threshold; None where the last one is not."""
+    """The first index from which all values `(m,)` are below a threshold; None where the last one is not."""
     above = np.flatnonzero(~(np.asarray(values) < below))
     first = int(above[-1]) + 1 if len(above) else 0
     return first if first < len(values) else None
+
+
+def generalisation_course(steps: Array, train_loss: Array, test_loss: Array, test_accuracy: Array) -> dict[str, float]:
+    """Sum up the curves `(m,)` of a run, measured at `steps` `(m,)`.
+
+    Returns:
+        `generalised`, the step from which the test loss stays below 1 nat, infinite where it does not; `memorised`,
+        that from which the training loss stays below 0.01; `peak`, the largest test loss; `accuracy`, the last share
+        of right answers on test examples.
+    """
+    indices = [first_lasting_step(test_loss, 1.0), first_lasting_step(train_loss, 0.01)]
+    times = [np.inf if index is None else float(steps[index]) for index in indices]
+    return dict(zip(COURSE, (*times, float(test_loss.max()), float(test_accuracy[-1])), strict=True))
+
+
+class _GeneralisedError(Exception):
+    """Ends a training whose test loss is low enough."""
+
+
+@dataclass(frozen=True)
+class GeneralisationTimes:
+    """A task of `descent.repro.sweeps.sweep`: its points are indices of experiments, its values their courses.
+
+    A run ends when its test loss is below `done`, or after its `steps` (Nanda et al. 2023, section 5.3).
+
+    Attributes:
+        experiments: their `every` is the number of steps between looks at the losses.
+        done: nats, mean per example; below 1.
+
+    Raises:
+        ValueError: an experiment that ends before the first look.
+    """
+
+    experiments: tuple[ModularExperiment, ...]
+    done: float = 0.01
+
+    def __post_init__(self) -> None:
+        for each in self.experiments:
+            if each.every > each.steps:
+                raise ValueError(f"every={each.every}, steps={each.steps}: expected a look before the run ends")
+
+    def key(self) -> str:
+        """Twelve hexadecimal digits that name the experiments and `done`."""
+        digests = " ".join(experiment.digest() for experiment in self.experiments)
+        return hashlib.sha256(f"{digests} until {self.done}".encode()).hexdigest()[:12]
+
+    def __call__(self, points: Array) -> dict[str, Array]:
+        """The values of `generalisation_course` for each point `(n, 1)`, `(n,)` each.
+
+        Raises:
+            ValueError: a fraction that leaves a part empty, or another setting out of range.
+        """
+        courses = [self._course(self.experiments[int(index)]) for (index,) in points]
+        return {name: np.array([course[name] for course in courses]) for name in COURSE}
+
+    def _course(self, experiment: ModularExperiment) -> dict[str, float]:
+        keep_freed_memory()
+        start, looks = prepare_experiment(experiment), []
+        device = next(start.model.parameters()).device
+        pairs, targets = (part[start.test].to(device) for part in (start.task.pairs, start.task.targets))
+
+        def look(step: int, loss: float) -> None:
+            if (step + 1) % experiment.every == 0:
+                with torch.no_grad():
+                    logits = start.model(pairs)
+                looks.append((step + 1, loss, mean_loss(logits, targets), accuracy(logits, targets)))
+                if looks[-1][2] < self.done:
+                    raise _GeneralisedError
+
+        with suppress(_GeneralisedError):
+            plan = TrainingPlan(experiment.steps, start.scheduler, (look,))
+            fit(start.model, cross_entropy_in_double, start.batches, start.optimizer, plan)
+        return generalisation_course(*np.array(looks, float).T)

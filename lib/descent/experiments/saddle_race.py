@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +20,9 @@ from descent.repro.seeding import deterministic, torch_generator
 from descent.saddles.functions import SmoothFunction, quadratic, saddle_curvatures
 
 Array = NDArray[np.float64]
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0, 1.9, 3.5, 10.0)  # 2 / h is where plain SGD diverges, h = 1
-REACH = 10.0  # a run further from the saddle than this, and not escaped, is lost
-NOISE = 1e-3  # per coordinate of each gradient, of "SGD + noise"
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0, 1.9, 3.5, 10.0)  # plain SGD diverges at 2, as h = 1
+REACH = 10.0  # a run that is further from the saddle than this without having escaped is lost
+NOISE = 1e-3  # standard deviation per coordinate of each gradient of "SGD + noise"
 TUNING_RUNS = 5
 OPTIMISERS: dict[str, Callable[..., Optimizer]] = {
     "SGD": SGD,
@@ -40,18 +39,19 @@ RACERS = (*OPTIMISERS, NEWTON)
 
 @dataclass(frozen=True)
 class EscapeCourse:
-    """One kind of saddle, and who starts where.
+    """One kind of saddle and the points from which the runs start.
 
-    A quadratic with one unstable direction of curvature -1 / condition, the others from 1 to 1 / condition. A run has
-    escaped when its loss is as low as a unit move along the unstable direction would make it, -1 / (2 condition).
+    The saddle is a quadratic with one unstable direction of curvature -1 / condition; its other curvatures go from 1 to
+    1 / condition. A run has escaped when its loss is as low as a unit move along the unstable direction would make it,
+    -1 / (2 condition).
 
     Attributes:
-        dimension: of the saddle, at least 2.
-        condition: largest over smallest curvature, in size.
-        distances: from the saddle to the starts, in random directions.
-        runs: starts at each distance, each with its own rotation.
-        budget: steps after which a run counts as not escaped.
-        seed: of rotations, directions and noise.
+        dimension: number of coordinates, at least 2.
+        condition: largest over smallest curvature, in absolute value.
+        distances: distances from the saddle to the starts, which lie in random directions.
+        runs: number of starts at each distance, each with its own rotation.
+        budget: number of steps after which a run counts as not escaped.
+        seed: decides rotations, directions and noise.
         rotated: False leaves the saddle's axes along the coordinates.
     """
 
@@ -64,7 +64,7 @@ class EscapeCourse:
     rotated: bool = True
 
     def lay_out(self) -> tuple[SmoothFunction, Tensor, Tensor]:
-        """The surface, the starts `(distances, runs, n)` and the rotations `(runs, n, n)`."""
+        """Make the surface, the starts `(distances, runs, n)` and the rotations `(runs, n, n)`."""
         n, generator = self.dimension, torch_generator(self.seed, f"course {self.dimension} {self.condition}")
         turns = torch.linalg.qr(torch.randn(self.runs, n, n, dtype=torch.float64, generator=generator))[0]
         turns = turns if self.rotated else torch.eye(n, dtype=torch.float64).repeat(self.runs, 1, 1)
@@ -76,10 +76,10 @@ class EscapeCourse:
 
 
 def escape_times(course: EscapeCourse, optimiser: str, rates: Sequence[float]) -> Array:
-    """Steps to escape at several step sizes, `(rates, distances, runs)`; infinite where a run did not.
+    """The number of steps to escape at several step sizes, `(rates, distances, runs)`; infinite where a run did not.
 
-    Real optimisers of torch.optim, a parameter group for each step size. Ends as soon as one step size has brought
-    every run out, or none can any more: the others' times may then be infinite for want of steps.
+    The optimisers are those of torch.optim, with a parameter group for each step size. The race ends as soon as every
+    run has escaped at one step size, or none can escape any more; other times may then be infinite for want of steps.
 
     Raises:
         ValueError: an unknown optimiser.
@@ -108,41 +108,41 @@ def escape_times(course: EscapeCourse, optimiser: str, rates: Sequence[float]) -
 
 
 class PointAsWeights(nn.Module):
-    """A point as the weights of a model whose output is the surface's value there, whatever the input."""
+    """A model whose weights are a point and whose output is the surface's value there, whatever the input."""
 
     def __init__(self, surface: SmoothFunction, point: Tensor) -> None:
         super().__init__()
         self.surface, self.point = surface, nn.Parameter(point.clone())
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The value, `(1,)`."""
+        """The value at the point, once for each input, `(n,)`."""
         return self.surface.value(self.point).expand(len(inputs))
 
 
 def saddle_free_path(surface: SmoothFunction, start: Tensor, steps: int, goal: float = -math.inf) -> Array:
-    """Points of saddle-free Newton with step size one, `(T + 1, n)`, until the value is at most `goal`.
+    """The points of saddle-free Newton with step size one, `(T + 1, n)`, until the value is at most `goal`.
 
     Each step is -|H|^-1 g in the full Krylov space of the gradient, through the curvature operators
     (Dauphin et al. 2014).
     """
-    nothing = [(torch.zeros(1, dtype=torch.float64), torch.zeros(1))]  # one example, which the model ignores
-    place, points = PointAsWeights(surface, start), [start.numpy()]
-    while len(points) <= steps and float(surface.value(place.point.detach())) > goal:
-        operator = hessian(place, lambda outputs, targets: outputs.mean(), nothing)
-        gradient = surface.gradient(place.point.detach()).numpy()
+    batches = [(torch.zeros(1, dtype=torch.float64), torch.zeros(1))]  # one example, which the model ignores
+    model, points = PointAsWeights(surface, start), [start.numpy()]
+    while len(points) <= steps and float(surface.value(model.point.detach())) > goal:
+        operator = hessian(model, lambda outputs, targets: outputs.mean(), batches)
+        gradient = surface.gradient(model.point.detach()).numpy()
         step = torch.from_numpy(saddle_free_step(operator, gradient, vectors=len(start)))
         with torch.no_grad():
-            place.point.add_(step)
-        points.append(place.point.detach().numpy().copy())
+            model.point.add_(step)
+        points.append(model.point.detach().numpy().copy())
     return np.stack(points)
 
 
-def race_optimisers(course: EscapeCourse, racer: str) -> tuple[float, Array]:
-    """The best step size and the steps to escape, `(distances, runs)`, at one thread.
+def race_optimiser(course: EscapeCourse, racer: str) -> tuple[float, Array]:
+    """The best step size of an optimiser and its numbers of steps to escape, `(distances, runs)`, on one thread.
 
-    Five tuning runs choose it from `RATES`: the one whose slowest run, from each distance, takes the fewest steps (in
-    the geometric mean over distances), so that a step size which loses a run is out. Then fresh seeds race at it.
-    Saddle-free Newton has step size one.
+    Five tuning runs choose the step size from `RATES`: that whose slowest run from each distance takes the fewest steps
+    (in the geometric mean over distances), so that a step size which loses a run is not chosen. Fresh seeds then race
+    at it. Saddle-free Newton has step size one.
 
     Raises:
         ValueError: an unknown racer.
@@ -166,20 +166,20 @@ def _newton_steps(course: EscapeCourse) -> Array:
     steps = np.full(starts.shape[:-1], np.inf)
     for place in np.ndindex(*steps.shape):
         path = saddle_free_path(surfaces[place[1]], starts[place], limit, curvatures[-1] / 2)
-        end: Any = surfaces[place[1]].value(torch.from_numpy(path[-1]))
-        steps[place] = len(path) - 1 if float(end) <= curvatures[-1] / 2 else np.inf
+        lowest = float(surfaces[place[1]].value(torch.from_numpy(path[-1])))
+        steps[place] = len(path) - 1 if lowest <= curvatures[-1] / 2 else np.inf
     return steps
 
 
 def median_interval(samples: Array) -> tuple[Array, Array, Array]:
-    """Median over the last axis, with a 95 % interval for it from order statistics.
+    """The median over the last axis and the ends of a 95 % interval for it, `(..., n) -> (...)` each.
 
-    Its ranks are the binomial's, so that it holds the median of any distribution in 95 % of samples or more. Infinite
-    entries (runs that did not escape) are the largest, and the median is infinite where more than half of them are.
+    The ends are order statistics whose ranks are the binomial's, so that the interval holds the median of any
+    distribution in at least 95 % of samples. Infinite entries (runs that did not escape) are the largest, and the
+    median is infinite where at least half of the entries are.
     """
     ordered, n = np.sort(samples, -1), samples.shape[-1]
     rank = max(0, int(binom.ppf(0.025, n, 0.5)) - 1)
-    middle = (ordered[..., (n - 1) // 2], ordered[..., n // 2])
     middle = (ordered[..., (n - 1) // 2], ordered[..., n // 2])
     median = np.where(np.isinf(middle[1]), np.inf, (middle[0] + middle[1]) / 2)
     return median, ordered[..., rank], ordered[..., n - 1 - rank]

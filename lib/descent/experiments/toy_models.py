@@ -6,12 +6,22 @@ and features of I_i (x_i - x'_i)^2. Tensors of several models have their number 
 
 Everything random of a model comes from its own seed: its weights do not depend on those trained beside it, bit for bit.
 Models of one seed start at the same weights and see the same uniform numbers, each as inputs of its own density.
+
+The gradient is written out. With z = W^T h + b, h = W x and g = 2 I (ReLU(z) - x) [z > 0] / (B n),
+
+    dL/db = sum g,    dL/dW = h g^T + (W g) x^T,
+
+summed over the B rows of the batch. These are five matrix products, as many as automatic differentiation makes; time is
+saved around them. Models are taken in blocks that fit the cache, large arrays are written in place, importances and
+1 / (B n) multiply the small result, and an input costs one uniform number u: x = max(0, (u - 1 + d) / d) is 0 with
+probability 1 - d. Inputs are `(models, features, batch)`: products of small models are many times faster with the batch
+along a row than with the features along it, and those of large models are no slower.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,38 +30,41 @@ from joblib import Parallel, delayed
 from torch import Tensor
 from tqdm import tqdm
 
-from descent.experiments.toy_steps import KINDS, PAIRINGS, Inputs, losses_of, toy_gradients
 from descent.repro.machine import compute_device, keep_freed_memory
-from descent.repro.seeding import deterministic, torch_generator
+from descent.repro.seeding import deterministic, numpy_generator, torch_generator
 
-LANES = 64  # the optimizer rounds what fills no vector register otherwise: bits would depend on who is beside one
+KINDS = ("relu", "linear", "layernorm")
+PAIRINGS = ("independent", "correlated", "anticorrelated")
+BLOCK = 1 << 18  # numbers in one array of a block, 1 MiB
+GPU_BLOCK = 1 << 26  # a GPU wants few and large products
+EPSILON = 1e-5  # of the layer normalisation
+LANES = 64  # what fills no whole vector register is rounded differently: bits would depend on a model's neighbours
 
 
-def _filled(values: float | Sequence[float] | Tensor, count: int, n: int, name: str) -> Tensor:
-    """A number, one per model `(k,)`, or one per model and feature `(k, n)`, as `(k, n)` float32."""
+def _per_feature(values: float | Sequence[float] | Tensor, count: int, n: int, name: str) -> Tensor:
+    """A number, one per model `(k,)`, or one per model and feature `(k, n)`, expanded to `(k, n)` float32."""
     given = torch.as_tensor(values, dtype=torch.float32)
     given = given.unsqueeze(-1) if given.ndim == 1 else given
     if given.ndim > 2 or (given.ndim == 2 and not (given.shape[0] in (1, count) and given.shape[1] in (1, n))):
-        raise ValueError(
-            f"{name} of shape {tuple(given.shape)}: expected a number, {count} of them, or ({count} or 1, {n})"
-        )
+        expected = f"a number, {count} of them, or ({count} or 1, {n})"
+        raise ValueError(f"{name} of shape {tuple(given.shape)}: expected {expected}")
     return given.expand(count, n).contiguous()
 
 
 @dataclass(frozen=True)
 class ToyModels:
-    """What k models are.
+    """The settings of k models.
 
     Attributes:
-        n: features.
-        m: dimensions.
-        seeds: one per model; decides how many there are.
+        n: number of features.
+        m: number of dimensions.
+        seeds: one per model; their number decides how many models there are.
         density: probability that a feature is not 0: a number, `(k,)`, `(k, n)` or `(1, n)`; kept as `(k, n)`.
         importance: the I_i, in the same forms.
         noise: standard deviation of Gaussian noise on the inputs, which the target does not have; a number or `(k,)`.
-        kind: "relu"; "linear", without the ReLU; "layernorm", ReLU(W^T LN(W x) + b) with LN without parameters.
-        pairing: "independent"; or how features 2 i and 2 i + 1 go together: "correlated", both are 0 or neither is;
-            "anticorrelated", never both are not 0.
+        kind: "relu"; "linear", without the ReLU; or "layernorm", ReLU(W^T LN(W x) + b) with LN without parameters.
+        pairing: "independent", or how features 2 i and 2 i + 1 go together: "correlated" (both are 0 or neither is) or
+            "anticorrelated" (at most one of them is not 0).
 
     Raises:
         ValueError: a size below 1, no seed, a value out of range, an unknown kind or pairing.
@@ -75,7 +88,7 @@ class ToyModels:
         if self.pairing != "independent" and self.n % 2:
             raise ValueError(f"n={self.n}: features that go in pairs need an even number")
         for name in ("density", "importance", "noise"):
-            filled = _filled(getattr(self, name), len(self), 1 if name == "noise" else self.n, name)
+            filled = _per_feature(getattr(self, name), len(self), 1 if name == "noise" else self.n, name)
             object.__setattr__(self, name, filled)
         self._check_values()
 
@@ -102,26 +115,177 @@ class ToyModels:
         return self.density, self.importance, self.noise
 
     def part(self, chosen: Sequence[int]) -> ToyModels:
-        """The models of these numbers."""
-        picked, seeds = list(chosen), [self.seeds[number] for number in chosen]
-        density, importance, noise = (values[picked] for values in self.tensors())
+        """The models with these numbers."""
+        numbers, seeds = list(chosen), [self.seeds[number] for number in chosen]
+        density, importance, noise = (values[numbers] for values in self.tensors())
         return replace(self, seeds=seeds, density=density, importance=importance, noise=noise)
 
     def start(self) -> Tensor:
-        """Initial W `(k, m, n)`: Gaussian of variance 2 / (m + n), Xavier's, each model's from its seed."""
+        """Initial W `(k, m, n)`: Gaussian with Xavier's variance 2 / (m + n), each model's from its own seed."""
         drawn = [torch.randn(self.m, self.n, generator=torch_generator(seed, "toy weights")) for seed in self.seeds]
         return torch.stack(drawn).mul_(math.sqrt(2 / (self.m + self.n)))
 
 
+class ToyInputs:
+    """Batches of inputs for some models, from one stream of uniform numbers for each different seed.
+
+    Args:
+        models: the models.
+        batch: number of rows in a batch.
+        name: name of the streams.
+        device: where the batches are needed; they are drawn on the CPU.
+    """
+
+    def __init__(
+        self, models: ToyModels, batch: int, name: str = "toy inputs", device: torch.device | str = "cpu"
+    ) -> None:
+        different = sorted(set(models.seeds))
+        n, noisy = models.n, bool(models.tensors()[2].any())
+        self.batch, self.n, self.pairing = batch, n, models.pairing
+        self.stream = torch.tensor([different.index(seed) for seed in models.seeds])
+        self._sources = [numpy_generator(seed, name) for seed in different]  # torch's are slower by a half
+        self._noises = [torch_generator(seed, f"{name}, noise") for seed in different]
+        self._drawn = torch.empty(1 + noisy, len(different), n, batch)
+        self.device = torch.device(device)
+        together = next(model_blocks(len(models.seeds), batch * n, self.device)).stop
+        self.space = torch.empty(3, together, n, batch, device=self.device)  # x, x' and error of a block, reused
+        self._hand_over()
+
+    def draw(self) -> None:
+        """Draw the next batch of every stream."""
+        uniforms, *gaussians = self._drawn
+        for source, uniform in zip(self._sources, uniforms, strict=True):
+            source.random(out=uniform.numpy(), dtype=np.float32)
+        if self.pairing == "anticorrelated":  # u near 1 switches the first of a pair on, u near 0 the second
+            torch.sub(1, uniforms[:, ::2], out=uniforms[:, 1::2])
+        for drawn in gaussians:
+            for generator, gaussian in zip(self._noises, drawn, strict=True):
+                gaussian.normal_(generator=generator)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Move the numbers to where they are used; on the CPU they stay in the same memory."""
+        self.uniform, *gaussians = self._drawn.to(self.device)
+        self.gaussian = gaussians[0] if gaussians else None
+
+    def block(self, models: slice, density: Tensor, noise: Tensor, into: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Inputs of some models and the same inputs with noise, `(j, n, batch)`; the same array twice without noise.
+
+        The inputs are written to `into` where it is given.
+        """
+        stream = self.stream[models]
+        one = bool((stream == stream[0]).all())
+        rows = stream.to(self.device)
+        uniform = self.uniform[int(stream[0])] if one else self.uniform.index_select(0, rows)
+        slope = 1 / density[models].unsqueeze(-1)
+        x = torch.mul(uniform, slope, out=into)  # addcmul takes longer than these three
+        x.add_(1 - slope).clamp_(min=0)
+        if self.pairing == "correlated":
+            x[:, 1::2] = uniform[..., 1::2, :] * (x[:, ::2] > 0)  # its value has a uniform number of its own
+        if self.gaussian is None:
+            return x, x
+        gaussian = self.gaussian[int(stream[0])] if one else self.gaussian.index_select(0, rows)
+        return x, torch.addcmul(x, gaussian, noise[models].unsqueeze(-1))
+
+
+def model_blocks(count: int, size: int, device: torch.device) -> Iterator[slice]:
+    """Slices of `count` models, so that an array with `size` numbers per model has BLOCK of them, or GPU_BLOCK."""
+    step = max(1, (BLOCK if device.type == "cpu" else GPU_BLOCK) // size)
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def _normalised(h: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns at mean 0 and variance 1, and the inverse of what each was divided by."""
+    centred = h - h.mean(-2, keepdim=True)
+    factor = centred.square().mean(-2, keepdim=True).add_(EPSILON).rsqrt_()
+    return centred.mul_(factor), factor
+
+
+def _back_through(y: Tensor, factor: Tensor, dy: Tensor) -> Tensor:
+    """The gradient before the normalisation, from the gradient `dy` after it."""
+    along = (dy * y).mean(-2, keepdim=True)
+    return dy.sub_(dy.mean(-2, keepdim=True)).sub_(y * along).mul_(factor)
+
+
+def toy_gradients(W: Tensor, b: Tensor, inputs: ToyInputs, models: ToyModels, losses: bool) -> Tensor | None:
+    """Write the gradients of this batch into `W.grad` and `b.grad`, and give the losses `(k,)` if they are asked for.
+
+    Args:
+        W: `(k, m, n)`, with a gradient to overwrite.
+        b: `(k, n)`, likewise.
+        inputs: the inputs, after a `draw`.
+        models: their kind, densities, importances and noise.
+        losses: whether the losses are needed, which take one more pass.
+    """
+    density, importance, noise = (values.to(W.device) for values in models.tensors())
+    measured = torch.empty(len(W), device=W.device) if losses else None
+    assert W.grad is not None
+    assert b.grad is not None
+    for part in model_blocks(len(W), inputs.batch * inputs.n, W.device):
+        w, weight = W[part], importance[part].unsqueeze(1)
+        x, out, error = inputs.space[:, : len(w)]
+        x, seen = inputs.block(part, density, noise, x)
+        h = torch.bmm(w, seen)
+        y, factor = _normalised(h) if models.kind == "layernorm" else (h, h)
+        torch.bmm(w.mT, y, out=out).add_(b[part].unsqueeze(-1))
+        torch.sub(out, x, out=error)
+        if measured is not None:
+            error = _error(out, x, models.kind)
+            measured[part] = (error.square().sum(2) * weight[:, 0]).sum(1) / (inputs.batch * inputs.n)
+        if models.kind != "linear":  # nothing passes where the ReLU is off
+            torch.ops.aten.threshold_backward.grad_input(error, out, 0, grad_input=error)
+        b.grad[part] = error.sum(2) * weight[:, 0]
+        back = torch.bmm(w * weight, error)
+        if models.kind == "layernorm":
+            back = _back_through(y, factor, back)
+        W.grad[part] = torch.bmm(y, error.mT).mul_(weight).baddbmm_(back, seen.mT)
+    for grad in (W.grad, b.grad):
+        grad.mul_(2 / (inputs.batch * inputs.n))
+    return measured
+
+
+def _error(out: Tensor, x: Tensor, kind: str) -> Tensor:
+    """ReLU(out) - x, where `out` becomes its ReLU in place; out - x for a linear model."""
+    return torch.sub(out if kind == "linear" else out.clamp_(min=0), x)
+
+
+def batch_losses(W: Tensor, b: Tensor, inputs: ToyInputs, models: ToyModels) -> Tensor:
+    """Losses `(k,)` of this batch, mean over rows and features, weighted by importance."""
+    density, importance, noise = (values.to(W.device) for values in models.tensors())
+    losses = torch.empty(len(W), device=W.device)
+    for part in model_blocks(len(W), inputs.batch * inputs.n, W.device):
+        x, seen = inputs.block(part, density, noise)
+        h = torch.bmm(W[part], seen)
+        y = _normalised(h)[0] if models.kind == "layernorm" else h
+        error = _error(torch.bmm(W[part].mT, y).add_(b[part].unsqueeze(-1)), x, models.kind)
+        losses[part] = (error.square().mean(2) * importance[part]).mean(1)
+    return losses
+
+
+def reconstruct_inputs(W: Tensor, b: Tensor, x: Tensor, kind: str = "relu") -> Tensor:
+    """The output x' `(batch, k, n)` for inputs of that shape, written so that automatic differentiation works.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
+    h = torch.einsum("bkn,kmn->bkm", x, W)
+    if kind == "layernorm":
+        h = torch.nn.functional.layer_norm(h, h.shape[-1:], eps=EPSILON)
+    out = torch.einsum("bkm,kmn->bkn", h, W) + b
+    return out if kind == "linear" else torch.relu(out)
+
+
 @dataclass(frozen=True)
 class ToyTraining:
-    """How they are trained; the defaults are the source's.
+    """How models are trained; the defaults are the source's.
 
     Attributes:
-        steps: of AdamW, betas 0.9 and 0.999, at a constant rate.
-        batch: fresh inputs a step.
-        learning_rate: of every parameter.
-        weight_decay: AdamW's, on W and b.
+        steps: number of steps of AdamW with betas 0.9 and 0.999 at a constant rate.
+        batch: fresh inputs per step.
+        learning_rate: that of every parameter.
+        weight_decay: that of AdamW, on W and b.
         every: steps from one kept set of weights to the next; None keeps the last only.
 
     Raises:
@@ -146,7 +310,7 @@ class TrainedToys:
     """What training gave.
 
     Attributes:
-        toys, recipe: what was asked for.
+        toys, recipe: the models and how they were trained.
         W: `(k, m, n)`, after the last step.
         b: `(k, n)`.
         steps: `(t,)` int64, of the kept weights: 0, every, 2 every, ..., and after the last step.
@@ -168,23 +332,23 @@ def train_toy_models(toys: ToyModels, recipe: ToyTraining, progress: str | None 
 
     Args:
         toys: the models.
-        recipe: how.
+        recipe: how to train them.
         progress: text before a progress bar; None shows none.
     """
-    keep_freed_memory()  # else each step asks the system for its arrays anew
+    keep_freed_memory()  # otherwise each step asks the system for its arrays again
     device = compute_device()
     W, b, both = _side_by_side(toys.start().to(device), torch.zeros(len(toys), toys.n, device=device))
     optimizer = torch.optim.AdamW([both], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    inputs = Inputs(toys, recipe.batch, device=device)
+    inputs = ToyInputs(toys, recipe.batch, device=device)
     marks = {recipe.steps, *(range(0, recipe.steps, recipe.every) if recipe.every else ())}
     kept, losses = [], []
     with torch.no_grad():
         for step in tqdm(range(recipe.steps + 1), desc=progress, disable=progress is None, mininterval=0.5):
             inputs.draw()
-            found = toy_gradients(W, b, inputs, toys, step in marks)
-            if found is not None:
+            measured = toy_gradients(W, b, inputs, toys, step in marks)
+            if measured is not None:
                 kept.append(W.clone().cpu())
-                losses.append(found.cpu())
+                losses.append(measured.cpu())
             if step < recipe.steps:
                 optimizer.step()
     steps = torch.tensor(sorted(marks))
@@ -192,7 +356,7 @@ def train_toy_models(toys: ToyModels, recipe: ToyTraining, progress: str | None 
 
 
 def _side_by_side(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """W and b as parts of one array with a gradient, and that array, a multiple of LANES."""
+    """W and b as parts of one array with a gradient, and that array, whose length is a multiple of LANES."""
     ends = W.numel(), W.numel() + b.numel()
     both = torch.zeros(-(-ends[1] // LANES) * LANES, device=W.device)
     both.grad = torch.zeros_like(both)
@@ -205,7 +369,7 @@ def _side_by_side(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def train_toy_models_in_parts(
     toys: ToyModels, recipe: ToyTraining, workers: int, progress: str | None = None
 ) -> TrainedToys:
-    """The same in processes of one thread each: models of one seed go together, for they share uniform numbers.
+    """Train in processes of one thread each; models of one seed go together, as they share their uniform numbers.
 
     Raises:
         ValueError: no worker.
@@ -214,7 +378,9 @@ def train_toy_models_in_parts(
         raise ValueError(f"workers={workers}: expected at least 1")
     by_seed = np.argsort(np.array(toys.seeds), kind="stable")
     chosen = [part.tolist() for part in np.array_split(by_seed, min(workers, len(toys)))]
-    jobs = [delayed(_alone)(toys.part(part), recipe, None if i else progress) for i, part in enumerate(chosen)]
+    jobs = [
+        delayed(_train_on_one_thread)(toys.part(part), recipe, None if i else progress) for i, part in enumerate(chosen)
+    ]
     parts: list[TrainedToys] = Parallel(n_jobs=len(jobs))(jobs)
     order = torch.tensor([number for part in chosen for number in part]).argsort()
 
@@ -225,25 +391,25 @@ def train_toy_models_in_parts(
     return TrainedToys(toys, recipe, first, joined("b", 0), parts[0].steps, *both)
 
 
-def _alone(toys: ToyModels, recipe: ToyTraining, progress: str | None) -> TrainedToys:
+def _train_on_one_thread(toys: ToyModels, recipe: ToyTraining, progress: str | None) -> TrainedToys:
     with deterministic(1):
         return train_toy_models(toys, recipe, progress)
 
 
 def fresh_losses(toys: ToyModels, W: Tensor, b: Tensor, batches: int = 16, batch: int = 4096) -> Tensor:
-    """Losses `(k,)` on inputs that were not trained on, the same uniform numbers for all models; see the module.
+    """Losses `(k,)` on fresh inputs, made of the same uniform numbers for all models; mean per input and feature.
 
     Args:
-        toys: gives densities, importances, noise and form.
+        toys: gives densities, importances, noise and kind.
         W: `(k, m, n)`.
         b: `(k, n)`.
         batches: how many batches of `batch` inputs.
         batch: inputs in each.
     """
-    inputs = Inputs(replace(toys, seeds=[0] * len(toys)), batch, "toy tests")
+    inputs = ToyInputs(replace(toys, seeds=[0] * len(toys)), batch, "toy tests")
     total = torch.zeros(len(toys), dtype=torch.float64)
     with torch.no_grad():
         for _ in range(batches):
             inputs.draw()
-            total += losses_of(W, b, inputs, toys).double()
+            total += batch_losses(W, b, inputs, toys).double()
     return total / batches

@@ -22,19 +22,20 @@ KINDS = ("single", "pair")
 
 
 def _density(x: Array) -> Array:
-    found: Array = np.exp(-np.square(x) / 2) / np.sqrt(2 * np.pi)
-    return found
+    """That of a standard Gaussian."""
+    density: Array = np.exp(-np.square(x) / 2) / np.sqrt(2 * np.pi)
+    return density
 
 
 def _error(mean: Array, spread: float, target: Array | float) -> Array:
-    """Expected (ReLU(mean + spread xi) - target)^2 over a standard Gaussian xi."""
+    """The expectation of (ReLU(mean + spread xi) - target)^2 over a standard Gaussian xi, elementwise."""
     if spread == 0:
         return np.square(np.maximum(mean, 0) - target)
     z = mean / spread
     first = mean * ndtr(z) + spread * _density(z)
     second = (mean**2 + spread**2) * ndtr(z) + mean * spread * _density(z)
-    found: Array = second - 2 * target * first + np.square(target)
-    return found
+    error: Array = second - 2 * target * first + np.square(target)
+    return error
 
 
 def _check(density: float, noise: float = 0.0, kind: str = "pair") -> None:
@@ -47,18 +48,19 @@ def _check(density: float, noise: float = 0.0, kind: str = "pair") -> None:
 
 
 def _over_x(mean: Array, spread: float, target: Array | float) -> float:
+    """The expected error over x, uniform on 0 to 1; `mean` and `target` are at NODES."""
     return float(WEIGHTS @ _error(mean, spread, target))
 
 
 def learnt_loss(kind: str, scale: float, bias: float, density: float, noise: float = 0.0) -> float:
-    """Expected squared error of a feature that is learnt.
+    """The expected squared error of a feature that is learnt.
 
     Args:
-        kind: "single", with a dimension of its own, or "pair", two features antipodal on one.
-        scale: squared length of the column, the same for both of a pair.
-        bias: of its output.
-        density: d, of both features.
-        noise: standard deviation on each input.
+        kind: "single", a feature with a dimension of its own, or "pair", two features antipodal on one.
+        scale: squared length of the column of W, the same for both of a pair.
+        bias: that of the feature's output.
+        density: d of the feature, or of both.
+        noise: standard deviation of the noise on each input.
 
     Raises:
         ValueError: an unknown kind, a density or noise out of range.
@@ -80,13 +82,13 @@ def learnt_loss(kind: str, scale: float, bias: float, density: float, noise: flo
 
 
 def ignored_loss(density: float) -> float:
-    """That of a feature that is not learnt: its variance, the bias at its mean. Noise does not enter."""
+    """The expected squared error of a feature that is not learnt: its variance, with the bias at its mean."""
     _check(density)
     return density / 3 - density**2 / 4
 
 
-class Best(NamedTuple):
-    """A minimum: squared length, bias, loss."""
+class LossMinimum(NamedTuple):
+    """A minimum of the expected loss: squared length, bias and the loss there."""
 
     scale: float
     bias: float
@@ -94,29 +96,29 @@ class Best(NamedTuple):
 
 
 @cache
-def best_bias(kind: str, density: float, noise: float = 0.0) -> Best:
-    """The best bias at length one; raises as `learnt_loss`."""
+def best_bias(kind: str, density: float, noise: float = 0.0) -> LossMinimum:
+    """The best bias at length one; raises as `learnt_loss` does."""
     _check(density, noise, kind)
-    found = minimize_scalar(
+    minimum = minimize_scalar(
         lambda bias: learnt_loss(kind, 1.0, bias, density, noise),
         bounds=(-1, 1), method="bounded", options={"xatol": 1e-7},
     )  # fmt: skip
-    return Best(1.0, float(found.x), float(found.fun))
+    return LossMinimum(1.0, float(minimum.x), float(minimum.fun))
 
 
 @cache
-def best_point(kind: str, density: float, noise: float = 0.0) -> Best:
-    """The best length and bias together; raises as `learnt_loss`."""
+def best_length_and_bias(kind: str, density: float, noise: float = 0.0) -> LossMinimum:
+    """The best length and bias together; raises as `learnt_loss` does."""
     start = best_bias(kind, density, noise)
-    found = minimize(
+    minimum = minimize(
         lambda point: learnt_loss(kind, point[0], point[1], density, noise),
         [start.scale, start.bias], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-12},
     )  # fmt: skip
-    return Best(float(found.x[0]), float(found.x[1]), float(found.fun))
+    return LossMinimum(float(minimum.x[0]), float(minimum.x[1]), float(minimum.fun))
 
 
-def candidates(density: float, importance: float) -> dict[str, float]:
-    """Loss of n = 2, m = 1, summed over features 1 (importance 1) and 2, for each way to use the one dimension.
+def candidate_losses(density: float, importance: float) -> dict[str, float]:
+    """The loss for n = 2 and m = 1, summed over feature 1 (importance 1) and 2, for each use of the one dimension.
 
     Returns:
         "first", W = (1, 0); "second", W = (0, 1); "both", W = (1, -1), each with its best bias.
@@ -130,30 +132,30 @@ def candidates(density: float, importance: float) -> dict[str, float]:
     return {"first": importance * lost, "second": lost, "both": (1 + importance) * shared}
 
 
-def boundary(density: ArrayLike) -> Array:
-    """The relative importance below 1 from which on two features share a dimension, `(k,) -> (k,)`; NaN: never.
+def sharing_boundary(density: ArrayLike) -> Array:
+    """The least relative importance at which two features share a dimension, `(k,) -> (k,)`; NaN where they never do.
 
-    By symmetry they do up to the inverse of it. With the bias at 0, which is nearly best, it is 2 d / (4 - 5 d).
+    By symmetry they share it up to the inverse of this. At bias 0, which is nearly best, it is 2 d / (4 - 5 d).
     """
-    found = []
+    ratios = []
     for d in np.atleast_1d(np.asarray(density, float)):
         shared, lost = best_bias("pair", float(d)).loss, ignored_loss(float(d))
-        found.append(shared / (lost - shared) if 2 * shared <= lost else np.nan)
-    return np.array(found)
+        ratios.append(shared / (lost - shared) if 2 * shared <= lost else np.nan)
+    return np.array(ratios)
 
 
-def noise_ratio(density: float, length: str = "free") -> float:
-    """Beta in b = -beta s, the best bias of a learnt feature before whose ReLU there is little noise, of deviation s.
+def bias_noise_ratio(density: float, length: str = "free") -> float:
+    """The ratio beta in b = -beta s, the best bias of a learnt feature whose ReLU gets little noise, of deviation s.
 
     Where a feature is absent the ReLU must clip the noise; where it is present the bias is an error of -beta s. At
     length one, beta solves (1 - d) (phi(beta) - beta (1 - Phi(beta))) = d beta. If the squared length may move too, to
-    1 + 1.5 beta s, it makes up for the bias on the average over x, what remains costs a quarter, and d / 4 takes the
-    place of d on the right. Neither depends on the noise. Where a feature has a dimension of its own, s is the noise of
-    its input; in a pair the other's is added, and s is sqrt(2) times that, if both are rarely present together.
+    1 + 1.5 beta s, it makes up for the bias on average over x; a quarter of the cost remains, and d / 4 takes the place
+    of d on the right. Neither depends on the noise. For a feature with a dimension of its own, s is the noise of its
+    input; in a pair that of the other is added, and s is sqrt(2) times that, if both are rarely present together.
 
     Args:
         density: d.
-        length: "free" or "fixed".
+        length: "free" or "fixed", whether the squared length may move.
 
     Raises:
         ValueError: a density out of range, or an unknown choice.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pyevtk.hl import gridToVTK, imageToVTK
-from torch import Tensor
 
-from descent.landscape.directions import Direction
 from descent.landscape.evaluator import Array, Evaluator, Values
 from descent.repro.files import atomic_path
 from descent.repro.records import Record, provenance
 from descent.repro.seeding import numpy_generator
-
 
 
 @dataclass(frozen=True)

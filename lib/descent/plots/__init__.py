@@ -1,4 +1,8 @@
-"""From arrays to figures, in the style of the book; never computes, never saves."""
+"""Figures in the style of the book, drawn from arrays: lines, maps, features and scenes in three dimensions.
+
+Start with `use_style` and with `line_panels` of `LinePanel`, and give the figure to `show` with a sentence for those
+who do not see it. Every axis needs `Labels`. Nothing is computed or saved here.
+"""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""From maps of features to figures: bars, matrices, points in the plane and in space. Never computes, never saves."""
+"""Figures of features: bars, matrices, rays in the plane and solids in space; nothing is computed or saved here."""
 
 from __future__ import annotations
 
@@ -6,43 +6,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import plotly.graph_objects as go
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 
+from descent.plots.layout import Figures, interactive_row, label_panels, panel_grid, still_row
 from descent.plots.style import BLUE, COLOURS, GREY, ORANGE, Labels
 
 Array = NDArray[Any]
-SHARED = "cividis"  # dark: a direction of its own; bright: one that is shared
+SHARED = "cividis"  # dark is a direction of its own, bright one that is shared
 
 
 def norm_bars(maps: Mapping[str, tuple[Array, Array]], columns: int, labels: Labels) -> Figure:
-    """A bar for each feature, as long as its norm, coloured by the interference that it has (the source's picture).
+    """A bar for each feature, as long as its norm and coloured by its interference, as in Elhage et al. 2022.
 
     Args:
-        maps: title -> (norms `(n,)`, interference `(n,)`, of which 1 and more have one colour).
+        maps: title -> (norms `(n,)`, interference `(n,)`); an interference above 1 has the colour of 1.
         columns: panels in a row.
         labels: x and y of every panel, z of the colour bar.
     """
-    rows = -(-len(maps) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(10, 2.3 * rows + 0.4), squeeze=False, sharex=True, sharey=True)
-    scale = plt.cm.ScalarMappable(Normalize(0, 1), SHARED)
-    for number, ((title, (norms, shared)), axis) in enumerate(zip(maps.items(), axes.flat, strict=False)):
+    figure, axes = panel_grid(len(maps), columns, (10, 2.3), 0.4)
+    label_panels(axes, columns, list(maps), labels)
+    scale = ScalarMappable(Normalize(0, 1), SHARED)
+    for axis, (norms, shared) in zip(axes, maps.values(), strict=True):
         axis.bar(np.arange(len(norms)), norms, color=scale.to_rgba(np.clip(shared, 0, 1)), width=0.9)
-        axis.set_title(title, fontsize=11)
-        axis.set_xlabel(labels.x if number + columns >= len(maps) else "")
-        axis.set_ylabel(labels.y if number % columns == 0 else "")
-    for axis in axes.flat[len(maps) :]:
-        axis.set_visible(False)
     figure.colorbar(scale, ax=axes, label=labels.z, shrink=0.9, pad=0.02)
     return figure
 
 
-def draw_matrices(panels: Mapping[str, Array], columns: int, labels: Labels, end: float = 1.0) -> Figure:
+def matrix_maps(panels: Mapping[str, Array], columns: int, labels: Labels, end: float = 1.0) -> Figure:
     """Matrices as coloured squares on one scale from -end to end, white at zero.
 
     Args:
@@ -50,45 +45,42 @@ def draw_matrices(panels: Mapping[str, Array], columns: int, labels: Labels, end
         columns: panels in a row.
         labels: x and y of every panel, z of the colour bar.
         end: values beyond have the colour of the nearer end.
+
+    Example:
+        >>> figure = matrix_maps({"W": np.eye(3), "b": -np.eye(2)}, 2, Labels("input", "output", "weight"))
+        >>> [(axis.get_title(), axis.get_ylabel()) for axis in figure.axes]
+        [('W', 'output'), ('b', ''), ('', 'weight')]
+        >>> figure.axes[0].images[0].get_clim()
+        (-1.0, 1.0)
     """
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(10, 9.2 / columns * rows + 0.4), squeeze=False)
-    for number, ((title, values), axis) in enumerate(zip(panels.items(), axes.flat, strict=False)):
+    figure, axes = panel_grid(len(panels), columns, (10, 9.2 / columns), 0.4, share=False)
+    label_panels(axes, columns, list(panels), labels)
+    for axis, values in zip(axes, panels.values(), strict=True):
         image = axis.imshow(values, cmap="RdBu_r", vmin=-end, vmax=end, interpolation="nearest")
-        axis.set_title(title, fontsize=11)
-        axis.set(xlabel=labels.x, ylabel=labels.y if number % columns == 0 else "")
         axis.grid(visible=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
     figure.colorbar(image, ax=axes, label=labels.z, shrink=0.9, pad=0.02)
     return figure
 
 
-def planes(panels: Mapping[str, Array], columns: int, labels: Labels, groups: Sequence[int] = ()) -> Figure:
-    """The features of maps into the plane, as rays from the origin, with the circle of radius one.
+def feature_rays(panels: Mapping[str, Array], columns: int, labels: Labels, groups: Sequence[int] = ()) -> Figure:
+    """The features of maps into the plane as rays from the origin, with the circle of radius one.
 
     Args:
-        panels: title -> `(2, n)`.
+        panels: title -> W `(2, n)`, a column for each feature.
         columns: panels in a row.
         labels: x and y of every panel.
-        groups: `(n,)`, features of one number have one colour; empty gives all the same.
+        groups: `(n,)`; features with the same number have the same colour. Empty gives all features one colour.
     """
-    rows = -(-len(panels) // columns)
-    size = (10, (10 / columns + 0.3) * rows + 0.5)  # room for titles, and for the labels below
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
+    figure, axes = panel_grid(len(panels), columns, (10, 10 / columns + 0.3))  # with room for titles
+    label_panels(axes, columns, list(panels), labels)
     turn = np.linspace(0, 2 * np.pi, 200)
-    for number, ((title, W), axis) in enumerate(zip(panels.items(), axes.flat, strict=False)):
+    for axis, W in zip(axes, panels.values(), strict=True):
         axis.plot(np.cos(turn), np.sin(turn), color=GREY, lw=0.8)
         for feature, (x, y) in enumerate(W.T):
             colour = COLOURS[groups[feature] % len(COLOURS)] if len(groups) else BLUE
             axis.plot([0, x], [0, y], color=colour, lw=1.6)
             axis.plot(x, y, "o", color=colour, ms=6)
-        axis.set_title(title, fontsize=11)
         axis.set(aspect="equal", xlim=(-1.3, 1.3), ylim=(-1.3, 1.3))
-        axis.set_xlabel(labels.x if number + columns >= len(panels) else "")
-        axis.set_ylabel(labels.y if number % columns == 0 else "")
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
     return figure
 
 
@@ -98,8 +90,11 @@ class Solid:
 
     Attributes:
         points: `(n, 3)`.
-        edges: pairs of points.
-        colour: `(n,)`, what the colour of a point says.
+        edges: pairs of indices of points.
+        colour: `(n,)`, the value that the colour of a point shows.
+
+    Raises:
+        ValueError: points that are not in space, or another number of colours.
     """
 
     points: Array
@@ -111,18 +106,15 @@ class Solid:
             raise ValueError(f"points of shape {self.points.shape}, {len(self.colour)} colours: expected (n, 3) and n")
 
 
-def solids(
-    panels: Mapping[str, Solid], colour_label: str, ends: tuple[float, float] = (0.0, 1.0)
-) -> tuple[go.Figure, Figure]:
-    """Polytopes side by side, a ray from the origin to each corner: an interactive figure, and its still picture.
+def solid_panels(panels: Mapping[str, Solid], colour_label: str, ends: tuple[float, float] = (0.0, 1.0)) -> Figures:
+    """Polytopes with a ray from the origin to each corner, as an interactive figure and its still picture.
 
     Args:
         panels: title -> solid.
-        colour_label: of the colour bar of the corners.
-        ends: of the colours.
+        colour_label: label of the colour bar of the corners.
+        ends: the values at the ends of the colour bar.
     """
-    scenes = [[{"type": "scene"}] * len(panels)]
-    interactive = make_subplots(1, len(panels), specs=scenes, subplot_titles=list(panels), horizontal_spacing=0.01)
+    interactive = interactive_row(list(panels), 0.01)
     for column, solid in enumerate(panels.values(), 1):
         for trace in _traces(solid, colour_label if column == 1 else "", ends):
             interactive.add_trace(trace, 1, column)
@@ -135,7 +127,7 @@ def solids(
 
 
 def _lines(pairs: Sequence[tuple[Array, Array]]) -> Array:
-    """Line segments `(3 k, 3)`, NaN between them."""
+    """The ends of k line segments, one after the other with NaN between them, `(3 k, 3)`."""
     gap = np.full(3, np.nan)
     return np.array([point for start, end in pairs for point in (start, end, gap)], np.float32).reshape(-1, 3)
 
@@ -158,11 +150,8 @@ def _traces(solid: Solid, colour_label: str, ends: tuple[float, float]) -> list[
 
 
 def _still(panels: Mapping[str, Solid], colour_label: str, ends: tuple[float, float]) -> Figure:
-    figure = plt.figure(figsize=(10, 3.1))
-    axes = []
-    for column, (title, solid) in enumerate(panels.items(), 1):
-        axis: Any = figure.add_subplot(1, len(panels), column, projection="3d")
-        axes.append(axis)
+    figure, axes = still_row(len(panels), (10, 3.1))
+    for axis, (title, solid) in zip(axes, panels.items(), strict=True):
         for point in solid.points:
             axis.plot(*np.stack([np.zeros(3), point]).T, color="#bbbbbb", lw=0.9)
         for a, b in solid.edges:

@@ -1,4 +1,4 @@
-"""From arrays to flat figures: never computes, never saves. `scenes` draws what has three dimensions."""
+"""Flat figures of curves, points and bars, drawn from arrays; nothing is computed or saved here."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from descent.plots.layout import panel_grid
 from descent.plots.style import BLACK, BLUE, COLOURS, GREY, RED, Labels
 
 Array = NDArray[Any]
 
 
-def normalised_spectra(curves: Mapping[str, Array], fractions: Sequence[float], dashed: Sequence[str] = ()) -> Figure:
-    """Normalised singular values on a linear and a logarithmic axis.
+def spectrum_panels(curves: Mapping[str, Array], fractions: Sequence[float], dashed: Sequence[str] = ()) -> Figure:
+    """Normalised singular values over their index, on a linear and on a logarithmic axis.
 
     Args:
         curves: label -> `(seeds, n)` values divided by the first; the mean is drawn, and a band from least to greatest.
@@ -32,10 +33,7 @@ def normalised_spectra(curves: Mapping[str, Array], fractions: Sequence[float], 
             line = _band(axis, np.arange(1, values.shape[1] + 1), values, label, full_range=True)
             line.set_linestyle("--" if label in dashed else "-")
         for fraction in fractions:
-            axis.axhline(fraction, color=BLACK, lw=0.8, ls=":")
-            axis.annotate(
-                f"{fraction:g}", (1, fraction), xycoords=("axes fraction", "data"), fontsize=9, ha="right", va="bottom"
-            )
+            _level(axis, fraction, f"{fraction:g}", 1, 0.8)
         axis.set(yscale=scale, xlabel="index i", ylabel="σᵢ / σ₁", xlim=(0, None))
     axes[0].set_ylim(0, 1.02)
     axes[1].set_ylim(1e-3, 1.2)
@@ -53,13 +51,19 @@ def _band(axis: Any, x: Array, values: Array, label: str, full_range: bool = Fal
     return line
 
 
-def curves(panels: Mapping[str, Mapping[str, tuple[Array, Array]]], labels: Labels, log_x: bool = False) -> Figure:
-    """Panels side by side, each with its curves: mean over seeds with a band of one standard deviation.
+def _level(axis: Any, height: float, name: str, x: float, width: float) -> None:
+    """A dotted horizontal line, its name above its right end, at the fraction `x` of the axis."""
+    axis.axhline(height, color=BLACK, lw=width, ls=":")
+    axis.annotate(name, (x, height), xycoords=("axes fraction", "data"), fontsize=9, ha="right", va="bottom")
+
+
+def seed_curves(panels: Mapping[str, Mapping[str, tuple[Array, Array]]], labels: Labels, log_x: bool = False) -> Figure:
+    """Panels side by side, each with its curves: the mean over seeds with a band of one standard deviation.
 
     Args:
         panels: title -> label -> (x `(n,)`, values `(seeds, n)`).
-        labels: of all panels.
-        log_x: a logarithmic horizontal axis.
+        labels: those of all panels.
+        log_x: whether the horizontal axis is logarithmic.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4), sharey=True, squeeze=False)
     for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
@@ -74,11 +78,11 @@ def curves(panels: Mapping[str, Mapping[str, tuple[Array, Array]]], labels: Labe
 
 
 def interval_plot(values: Mapping[str, Mapping[str, Array]], band: tuple[float, float], labels: Labels) -> Figure:
-    """One row per setting: each seed a dot, the mean with a bar of one standard deviation, the source's band behind.
+    """A row for each setting: each seed a dot, the mean with a bar of one standard deviation, the source's band behind.
 
     Args:
-        values: group (colour) -> setting (row) -> `(seeds,)`. Every group has the same settings.
-        band: the source's interval.
+        values: group (colour) -> setting (row) -> `(seeds,)`; every group has the same settings.
+        band: ends of the source's interval.
         labels: x is the measured quantity, y what a row is.
     """
     rows = list(next(iter(values.values())))
@@ -99,7 +103,7 @@ def interval_plot(values: Mapping[str, Mapping[str, Array]], band: tuple[float, 
 
 
 def heat_with_shares(heats: Mapping[str, Array], shares: Mapping[str, Array], end: float, labels: Labels) -> Figure:
-    """Heat maps side by side, one row per component, then a stacked bar per component.
+    """Heat maps side by side with a row for each component, and beside them a stacked bar for each component.
 
     Args:
         heats: title -> `(components, bins)`, each row a distribution over the horizontal axis that sums to 1.
@@ -130,13 +134,13 @@ def heat_with_shares(heats: Mapping[str, Array], shares: Mapping[str, Array], en
 
 @dataclass(frozen=True)
 class LinePanel:
-    """One pair of axes with its lines.
+    """A pair of axes with its lines.
 
     Attributes:
-        labels: of its axes.
+        labels: those of its axes.
         lines: label -> (x, y) `(n,)` each, or (x, y, low, high) for a line with a band; NaN is a gap.
-        log: which axes are logarithmic: "", "x", "y" or "xy".
-        title: above it.
+        log: the axes that are logarithmic: "", "x", "y" or "xy".
+        title: the title above it.
         points: labels to draw as points, with bars instead of a band.
         levels: label -> height of a dotted line.
     """
@@ -152,28 +156,36 @@ class LinePanel:
 def line_panels(
     grid: Sequence[LinePanel], columns: int, height: float = 3.4, share: bool = False, skip: int = 0
 ) -> Figure:
-    """Panels in rows of `columns`, each `height` inches high; a label has one colour in all of them.
+    """Panels in rows of `columns`; a label has one colour in all of them, and the legend stands above them.
 
     Args:
         grid: the panels, row by row.
         columns: panels in a row.
         height: inches of one row.
-        share: panels share their axes' ranges, and only the outer ones are labelled.
+        share: whether panels share their axes' ranges, and only the outer ones are labelled.
         skip: colours to pass over; one, to match the paths on a blue relief.
+
+    Example:
+        >>> step = np.arange(1, 6)
+        >>> lines = {"training": (step, 1 / step), "test": (step, 2 / step)}
+        >>> panel = LinePanel(Labels("step", "loss (nats)"), lines, log="y")
+        >>> figure = line_panels([panel, panel], columns=2)
+        >>> [(axis.get_xlabel(), axis.get_yscale(), len(axis.lines)) for axis in figure.axes]
+        [('step', 'log', 2), ('step', 'log', 2)]
+        >>> [text.get_text() for text in figure.legends[0].get_texts()]
+        ['training', 'test']
     """
-    rows = -(-len(grid) // columns)
-    size = (10 if columns > 1 else 8, height * rows + 0.6)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=share, sharey=share)
+    figure, axes = panel_grid(len(grid), columns, (10 if columns > 1 else 8, height), 0.6, share)
     names = dict.fromkeys(name for panel in grid for name in panel.lines)
     colour = dict(zip(names, (*COLOURS, GREY)[skip:], strict=False))
-    for number, (panel, axis) in enumerate(zip(grid, axes.flat, strict=False)):
-        _lines(axis, panel, colour)
+    for number, (panel, axis) in enumerate(zip(grid, axes, strict=True)):
+        _draw_lines(axis, panel, colour)
         bottom, left = number + columns >= len(grid), number % columns == 0
         axis.set(xscale=_scale(panel, 0), yscale=_scale(panel, 1))
         axis.set(title=panel.title, xlabel=panel.labels.x if bottom or not share else "")
         axis.set_ylabel(panel.labels.y if left or not share else "")
-    drawn = [axis.get_legend_handles_labels() for axis in axes.flat]  # a panel's only line is named by its axis
-    handles = {name: line for found in drawn if len(found[0]) > 1 for line, name in zip(*found, strict=True)}
+    entries = [axis.get_legend_handles_labels() for axis in axes]  # a panel's only line is named by its axis
+    handles = {name: line for entry in entries if len(entry[0]) > 1 for line, name in zip(*entry, strict=True)}
     if len(handles) > 1:
         per_row = 4 if columns > 1 else 3
         figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(per_row, len(handles)))
@@ -181,12 +193,12 @@ def line_panels(
 
 
 def _scale(panel: LinePanel, number: int) -> str:
-    """Of the horizontal axis (0) or the vertical: a logarithmic one needs a positive value, as where nothing ended."""
+    """The scale of the horizontal axis (0) or the vertical one (1): a logarithmic one needs a positive value."""
     positive = any((np.asarray(line[number]) > 0).any() for line in panel.lines.values())
     return "log" if "xy"[number] in panel.log and positive else "linear"
 
 
-def _lines(axis: Any, panel: LinePanel, colour: Mapping[str, str]) -> None:
+def _draw_lines(axis: Any, panel: LinePanel, colour: Mapping[str, str]) -> None:
     for name, (x, y, *band) in panel.lines.items():
         if name in panel.points:
             bars = np.abs(np.stack(band) - y) if band else None
@@ -195,21 +207,19 @@ def _lines(axis: Any, panel: LinePanel, colour: Mapping[str, str]) -> None:
         axis.plot(x, y, color=colour[name], label=name, marker="o" if len(x) < 10 else None, ms=4)
         if band:
             axis.fill_between(x, *band, color=colour[name], alpha=0.18, lw=0)
-    for name, level in panel.levels.items():
-        axis.axhline(level, color=BLACK, lw=0.9, ls=":")
-        place = (0.99, level)
-        axis.annotate(name, place, xycoords=("axes fraction", "data"), fontsize=9, ha="right", va="bottom")
+    for name, height in panel.levels.items():
+        _level(axis, height, name, 0.99, 0.9)
 
 
 def scatter_with_histograms(
     points: Mapping[str, tuple[Array, Array]], histograms: Mapping[str, Array], labels: Labels, x_histogram: str
 ) -> Figure:
-    """A scatter plot, and beside it histograms one above the other on one axis.
+    """A scatter plot, and beside it histograms, one above the other on one axis.
 
     Args:
         points: group (colour) -> (x, y), each `(n,)`.
-        histograms: title -> the values counted, on a logarithmic axis of counts.
-        labels: of the scatter plot.
+        histograms: title -> the values counted `(m,)`, on a logarithmic axis of counts.
+        labels: those of the scatter plot.
         x_histogram: label of the histograms' common axis.
     """
     figure = plt.figure(figsize=(10, 5))

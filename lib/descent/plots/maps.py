@@ -1,24 +1,25 @@
-"""Loss surfaces as figures: from above and from the side, on one colour scale. Never computes, never saves."""
+"""Maps of values on grids, such as loss surfaces, from above and from the side; nothing is computed or saved here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-import matplotlib.pyplot as plt
 import numpy as np
 import plotly.graph_objects as go
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 
+from descent.plots.layout import Figures, interactive_row, label_panels, panel_grid, still_row
 from descent.plots.style import BLACK, RED, Labels
 
 Array = NDArray[Any]
-CLIP = 10.0  # the loss above which all is one colour, as in the pictures of Li et al. 2018
+CLIP = 10.0  # the loss above which everything has one colour, as in the pictures of Li et al. 2018
 MAP = "viridis"
+HOLE = "#dddddd"
+Heights = Mapping[str, tuple[Array, Array, Array]]  # title -> (alpha, beta, logarithm of the loss)
 
 
 class Surface(Protocol):
@@ -26,15 +27,15 @@ class Surface(Protocol):
 
     @property
     def alpha(self) -> Array:
-        """`(m,)`, the coordinate along the first direction."""
+        """The coordinate along the first direction, `(m,)`."""
 
     @property
     def beta(self) -> Array:
-        """`(n,)`, along the second."""
+        """The coordinate along the second direction, `(n,)`."""
 
     @property
     def loss(self) -> Array:
-        """`(m, n)`, mean per example."""
+        """The loss, `(m, n)`, mean per example; NaN and infinity are holes."""
 
 
 def _range(panels: Mapping[str, Surface], clip: float) -> tuple[float, float]:
@@ -48,13 +49,13 @@ def _range(panels: Mapping[str, Surface], clip: float) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round values in the range, or its ends where it has fewer than two: no scale is without numbers."""
-    found = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if low <= tick <= high]
-    return found if len(found) > 1 else [low, high]
+    """Round values in the range, or its ends where it has fewer than two, so that no scale is without numbers."""
+    ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if low <= tick <= high]
+    return ticks if len(ticks) > 1 else [low, high]
 
 
 def _shown(values: Array, low: float, high: float) -> Array:
-    """Clipped to the range; NaN, a hole, where the value is not finite."""
+    """The values clipped to the range; NaN, which is drawn as a hole, where a value is not finite."""
     return np.where(np.isfinite(values), np.clip(values, low, high), np.nan)
 
 
@@ -66,21 +67,33 @@ def contour_maps(
     clip: float = CLIP,
     paths: Mapping[str, Array] | None = None,
 ) -> Figure:
-    """Surfaces from above: filled contours, one logarithmic colour scale for all, holes grey.
+    """Surfaces from above as filled contours, on one logarithmic colour scale; holes are grey.
 
     Args:
         panels: title -> surface.
         columns: panels in a row.
         labels: x and y of every panel, z of the colour bar.
         clip: losses above it have its colour.
-        paths: title -> `(t, 2)`, a path over that panel, its end marked.
+        paths: title -> `(t, 2)`, a path over that panel, whose end is marked; the other panels mark their centre.
+
+    Raises:
+        ValueError: no loss is finite and above zero.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> alpha, beta = np.linspace(-1, 1, 5), np.linspace(-1, 1, 7)
+        >>> bowl = SimpleNamespace(alpha=alpha, beta=beta, loss=0.1 + alpha[:, None] ** 2 + beta**2)
+        >>> figure = contour_maps({"a bowl": bowl}, 1, Labels("α", "β", "loss (nats)"))
+        >>> [(axis.get_title(), axis.get_xlabel(), axis.get_ylabel()) for axis in figure.axes]
+        [('a bowl', 'α', 'β'), ('', '', 'loss (nats)')]
     """
     low, high = _range(panels, clip)
     norm, levels = LogNorm(low, high), np.geomspace(low, high, 21)
-    figure, axes = _grid(len(panels), columns, share=not paths)
-    for axis, (title, surface) in zip(axes.flat, panels.items(), strict=False):
+    figure, axes = panel_grid(len(panels), columns, _size(columns), share=not paths)
+    label_panels(axes, columns, list(panels), labels)
+    for axis, (title, surface) in zip(axes, panels.items(), strict=True):
         shown = _shown(surface.loss, low, high).T
-        axis.set_facecolor("#dddddd")
+        axis.set_facecolor(HOLE)
         filled = axis.contourf(surface.alpha, surface.beta, shown, levels, norm=norm, cmap=MAP, extend="neither")
         axis.contour(surface.alpha, surface.beta, shown, levels[::2], colors="white", linewidths=0.5, alpha=0.7)
         if paths and title in paths:
@@ -88,9 +101,7 @@ def contour_maps(
             axis.plot(*paths[title][-1:].T, "o", color=RED, ms=7, mec="white")
         else:
             axis.plot(0, 0, "+", color="white", ms=9, mew=1.5)
-        axis.set_title(title, fontsize=11)
         axis.grid(visible=False)
-    _name(axes, len(panels), columns, labels)
     bar = figure.colorbar(filled, ax=axes, label=labels.z, shrink=0.9, pad=0.02)
     bar.set_ticks(_ticks(low, high))
     bar.ax.yaxis.set_major_formatter("{x:.3g}")
@@ -104,21 +115,20 @@ def heat_maps(
     labels: Labels,
     ends: tuple[float, float] = (0.0, 1.0),
 ) -> Figure:
-    """Values on grids as coloured squares, one linear scale for all, holes grey.
+    """Values on grids as coloured squares, on one linear scale; holes are grey.
 
     Args:
         panels: title -> (alpha `(m,)`, beta `(n,)`, values `(m, n)`).
         columns: panels in a row.
         labels: x and y of every panel, z of the colour bar.
-        ends: of the scale; a value beyond has the colour of the nearer one.
+        ends: those of the scale; a value beyond has the colour of the nearer one.
     """
-    figure, axes = _grid(len(panels), columns, share=True)
-    for axis, (title, (alpha, beta, values)) in zip(axes.flat, panels.items(), strict=False):
-        axis.set_facecolor("#dddddd")
+    figure, axes = panel_grid(len(panels), columns, _size(columns))
+    label_panels(axes, columns, list(panels), labels)
+    for axis, (alpha, beta, values) in zip(axes, panels.values(), strict=True):
+        axis.set_facecolor(HOLE)
         image = axis.pcolormesh(alpha, beta, values.T, norm=Normalize(*ends), cmap=MAP, shading="nearest")
-        axis.set_title(title, fontsize=11)
         axis.grid(visible=False)
-    _name(axes, len(panels), columns, labels)
     every = np.concatenate([values[np.isfinite(values)] for _, _, values in panels.values()])
     beyond = bool((every < ends[0]).any()), bool((every > ends[1]).any())
     extend = {(True, False): "min", (False, True): "max", (True, True): "both"}.get(beyond, "neither")
@@ -126,65 +136,45 @@ def heat_maps(
     return figure
 
 
-def _grid(count: int, columns: int, share: bool) -> tuple[Figure, Any]:
-    rows = -(-count // columns)
-    size = (10, 10 / columns * 0.92 * rows + 0.5)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=share, sharey=share)
-    for axis in axes.flat[count:]:
-        axis.set_visible(False)
-    return figure, axes
+def _size(columns: int) -> tuple[float, float]:
+    """Width of a figure and height of a row in inches, so that panels are nearly square."""
+    return 10, 10 / columns * 0.92
 
 
-def _name(axes: Any, count: int, columns: int, labels: Labels) -> None:
-    for number, axis in enumerate(axes.flat[:count]):
-        lowest = number + columns >= count
-        axis.set_xlabel(labels.x if lowest else "")
-        axis.set_ylabel(labels.y if number % columns == 0 else "")
-        if lowest:  # also above a gap in the last row, whose unseen panels have the shared numbers
-            axis.tick_params(labelbottom=True)
+def side_views(panels: Mapping[str, Surface], labels: Labels, clip: float = CLIP) -> Figures:
+    """Surfaces from the side, log loss as height, on one colour scale, as an interactive figure and its still picture.
 
-
-def side_views(panels: Mapping[str, Surface], labels: Labels, clip: float = CLIP) -> tuple[go.Figure, Figure]:
-    """Surfaces from the side, log loss as height, one colour scale: an interactive figure, and its still picture.
-
-    The interactive one has two buttons, for the view from the side and the bird's-eye view.
+    The interactive figure has buttons for the view from the side and that from above.
 
     Args:
-        panels: title -> surface, side by side.
-        labels: all three axes; heights are labelled in units of the loss.
+        panels: title -> surface.
+        labels: those of all three axes; heights are labelled in units of the loss.
         clip: losses above it are cut off at it.
+
+    Raises:
+        ValueError: no loss is finite and above zero.
     """
     low, high = _range(panels, clip)
-    ticks = _ticks(low, high)
-    height = {title: np.log10(_shown(surface.loss, low, high)) for title, surface in panels.items()}
+    heights = {name: (f.alpha, f.beta, np.log10(_shown(f.loss, low, high))) for name, f in panels.items()}
     ends = (float(np.log10(low)), float(np.log10(high)))
-    return _interactive(panels, height, labels, ends, ticks), _still(panels, height, labels, ends, ticks)
+    ticks = {float(np.log10(tick)): f"{tick:.3g}" for tick in _ticks(low, high)}
+    return _interactive(heights, labels, ends, ticks), _still(heights, labels, ends, ticks)
 
 
-def _interactive(
-    panels: Mapping[str, Surface],
-    height: Mapping[str, Array],
-    labels: Labels,
-    ends: tuple[float, float],
-    ticks: Sequence[float],
-) -> go.Figure:
-    scenes = [[{"type": "scene"}] * len(panels)]
-    figure = make_subplots(1, len(panels), specs=scenes, subplot_titles=list(panels), horizontal_spacing=0.02)
-    for column, (title, surface) in enumerate(panels.items(), 1):
-        trace = go.Surface(
-            x=surface.alpha.astype(np.float32), y=surface.beta.astype(np.float32),
-            z=height[title].T.astype(np.float32), cmin=ends[0], cmax=ends[1], colorscale=MAP,
-            showscale=False, hoverinfo="skip",
-        )  # fmt: skip
-        figure.add_trace(trace, 1, column)
-    text = [f"{tick:.3g}" for tick in ticks]
-    z_axis = {"title": {"text": labels.z}, "range": list(ends), "tickvals": np.log10(ticks).tolist(), "ticktext": text}
+def _interactive(heights: Heights, labels: Labels, ends: tuple[float, float], ticks: Mapping[float, str]) -> go.Figure:
+    figure = interactive_row(list(heights))
+    for column, (alpha, beta, height) in enumerate(heights.values(), 1):
+        x, y, z = (values.astype(np.float32) for values in (alpha, beta, height.T))
+        colour = {"cmin": ends[0], "cmax": ends[1], "colorscale": MAP, "showscale": False}
+        figure.add_trace(go.Surface(x=x, y=y, z=z, hoverinfo="skip", **colour), 1, column)
+    z_axis = {"title": {"text": labels.z}, "range": list(ends)}
+    z_axis |= {"tickvals": list(ticks), "ticktext": list(ticks.values())}
     axes = {"xaxis": {"title": {"text": labels.x}}, "yaxis": {"title": {"text": labels.y}}, "zaxis": z_axis}
-    distance = 1.7 + 0.3 * len(panels)
+    distance = 1.7 + 0.3 * len(heights)
     side = {"eye": {"x": 0.6 * distance, "y": 0.6 * distance, "z": 0.4 * distance}, "up": {"x": 0, "y": 0, "z": 1}}
     above = {"eye": {"x": 0, "y": -0.01, "z": distance}, "up": {"x": 0, "y": 1, "z": 0}}
     figure.update_scenes(**axes, camera=side, aspectmode="cube")
-    names = ["scene" if column == 0 else f"scene{column + 1}" for column in range(len(panels))]
+    names = ["scene" if column == 0 else f"scene{column + 1}" for column in range(len(heights))]
     views = [
         {"label": label, "method": "relayout", "args": [{f"{name}.camera": camera for name in names}]}
         for label, camera in (("from the side", side), ("from above", above))
@@ -195,20 +185,13 @@ def _interactive(
     return figure
 
 
-def _still(
-    panels: Mapping[str, Surface],
-    height: Mapping[str, Array],
-    labels: Labels,
-    ends: tuple[float, float],
-    ticks: Sequence[float],
-) -> Figure:
-    figure = plt.figure(figsize=(max(6.4, 4.8 * len(panels)), 4.4))
-    for column, (title, surface) in enumerate(panels.items(), 1):
-        axis: Any = figure.add_subplot(1, len(panels), column, projection="3d")
-        a, b = np.meshgrid(surface.alpha, surface.beta, indexing="ij")
-        axis.plot_surface(a, b, height[title], cmap=MAP, vmin=ends[0], vmax=ends[1], rcount=80, ccount=80, lw=0)
+def _still(heights: Heights, labels: Labels, ends: tuple[float, float], ticks: Mapping[float, str]) -> Figure:
+    figure, axes = still_row(len(heights), (max(6.4, 4.8 * len(heights)), 4.4))
+    for axis, (title, (alpha, beta, height)) in zip(axes, heights.items(), strict=True):
+        x, y = np.meshgrid(alpha, beta, indexing="ij")
+        axis.plot_surface(x, y, height, cmap=MAP, vmin=ends[0], vmax=ends[1], rcount=80, ccount=80, lw=0)
         axis.set(title=title, xlabel=labels.x, ylabel=labels.y, zlabel=labels.z, zlim=ends)
-        axis.set_zticks(np.log10(ticks), [f"{tick:.3g}" for tick in ticks])
+        axis.set_zticks(list(ticks), list(ticks.values()))
         axis.view_init(elev=32, azim=48)
         axis.tick_params(labelsize=8, pad=0, colors=BLACK)
         axis.set_box_aspect((1, 1, 0.75), zoom=0.95)

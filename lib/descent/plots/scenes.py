@@ -1,4 +1,4 @@
-"""From arrays to figures in three dimensions: never computes, never saves. Each has a still picture beside it."""
+"""Figures in three dimensions, each with its still picture; nothing is computed or saved here."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 
+from descent.plots.layout import Figures, interactive_row, still_row
 from descent.plots.style import COLOURS, GREY, Labels
 
 Array = NDArray[Any]
@@ -26,9 +26,12 @@ class Relief:
 
     Attributes:
         x: `(m,)`, the grid of the first coordinate.
-        y: `(n,)`, of the second.
+        y: `(n,)`, the grid of the second coordinate.
         z: `(n, m)`, heights; NaN is left out of the picture.
         paths: label -> `(t, 3)`, points in order.
+
+    Raises:
+        ValueError: heights of another shape.
     """
 
     x: Array
@@ -41,18 +44,16 @@ class Relief:
             raise ValueError(f"z of shape {self.z.shape}: expected (len(y), len(x)) = {len(self.y), len(self.x)}")
 
 
-def reliefs(panels: Mapping[str, Relief], labels: Labels) -> tuple[go.Figure, Figure]:
-    """Surfaces side by side with the paths on them: an interactive figure, and its still picture.
+def relief_panels(panels: Mapping[str, Relief], labels: Labels) -> Figures:
+    """Surfaces side by side with the paths on them, as an interactive figure and its still picture.
 
     Args:
-        panels: title -> relief. A label has one colour in all panels.
-        labels: all three axes.
+        panels: title -> relief. A label of a path has one colour in all panels.
+        labels: those of all three axes.
     """
-    colour = dict(
-        zip(dict.fromkeys(name for panel in panels.values() for name in panel.paths), COLOURS[1:], strict=False)
-    )
-    scenes = [[{"type": "scene"}] * len(panels)]
-    interactive = make_subplots(1, len(panels), specs=scenes, subplot_titles=list(panels), horizontal_spacing=0.02)
+    names = dict.fromkeys(name for panel in panels.values() for name in panel.paths)
+    colour = dict(zip(names, COLOURS[1:], strict=False))
+    interactive = interactive_row(list(panels))
     for column, panel in enumerate(panels.values(), 1):
         interactive.add_trace(_surface(panel), 1, column)
         for name, path in panel.paths.items():
@@ -74,7 +75,7 @@ def _surface(relief: Relief) -> go.Surface:
 
 
 def _trail(path: Array, name: str, colour: str, in_legend: bool) -> go.Scatter3d:
-    """A path, with a bead where it ends."""
+    """A path with a bead at its end."""
     trail = go.Scatter3d(
         name=name, mode="lines+markers", line={"color": colour, "width": 6}, legendgroup=name,
         marker={"color": colour, "line": {"width": 0}}, showlegend=in_legend,
@@ -83,11 +84,11 @@ def _trail(path: Array, name: str, colour: str, in_legend: bool) -> go.Scatter3d
 
 
 def _course(path: Array) -> dict[str, Any]:
-    """What changes of a trail as its path grows; a frame of an animation holds no more."""
+    """The part of a trail that changes as its path grows, which is all that a frame of an animation holds."""
     x, y, z = path.astype(np.float32).T
     size = np.zeros(len(path), np.uint8)
-    size[-1] = 10  # wider than the line, or it would not be seen
-    lifted = z + np.float32(0.02)  # above the surface, which would hide stretches of a line within it
+    size[-1] = 10  # wider than the line, which would hide it
+    lifted = z + np.float32(0.02)  # above the surface, which would hide parts of a line within it
     return {"x": x, "y": y, "z": lifted, "marker": {"size": size}}
 
 
@@ -97,14 +98,13 @@ def _axes(labels: Labels) -> dict[str, Any]:
 
 
 def _camera(distance: float) -> dict[str, dict[str, float]]:
-    """From the side to which y grows, where the paths of this book leave."""
+    """A view from the side to which x and y grow, where the paths of this book leave."""
     return {"eye": {"x": 0.62 * distance, "y": 0.62 * distance, "z": 0.48 * distance}}
 
 
 def _still(panels: Mapping[str, Relief], colour: Mapping[str, str], labels: Labels) -> Figure:
-    figure = plt.figure(figsize=(max(6.4, 4.6 * len(panels)), 4.4))
-    for column, (title, panel) in enumerate(panels.items(), 1):
-        axis = figure.add_subplot(1, len(panels), column, projection="3d", computed_zorder=False)
+    figure, axes = still_row(len(panels), (max(6.4, 4.6 * len(panels)), 4.4), computed_zorder=False)
+    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
         _draw(axis, panel, colour)
         axis.set(title=title, xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
     handles = [Line2D([], [], color=shade, lw=2.5, label=name) for name, shade in colour.items()]
@@ -125,13 +125,13 @@ def _draw(axis: Any, relief: Relief, colour: Mapping[str, str]) -> None:
         pane.pane.set_alpha(0.0)
 
 
-def moving_paths(relief: Relief, times: Array, labels: Labels, unit: str) -> tuple[go.Figure, Figure]:
-    """The paths of a relief as a race: a slider and a button move every runner to the same time.
+def moving_paths(relief: Relief, times: Array, labels: Labels, unit: str) -> Figures:
+    """The paths of a relief as a race: an interactive figure with a slider over time, and a still picture of its end.
 
     Args:
         relief: every path `(t, 3)` gives a runner's place at each of `times`.
         times: `(t,)`, in ascending order.
-        labels: all three axes.
+        labels: those of all three axes.
         unit: what a time is, such as "step".
 
     Raises:
@@ -148,20 +148,11 @@ def moving_paths(relief: Relief, times: Array, labels: Labels, unit: str) -> tup
     steps = [{"method": "animate", "label": str(time), "args": [[str(time)], move]} for time in times]
     play = {"label": "Play", "method": "animate", "args": [None, {**move, "fromcurrent": True}]}
     pause = {"label": "Pause", "method": "animate", "args": [[None], {**move, "mode": "immediate"}]}
-    buttons = {
-        "type": "buttons",
-        "direction": "left",
-        "buttons": [play, pause],
-        "x": 0.0,
-        "xanchor": "left",
-        "y": -0.02,
-        "yanchor": "top",
-    }
+    place = {"x": 0.0, "xanchor": "left", "y": -0.02, "yanchor": "top"}
+    buttons = {"type": "buttons", "direction": "left", "buttons": [play, pause], **place}
     slider = {"steps": steps, "currentvalue": {"prefix": f"{unit} "}, "x": 0.22, "len": 0.78, "y": 0, "pad": {"t": 10}}
-    margin, legend = (
-        {"l": 0, "r": 10, "t": 10, "b": 100},
-        {"x": 0.99, "xanchor": "right", "y": 0.98, "bgcolor": "rgba(0,0,0,0)"},
-    )
+    margin, legend = {"l": 0, "r": 10, "t": 10, "b": 100}, {"x": 0.99, "xanchor": "right", "y": 0.98}
+    legend["bgcolor"] = "rgba(0,0,0,0)"
     interactive.update_layout(height=640, margin=margin, legend=legend, sliders=[slider], updatemenus=[buttons])
     return interactive, _still({f"after {times[-1]} {unit}s": relief}, colour, labels)
 
@@ -171,29 +162,27 @@ def _frame(relief: Relief, index: int, name: str) -> go.Frame:
     return go.Frame(data=data, traces=list(range(1, len(data) + 1)), name=name)
 
 
-def path_3d(points: Array, colour: Array, labels: Labels, colour_label: str) -> tuple[go.Figure, Figure]:
-    """A path in three dimensions: an interactive plotly figure, and its static stand-in.
+def path_3d(points: Array, colour: Array, labels: Labels, colour_label: str) -> Figures:
+    """A path in three dimensions with coloured points, as an interactive figure and its still picture.
 
     Args:
         points: `(n, 3)`, in order.
-        colour: `(n,)`, what the colour of each point says.
-        labels: all three axes.
-        colour_label: of the colour bar.
+        colour: `(n,)`, the value that the colour of each point shows.
+        labels: those of all three axes.
+        colour_label: label of the colour bar.
+
+    Raises:
+        ValueError: points that are not in three dimensions.
     """
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points of shape {points.shape}: expected (n, 3)")
     x, y, z = points.astype(np.float32).T
-    marker = {
-        "size": 3,
-        "color": colour.astype(np.float32),
-        "colorscale": "Viridis",
-        "colorbar": {"title": colour_label},
-    }
+    marker = {"size": 3, "color": colour.astype(np.float32), "colorscale": "Viridis"}
+    marker["colorbar"] = {"title": colour_label}
     line = {"color": "rgba(120,120,120,0.25)", "width": 2}
     interactive = go.Figure(go.Scatter3d(x=x, y=y, z=z, mode="lines+markers", marker=marker, line=line))
-    interactive.update_layout(
-        scene=_axes(labels), height=560, margin={"l": 0, "r": 0, "t": 10, "b": 0}, template="plotly_white"
-    )
+    margin = {"l": 0, "r": 0, "t": 10, "b": 0}
+    interactive.update_layout(scene=_axes(labels), height=560, margin=margin, template="plotly_white")
     static = plt.figure(figsize=(8, 5.5))
     axis = static.add_subplot(projection="3d")
     axis.plot(x, y, z, color="grey", lw=0.4, alpha=0.4)

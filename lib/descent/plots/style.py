@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 PLOTLY = "application/vnd.plotly.v1+json"
-# Okabe and Ito's palette, told apart with every common kind of colour blindness
+# Okabe and Ito's palette, whose colours differ with every common kind of colour blindness
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#222222", "#8C8C8C"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
@@ -39,12 +39,15 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Labels:
-    """Axis labels, units included; a figure without them is refused.
+    """The labels of axes, units included.
 
     Attributes:
         x: label of the horizontal axis.
         y: label of the vertical axis.
         z: label of the third axis, or of the colour bar, where there is one.
+
+    Raises:
+        ValueError: a label of the horizontal or the vertical axis is empty.
     """
 
     x: str
@@ -62,7 +65,7 @@ def use_style() -> None:
 
 
 def _picture(figure: Figure) -> bytes:
-    """As PNG in 256 colours of its own, about a third of the size; a test holds how far a colour may be off."""
+    """The figure as PNG in 256 colours chosen for it, which takes about a third of the bytes of a full one."""
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", metadata={"Software": None})
     drawn = Image.open(full).convert("RGB")
@@ -71,12 +74,13 @@ def _picture(figure: Figure) -> bytes:
 
 
 def show(figure: Figure, alt: str, interactive: go.Figure | None = None) -> None:
-    """Display one output: the picture, its text for those who do not see it, the interactive figure if there is one.
+    """Display one output: the picture, a text for those who do not see it, and the interactive figure if there is one.
 
-    The book and JupyterLab draw the interactive part, a viewer without scripts the picture; Colab has its own way.
+    The book and JupyterLab draw the interactive figure, a viewer without scripts the picture. Colab gets only the
+    interactive figure, as it does not draw it from such an output.
 
     Raises:
-        ValueError: no alt text.
+        ValueError: `alt` has fewer than 20 characters, and cannot say what the figure shows.
     """
     if len(alt.strip()) < 20:
         raise ValueError(f"alt={alt!r}: expected a sentence that says what the figure shows")

@@ -7,7 +7,9 @@ from .machine import colab_report as colab_report
 from .machine import compute_device as compute_device
 from .machine import cores as cores
 from .records import Record as Record
+from .records import find_record as find_record
 from .records import provenance as provenance
+from .records import record_path as record_path
 from .records import save_figure as save_figure
 from .seeding import deterministic as deterministic
 from .seeding import global_seed as global_seed

@@ -116,6 +116,23 @@ class Record:
         return cls(meta["name"], values, meta["settings"], meta["provenance"])
 
 
+def record_path(root: Path, chapter: str, name: str) -> Path:
+    """Where the committed record `name` of a chapter lies in a project whose folder is `root`."""
+    return root / "data" / "records" / chapter / f"{name}.npz"
+
+
+def find_record(path: Path, **settings: object) -> Record | None:
+    """The record at `path` if there is one and its settings have these values, so that it belongs to this set-up.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    record = Record.load(path) if path.is_file() else None
+    if record is None or any(record.settings.get(name) != value for name, value in settings.items()):
+        return None
+    return record
+
+
 def save_figure(figure: Any, folder: str | Path, name: str) -> list[Path]:
     """Write a matplotlib figure as `folder/name.{png,svg,pdf}`, each atomically, at 200 dots per inch.
 

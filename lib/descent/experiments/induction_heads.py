@@ -1,7 +1,7 @@
 """Repeated blocks in random tokens, and the attention-only transformer that learns to copy them.
 
-The companion task of the chapter `grokking_basins`: such a network has a phase change on data that it never sees twice
-(Olsson et al. 2022, In-context learning and induction heads; the sizes are those of Nanda's published run).
+This is the companion task of the chapter `grokking_basins`: such a network has a phase change on data that it never
+sees twice (Olsson et al. 2022, In-context learning and induction heads; sizes are those of Nanda's published run).
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from descent.training.loop import Batch, TrainingPlan, fit
 
 
 @dataclass(frozen=True)
-class Induction:
-    """What decides a run. The source's batch, sizes and learning rate; its layout of the blocks is not known.
+class InductionExperiment:
+    """All that decides a run: batch, sizes and learning rate are the source's, whose layout of blocks is not known.
 
-    Its weight decay is 1. With this layout the network then copies hardly anything within the steps; with 0.1 it does.
+    The source's weight decay is 1. With this layout the network would then copy hardly anything within the steps; with
+    0.1 it does.
 
     Attributes:
-        vocabulary: tokens.
-        length: tokens of a sequence.
-        block, repeats: one block of random tokens stands so many times in a sequence, at random places.
-        width, heads, layers: of the network.
-        batch_size: sequences a step, new ones at every step.
-        learning_rate, weight_decay: AdamW's, betas 0.9 and 0.98.
-        steps: in all.
+        vocabulary: number of different tokens.
+        length: number of tokens in a sequence.
+        block, repeats: one block of random tokens stands in a sequence `repeats` times, at random places.
+        width, heads, layers: sizes of the network.
+        batch_size: sequences per step, new ones at every step.
+        learning_rate, weight_decay: those of AdamW with betas 0.9 and 0.98.
+        steps: number of steps in all.
         every: steps from one look at the losses to the next.
-        seed: of the weights and of the sequences.
+        seed: decides the weights and the sequences.
 
     Raises:
         ValueError: a size below 1, one occurrence only, heads that do not divide the width, or blocks that do not fit.
@@ -67,7 +68,7 @@ class InductionRun:
     """What a run gave; losses are in nats.
 
     Attributes:
-        losses: `(steps,)`, of each step's batch before its update, mean per predictable token.
+        losses: `(steps,)`, the loss of each step's batch before its update, mean per predictable token.
         looks: `(m,)`, the numbers of steps after which the fixed sequences were looked at; the first is 0.
         token_losses: `(m, sequences * (length - 1))` float32, one for each token of the fixed sequences but the first.
         predictable: `(sequences * (length - 1),)` bool, whether a token can be known from what stands before it.
@@ -79,10 +80,11 @@ class InductionRun:
     predictable: NDArray[np.bool_] = field(repr=False)
 
 
-def sequences(of: Induction, count: int, generator: torch.Generator) -> Batch:
+def repeated_blocks(of: InductionExperiment, count: int, generator: torch.Generator) -> Batch:
     """Random tokens `(count, length)` int64 with their blocks, and which can be predicted, `(count, length - 1)` bool.
 
-    Entry t of the latter is for token t + 1: true in every later occurrence of the block, but for its first.
+    Entry t of the latter is for token t + 1: true in every occurrence of the block after the first one, but not for the
+    token with which it begins.
     """
     tokens = torch.randint(of.vocabulary, (count, of.length), generator=generator)
     block = torch.randint(of.vocabulary, (count, of.block), generator=generator)
@@ -98,13 +100,13 @@ def sequences(of: Induction, count: int, generator: torch.Generator) -> Batch:
 
 
 class AttentionOnly(nn.Module):
-    """`(n, t)` tokens to `(n, t, vocabulary)` logits: causal attention layers on a residual stream, and nothing else.
+    """A transformer of causal attention layers on a residual stream, without MLPs, biases and normalisation.
 
-    Weights, w the width, v the vocabulary: `W_E` (v, w), `W_pos` (length, w), `W_U` (w, v); for each layer `W_QKV`
-    (3 w, w) and `W_O` (w, w). All start Gaussian with variance 1 / w.
+    With w the width and v the vocabulary, its weights are `W_E` (v, w), `W_pos` (length, w), `W_U` (w, v) and, for each
+    layer, `W_QKV` (3 w, w) and `W_O` (w, w). All start Gaussian with variance 1 / w.
     """
 
-    def __init__(self, of: Induction) -> None:
+    def __init__(self, of: InductionExperiment) -> None:
         super().__init__()
         generator = torch_generator(of.seed, "weights")
 
@@ -118,7 +120,7 @@ class AttentionOnly(nn.Module):
         self.W_U = normal(of.width, of.vocabulary)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits; see the class."""
+        """The logits of the next token, `(n, t) -> (n, t, vocabulary)`."""
         residual = self.W_E[tokens] + self.W_pos[: tokens.shape[1]]
         for inward, outward in zip(self.W_QKV, self.W_O, strict=True):
             parts = (residual @ inward.T).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -128,23 +130,23 @@ class AttentionOnly(nn.Module):
 
 
 def token_losses(model: nn.Module, tokens: Tensor) -> Tensor:
-    """The loss of each token but the first, `(n, t) -> (n, t - 1)`, in nats."""
+    """The loss of each token but the first, `(n, t) -> (n, t - 1)`, in nats per token."""
     logits = model(tokens[:, :-1])
     return nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
 
 
 def predictable_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean of `token_losses` over the tokens that can be predicted; `batch` is as `sequences` makes it."""
+    """The mean of `token_losses` over the tokens that can be predicted; `batch` is what `repeated_blocks` gives."""
     tokens, known = batch
     return token_losses(model, tokens)[known].mean()
 
 
-def train_induction(of: Induction, count: int = 100, progress: str | None = None) -> InductionRun:
-    """Train on sequences that never come twice, and look at the same `count` others every so many steps.
+def train_induction(of: InductionExperiment, count: int = 100, progress: str | None = None) -> InductionRun:
+    """Train on sequences that never come twice, and measure the loss of `count` fixed ones every so many steps.
 
     Args:
         of: what to train.
-        count: fixed sequences, of a stream of their own.
+        count: number of fixed sequences, which come from a stream of their own.
         progress: text before a progress bar; None shows none.
 
     Raises:
@@ -152,23 +154,21 @@ def train_induction(of: Induction, count: int = 100, progress: str | None = None
         DivergenceError: a loss that is not finite.
     """
     model = AttentionOnly(of)
-    fixed, known = sequences(of, count, torch_generator(of.seed, "fixed sequences"))
-    found: list[NDArray[np.float32]] = []
+    fixed, known = repeated_blocks(of, count, torch_generator(of.seed, "fixed sequences"))
+    losses: list[NDArray[np.float32]] = []
 
     def look(step: int, _: float) -> None:
         if (step + 1) % of.every == 0:
             with torch.no_grad():
-                found.append(token_losses(model, fixed).flatten().numpy())
+                losses.append(token_losses(model, fixed).flatten().numpy())
 
     look(-1, math.nan)
     optimizer = AdamW(model.parameters(), of.learning_rate, (0.9, 0.98), weight_decay=of.weight_decay)
     plan = TrainingPlan(of.steps, callbacks=[look], progress=progress)
-    history = fit(
-        model,
-        predictable_loss,
-        lambda step: sequences(of, of.batch_size, torch_generator(of.seed, f"sequences of step {step}")),
-        optimizer,
-        plan,
-    )
-    looks = of.every * np.arange(len(found), dtype=np.int64)
-    return InductionRun(history.losses, looks, np.stack(found), known.flatten().numpy())
+
+    def batch(step: int) -> Batch:
+        return repeated_blocks(of, of.batch_size, torch_generator(of.seed, f"sequences of step {step}"))
+
+    history = fit(model, predictable_loss, batch, optimizer, plan)
+    looks = of.every * np.arange(len(losses), dtype=np.int64)
+    return InductionRun(history.losses, looks, np.stack(losses), known.flatten().numpy())

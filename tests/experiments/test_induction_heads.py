@@ -8,22 +8,22 @@ import pytest
 import torch
 
 from descent.experiments import grokking_records
-from descent.experiments.induction import (
+from descent.experiments.induction_heads import (
     AttentionOnly,
-    Induction,
+    InductionExperiment,
     predictable_loss,
-    sequences,
+    repeated_blocks,
     token_losses,
     train_induction,
 )
-from descent.repro.records import Record
+from descent.repro.records import Record, record_path
 from descent.repro.seeding import deterministic, torch_generator
 
-TINY = Induction(11, 13, 3, 3, width=8, heads=2, batch_size=4, steps=5, every=2)
+TINY = InductionExperiment(11, 13, 3, 3, width=8, heads=2, batch_size=4, steps=5, every=2)
 
 
 def batch(count: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
-    tokens, known = sequences(TINY, count, torch_generator(0, "test"))
+    tokens, known = repeated_blocks(TINY, count, torch_generator(0, "test"))
     return tokens, known
 
 
@@ -45,7 +45,7 @@ def test_blocks_stand_at_other_places_in_other_sequences():
 
 def test_sequences_that_are_blocks_alone_fill_their_length():
     full = replace(TINY, length=9)
-    tokens, _ = sequences(full, 5, torch_generator(0, "test"))
+    tokens, _ = repeated_blocks(full, 5, torch_generator(0, "test"))
     assert (tokens[:, :3] == tokens[:, 3:6]).all()
     assert (tokens[:, :3] == tokens[:, 6:]).all()
 
@@ -106,9 +106,9 @@ def test_sizes_that_do_not_fit_are_refused(changes, message):
 
 
 def test_the_record_of_the_companion_names_its_set_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(grokking_records, "Induction", lambda: TINY)
-    grokking_records.make_induction(tmp_path)
-    record = Record.load(grokking_records.path_of(tmp_path, "grokking_basins", "induction"))
+    monkeypatch.setattr(grokking_records, "InductionExperiment", lambda: TINY)
+    grokking_records.make_induction_record(tmp_path)
+    record = Record.load(record_path(tmp_path, "grokking_basins", "induction"))
     assert dict(record.settings) == asdict(TINY)
     with deterministic(1):
         run = train_induction(TINY)
