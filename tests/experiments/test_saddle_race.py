@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from descent.curvature.ensembles import count_positive_definite
 from descent.experiments.saddle_race import (
     NEWTON,
     RATES,
@@ -96,23 +95,6 @@ def test_interval_of_a_median_has_its_coverage():
     assert 0.95 < covered < 0.97  # 0.9586 for a sample of 20
     assert median_interval(np.array([1.0, 2, np.inf, np.inf, np.inf]))[0] == np.inf
     assert median_interval(np.array([1.0, 2, 3, np.inf, np.inf]))[0] == 3
-
-
-@pytest.mark.parametrize(
-    ("size", "exact"), [(1, 0.5), (2, (2 - math.sqrt(2)) / 4), (3, (math.pi - 2 * math.sqrt(2)) / (4 * math.pi))]
-)
-def test_share_of_positive_definite_matrices(size, exact):
-    count = 150_000
-    share = count_positive_definite(size, count, numpy_generator(0, "GOE")) / count
-    assert abs(share - exact) < 4 * math.sqrt(exact * (1 - exact) / count)
-
-
-def test_positive_definite_agrees_with_eigenvalues():
-    matrices = numpy_generator(5, "same").standard_normal((3000, 4, 4))
-    eigenvalues = np.linalg.eigvalsh(matrices + matrices.transpose(0, 2, 1))
-    assert count_positive_definite(4, 3000, numpy_generator(5, "same")) == (eigenvalues > 0).all(1).sum()
-    with pytest.raises(ValueError, match="size=0, count=5: expected at least 1 each"):
-        count_positive_definite(0, 5, numpy_generator(0, "x"))
 
 
 def test_a_course_is_the_saddle_that_it_says():
