@@ -15,7 +15,7 @@ from descent.experiments.saddle_race import (
     saddle_free_path,
 )
 from descent.repro.seeding import numpy_generator
-from descent.saddles.functions import classic_saddle, quadratic
+from descent.saddles.functions import classic_saddle
 
 course = EscapeCourse(dimension=3, condition=20.0, distances=(1e-2, 1e-4), runs=4, budget=3000, seed=0)
 
@@ -102,4 +102,3 @@ def test_a_course_is_the_saddle_that_it_says():
     spectrum = torch.linalg.eigvalsh(surface.hessian(starts[0]))
     np.testing.assert_allclose(spectrum, np.tile([-1 / 20, 1 / 20, 1], (4, 1)), atol=1e-14)
     np.testing.assert_allclose(starts.norm(dim=-1), np.tile([[1e-2], [1e-4]], (1, 4)))
-    assert quadratic([1.0, -1.0]).critical_points[0].index == 1
