@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.sparse.linalg import LinearOperator
 
-from descent.curvature.eigen import count_positive_definite, dense_matrix, extreme_eigenpairs, saddle_free_step
+from descent.curvature.eigen import count_positive_definite, extreme_eigenpairs, saddle_free_step
 from descent.repro.seeding import numpy_generator
 
 rng = np.random.default_rng(0)
@@ -82,15 +82,6 @@ def test_zero_and_identity() -> None:
             found = extreme_eigenpairs(scale * np.eye(size), 2, "largest", numpy_generator(0, "start"))
             np.testing.assert_allclose(found.values, [scale, scale], atol=1e-12)
             assert found.converged
-
-
-def test_dense_rebuilds_the_matrix_whatever_the_block() -> None:
-    for block in (1, 7, 1000):
-        np.testing.assert_allclose(dense_matrix(MATRIX, block=block), MATRIX, atol=1e-13)
-    lopsided = np.array([[1.0, 4.0], [2.0, 3.0]])
-    np.testing.assert_array_equal(dense_matrix(lopsided), [[1, 3], [3, 3]])
-    with pytest.raises(ValueError, match="a dense matrix of 100 rows takes 80,000 bytes: max_bytes=79,999"):
-        dense_matrix(MATRIX, max_bytes=79_999)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

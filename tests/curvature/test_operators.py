@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dense import dense_matrix
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, TensorDataset
 
-from descent.curvature.eigen import dense_matrix
 from descent.curvature.operators import gauss_newton, hessian
 from descent.models.small import mlp, small_convnet
 from descent.models.vectors import Layout, flatten, unflatten

@@ -4,7 +4,6 @@ from .density import estimate_trace as estimate_trace
 from .density import spectral_density as spectral_density
 from .eigen import Eigenpairs as Eigenpairs
 from .eigen import count_positive_definite as count_positive_definite
-from .eigen import dense_matrix as dense_matrix
 from .eigen import extreme_eigenpairs as extreme_eigenpairs
 from .eigen import saddle_free_step as saddle_free_step
 from .operators import gauss_newton as gauss_newton

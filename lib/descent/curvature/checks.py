@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import DataLoader, RandomSampler
 
 DataBatches = Iterable[Sequence[Tensor]]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -54,7 +55,7 @@ def check_modules(model: nn.Module) -> None:
 
 
 def check_order(batches: DataBatches) -> None:
-    """Refuse batches that shuffle, drop examples or can be read only once, where this can be known without reading.
+    """Refuse batches that are known, without reading them, to shuffle, to drop examples or to end after one pass.
 
     Raises:
         ValueError: with the sampler's name or the number of examples.
@@ -63,14 +64,12 @@ def check_order(batches: DataBatches) -> None:
         raise ValueError(f"batches is a {type(batches).__name__}, spent after one pass: expected a list or a loader")
     if not isinstance(batches, DataLoader):
         return
-    if isinstance(batches.dataset, IterableDataset) or not isinstance(batches.batch_sampler, BatchSampler):
-        return  # its order cannot be read off: `check_values` compares two passes
-    sampler = batches.batch_sampler.sampler
-    if not isinstance(sampler, SequentialSampler):
-        raise ValueError(f"the loader draws its order with a {type(sampler).__name__}: expected shuffle=False")
-    count, size = len(sampler), batches.batch_sampler.batch_size
-    if batches.batch_sampler.drop_last and count % size:
-        raise ValueError(f"the loader drops the last {count % size} of {count} examples: expected drop_last=False")
+    batching: Any = batches.batch_sampler
+    sampler = getattr(batching, "sampler", None)
+    if isinstance(sampler, RandomSampler):
+        raise ValueError("the loader draws its order with a RandomSampler: expected shuffle=False")
+    if isinstance(sampler, Sized) and batching.drop_last and (rest := len(sampler) % batching.batch_size):
+        raise ValueError(f"the loader drops the last {rest} of {len(sampler)} examples: expected drop_last=False")
 
 
 def check_values(model: nn.Module, loss: LossFunction, batches: DataBatches) -> int:

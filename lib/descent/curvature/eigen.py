@@ -1,4 +1,4 @@
-"""Symmetric operators known only by their products: extreme eigenpairs, the dense matrix, saddle-free steps, a null.
+"""Symmetric operators known only by their products: extreme eigenpairs, saddle-free steps, and a null.
 
 An operator is a SciPy `LinearOperator` or an array, `(P, P)` and symmetric; everything here is float64. Each iteration
 returns its residuals and whether it `converged`.
@@ -14,11 +14,9 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, aslinearoperator, eigsh
-from tqdm import tqdm
 
 Array = NDArray[np.float64]
 ARPACK = {"largest": "LA", "smallest": "SA", "both": "BE", "magnitude": "LM"}
-DENSE_BYTES = 2**30  # a dense matrix above this is refused: 11,585 parameters
 BLOCK = 100_000  # random matrices held in memory together
 
 
@@ -105,7 +103,8 @@ def extreme_eigenpairs(
         raise ValueError(f"count={count}: expected {least} to {multiply.size}, the operator's size")
     basis = max(20, 2 * count + 1)
     if multiply.size <= basis:
-        values, vectors = np.linalg.eigh(_symmetrised(multiply(np.eye(multiply.size))))
+        matrix = multiply(np.eye(multiply.size))
+        values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
         keep = _end(values, count, which)
         values, vectors = values[keep], vectors[:, keep]
     else:
@@ -159,34 +158,6 @@ def _end(values: Array, count: int, which: str) -> NDArray[np.int64]:
 
 def _count_from_below(count: int, which: str) -> int:
     return {"largest": 0, "smallest": count, "both": count // 2}.get(which, 0)
-
-
-def _symmetrised(matrix: Array) -> Array:
-    return (matrix + matrix.T) / 2
-
-
-def dense_matrix(
-    operator: LinearOperator | Array, *, max_bytes: int = DENSE_BYTES, block: int = 64, progress: str | None = None
-) -> Array:
-    """The whole matrix, `(P, P)`, from P products: the mean of what they give and its transpose.
-
-    Args:
-        operator: `(P, P)`, symmetric up to rounding.
-        max_bytes: of the matrix.
-        block: products taken together.
-        progress: text before a progress bar; None shows none.
-
-    Raises:
-        ValueError: the matrix would take more than `max_bytes`, or products are not finite.
-    """
-    multiply = Products(operator)
-    if (needed := 8 * multiply.size**2) > max_bytes:
-        raise ValueError(f"a dense matrix of {multiply.size:,} rows takes {needed:,} bytes: max_bytes={max_bytes:,}")
-    matrix = np.empty((multiply.size,) * 2)
-    for start in tqdm(range(0, multiply.size, block), desc=progress, disable=progress is None, unit="block"):
-        columns = slice(start, min(start + block, multiply.size))
-        matrix[:, columns] = multiply(np.eye(multiply.size, columns.stop - start, -start))
-    return _symmetrised(matrix)
 
 
 def lanczos_tridiagonalise(

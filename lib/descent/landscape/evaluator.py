@@ -118,8 +118,7 @@ class Evaluator:
     def in_float32(self) -> Evaluator:
         """The same evaluator in float32, which `recompute_points` compares with."""
         model, inputs, directions, batch = self._source
-        given = {"loss": self._loss, "batch": batch}
-        return Evaluator(model, inputs, self._targets, directions, precision="float32", **given)
+        return Evaluator(model, inputs, self._targets, directions, loss=self._loss, precision="float32", batch=batch)
 
     def __call__(self, points: ArrayLike) -> Values:
         """The values at points `(s, k)`, which have one coordinate for each direction.

@@ -18,11 +18,6 @@ def fourier_basis(p: int) -> Tensor:
 
     Raises:
         ValueError: p is below 3, or even: then one wave has no partner.
-
-    Examples:
-        >>> basis = fourier_basis(5)
-        >>> basis.shape, torch.allclose(basis @ basis.T, torch.eye(5).double())
-        (torch.Size([5, 5]), True)
     """
     if p < 3 or p % 2 == 0:
         raise ValueError(f"p={p}: expected an odd number of at least 3")

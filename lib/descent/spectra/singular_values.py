@@ -143,12 +143,7 @@ def count_singular_values_above(values: ArrayLike, fraction: float) -> int:
 
 
 def participation_ratio(values: ArrayLike) -> float:
-    """(sum s^2)^2 / sum s^4 of singular values s `(r,)`, from 1 to r: r for equal ones; 0 for a zero matrix.
-
-    Examples:
-        >>> participation_ratio([2.0, 2.0, 2.0, 0.0])
-        3.0
-    """
+    """(sum s^2)^2 / sum s^4 of singular values s `(r,)`, from 1 to r: r for equal ones; 0 for a zero matrix."""
     squares = np.square(np.asarray(values, float))
     return float(squares.sum() ** 2 / (squares**2).sum()) if squares.any() else 0.0
 
