@@ -157,8 +157,8 @@ def test_tied_weights_and_attention(make: Callable[[], nn.Module], shape: tuple[
     with sdpa_kernel(SDPBackend.MATH):
         exact = autograd_hessian(model, CROSS, inputs, targets), jacobian_form(model, inputs, targets)
     for kind, expected in zip((hessian, gauss_newton), exact, strict=True):
-        operator = kind(model, CROSS, split(inputs, targets, 5))
         with torch.no_grad():
+            operator = kind(model, CROSS, split(inputs, targets, 5))
             product = operator @ np.eye(len(expected))
         np.testing.assert_allclose(product, expected, atol=1e-13)
         np.testing.assert_allclose(product, product.T, atol=1e-14)

@@ -130,6 +130,7 @@ def _check_mean(loss: LossFunction, outputs: Tensor, targets: Tensor) -> None:
         )
 
 
+@torch.enable_grad()  # the caller may be inside no_grad
 def _check_derivatives(loss: LossFunction, outputs: Tensor, targets: Tensor) -> None:
     """Refuse a loss without gradient, and one whose gradient jumps while its second derivative is zero everywhere.
 
