@@ -57,39 +57,20 @@ def trajectory_plane(rows: NDArray[np.floating]) -> TrajectoryPlane:
             raise ValueError(f"row {number} has an entry that is not finite")
     relative = rows - rows[-1]
     products = gram_matrix(relative)
-    explained = _explained_variance(products)
+    path, explained = principal_path(products, 2)
     if explained[1] < FLAT:
         raise ValueError(f"{len(rows)} points on one line: expected a path that spans a plane")
-    directions = (_combinations(products) @ relative).astype(np.float32)
-    coordinates, distance = path_coordinates(products), products.diagonal()
+    directions = singular_spectrum(products, centre=True).right(relative, 2).T.astype(np.float32)
+    coordinates, distance = path - path[-1], products.diagonal()
     missed = 1 - (coordinates**2).sum(1) / np.where(distance > 0, distance, 1)
     residual = np.where(distance > 0, missed.clip(0), 0)
-    return TrajectoryPlane(directions, coordinates, explained, residual, products)
-
-
-def _combinations(products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The first two principal directions as combinations of the points, `(2, k)`, from their Gram matrix."""
-    centring = np.eye(len(products)) - 1 / len(products)
-    values, vectors = np.linalg.eigh(centring @ products @ centring)
-    return cast("NDArray[np.float64]", (centring @ vectors[:, :-3:-1] / np.sqrt(values[:-3:-1])).T)
+    return TrajectoryPlane(directions, coordinates, explained[:-1], residual, products)
 
 
 def path_coordinates(products: NDArray[np.float64]) -> NDArray[np.float64]:
     """The coordinates of a `TrajectoryPlane`, `(k, 2)` in units of weight, from its `gram` `(k, k)` alone."""
-    return products @ _combinations(products).T
-
-
-def _explained_variance(products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of the variance in each principal component, `(k - 1,)` descending, from a Gram matrix `(k, k)`.
-
-    Raises:
-        ValueError: all points are the same.
-    """
-    centring = np.eye(len(products)) - 1 / len(products)
-    values = np.linalg.eigvalsh(centring @ products @ centring)[::-1][:-1].clip(0)
-    if values.sum() == 0:
-        raise ValueError(f"{len(products)} equal points: expected a path that moves")
-    return cast("NDArray[np.float64]", values / values.sum())
+    path, _ = principal_path(products, 2)
+    return cast("Array", path - path[-1])
 
 
 def random_walk(points: int, size: int, seed: int) -> NDArray[np.float64]:
