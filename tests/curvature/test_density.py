@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from dense import dense_matrix
 from torch import nn
 
 from descent.curvature.density import Estimate, estimate_trace, spectral_density
-from descent.curvature.eigen import dense_matrix, extreme_eigenpairs
+from descent.curvature.eigen import extreme_eigenpairs
 from descent.curvature.operators import hessian
 from descent.repro.seeding import global_seed, numpy_generator, torch_generator
 

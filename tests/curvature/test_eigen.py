@@ -1,8 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 from scipy.sparse.linalg import LinearOperator
 
-from descent.curvature.eigen import dense_matrix, extreme_eigenpairs, negative_eigenvalue_count, saddle_free_step
+from descent.curvature.eigen import count_positive_definite, extreme_eigenpairs, saddle_free_step
 from descent.repro.seeding import numpy_generator
 
 rng = np.random.default_rng(0)
@@ -82,21 +84,15 @@ def test_zero_and_identity() -> None:
             assert found.converged
 
 
-def test_dense_rebuilds_the_matrix_whatever_the_block() -> None:
-    for block in (1, 7, 1000):
-        np.testing.assert_allclose(dense_matrix(MATRIX, block=block), MATRIX, atol=1e-13)
-    lopsided = np.array([[1.0, 4.0], [2.0, 3.0]])
-    np.testing.assert_array_equal(dense_matrix(lopsided), [[1, 3], [3, 3]])
-    with pytest.raises(ValueError, match="a dense matrix of 100 rows takes 80,000 bytes: max_bytes=79,999"):
-        dense_matrix(MATRIX, max_bytes=79_999)
-
-
-def test_index_counts_negative_values_beyond_rounding() -> None:
-    assert negative_eigenvalue_count([-3.0, -1e-9, 0.0, 1.0], 1e-6) == (1, 0.25)
-    assert negative_eigenvalue_count([-3.0, -1e-9, 0.0, 1.0], 0.0) == (2, 0.5)
-    assert negative_eigenvalue_count(np.zeros(4), 0.0) == (0, 0.0)
-    with pytest.raises(ValueError, match=r"shape \(0,\)"):
-        negative_eigenvalue_count([], 0.0)
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("which", ["smallest", "largest", "both"])
+def test_an_eigenvalue_of_zero_is_found_at_its_end(which: str, sign: int) -> None:
+    values = np.sort(sign * np.arange(50.0))
+    found = extreme_eigenpairs(np.diag(values), 3, which, numpy_generator(0, "start"), tolerance=1e-9)
+    np.testing.assert_allclose(found.values, np.sort(values[WANTED[which]]), atol=1e-7)
+    assert found.converged
+    flat = extreme_eigenpairs(-2 * np.eye(50), 2, which, numpy_generator(0, "start"))
+    np.testing.assert_allclose(flat.values, [-2, -2], atol=1e-12)
 
 
 def absolute_inverse(matrix: np.ndarray, damping: float = 0.0) -> np.ndarray:
@@ -137,6 +133,23 @@ def test_one_vector_is_a_gradient_step_of_the_rayleigh_length() -> None:
     gradient = rng.standard_normal(100)
     curvature = gradient @ MATRIX @ gradient / (gradient @ gradient)
     np.testing.assert_allclose(saddle_free_step(MATRIX, gradient, 1), -gradient / abs(curvature))
+
+
+@pytest.mark.parametrize(
+    ("size", "exact"), [(1, 0.5), (2, (2 - math.sqrt(2)) / 4), (3, (math.pi - 2 * math.sqrt(2)) / (4 * math.pi))]
+)
+def test_share_of_positive_definite_matrices(size, exact):
+    count = 150_000
+    share = count_positive_definite(size, count, numpy_generator(0, "GOE")) / count
+    assert abs(share - exact) < 4 * math.sqrt(exact * (1 - exact) / count)
+
+
+def test_positive_definite_agrees_with_eigenvalues():
+    matrices = numpy_generator(5, "same").standard_normal((3000, 4, 4))
+    eigenvalues = np.linalg.eigvalsh(matrices + matrices.transpose(0, 2, 1))
+    assert count_positive_definite(4, 3000, numpy_generator(5, "same")) == (eigenvalues > 0).all(1).sum()
+    with pytest.raises(ValueError, match="size=0, count=5: expected at least 1 each"):
+        count_positive_definite(0, 5, numpy_generator(0, "x"))
 
 
 @pytest.mark.parametrize(

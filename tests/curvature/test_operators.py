@@ -6,16 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dense import dense_matrix
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, TensorDataset
 
-from descent.curvature.eigen import dense_matrix
 from descent.curvature.operators import gauss_newton, hessian
 from descent.models.small import mlp, small_convnet
 from descent.models.vectors import Layout, flatten, unflatten
 from descent.repro.seeding import torch_generator
 
 Batches = list[tuple[Tensor, Tensor]]
+CROSS = nn.CrossEntropyLoss()
 
 
 def small_net() -> nn.Module:
@@ -93,17 +95,7 @@ def test_equals_the_dense_hessian_of_a_convnet() -> None:
 def test_gauss_newton_is_j_h_j_and_of_a_linear_net_the_hessian() -> None:
     model, (inputs, targets) = small_net(), data()
     matrix = dense_matrix(gauss_newton(model, nn.CrossEntropyLoss(), split(inputs, targets, 5)))
-    named = {name: p.detach() for name, p in model.named_parameters()}
-    layout = Layout.of(named.items())
-
-    def outputs(vector: Tensor) -> Tensor:
-        return torch.func.functional_call(model, unflatten(vector, layout), (inputs,))
-
-    J = torch.func.jacrev(outputs)(flatten(named))
-    p = outputs(flatten(named)).softmax(1)
-    middle = torch.diag_embed(p) - p[:, :, None] * p[:, None]
-    expected = torch.einsum("nap,nab,nbq->pq", J, middle, J) / len(inputs)
-    np.testing.assert_allclose(matrix, expected.numpy(), atol=1e-13)
+    np.testing.assert_allclose(matrix, jacobian_form(model, inputs, targets), atol=1e-13)
     linear = nn.Linear(3, 2).double()
     both = (dense_matrix(kind(linear, nn.CrossEntropyLoss(), [data()])) for kind in (hessian, gauss_newton))
     np.testing.assert_allclose(*both, atol=1e-14)
@@ -120,6 +112,57 @@ def test_batches_do_not_change_the_scale(kind: Callable[..., Any]) -> None:
         np.testing.assert_allclose(other, spectra[0], atol=1e-13)
     loader = DataLoader(TensorDataset(inputs, targets), batch_size=5)
     np.testing.assert_allclose(np.linalg.eigvalsh(dense_matrix(kind(model, loss, loader))), spectra[0], atol=1e-13)
+
+
+class Tied(nn.Module):
+    """Two layers with one weight between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(3, 3, bias=False), nn.Linear(3, 3)
+        self.outer.weight = self.inner.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.outer(self.inner(inputs).tanh())
+
+
+class Attention(nn.Module):
+    """One layer of attention, mean over four positions of two features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(2, 1, 2, dropout=0.0, batch_first=True, activation="gelu")
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs).mean(1)
+
+
+def jacobian_form(model: nn.Module, inputs: Tensor, targets: Tensor) -> np.ndarray:
+    """J^T (d^2 loss / d outputs^2) J of cross-entropy, written out."""
+    named = {name: p.detach() for name, p in model.named_parameters()}
+    layout = Layout.of(named.items())
+
+    def outputs(vector: Tensor) -> Tensor:
+        return torch.func.functional_call(model, unflatten(vector, layout), (inputs,))
+
+    J = torch.autograd.functional.jacobian(outputs, flatten(named))
+    p = outputs(flatten(named)).softmax(1)
+    middle = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    return (torch.einsum("nap,nab,nbq->pq", J, middle, J) / len(inputs)).detach().numpy()
+
+
+@pytest.mark.parametrize(("make", "shape"), [(Tied, (3,)), (Attention, (4, 2))])
+def test_tied_weights_and_attention(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    model, (inputs, targets) = make().double().eval(), data(shape=shape)
+    with sdpa_kernel(SDPBackend.MATH):
+        exact = autograd_hessian(model, CROSS, inputs, targets), jacobian_form(model, inputs, targets)
+    for kind, expected in zip((hessian, gauss_newton), exact, strict=True):
+        with torch.no_grad():
+            operator = kind(model, CROSS, split(inputs, targets, 5))
+            product = operator @ np.eye(len(expected))
+        np.testing.assert_allclose(product, expected, atol=1e-13)
+        np.testing.assert_allclose(product, product.T, atol=1e-14)
+        np.testing.assert_array_equal(operator.T @ product[0], operator @ product[0])
 
 
 def test_named_parameters_give_the_block_in_the_models_order() -> None:
@@ -169,6 +212,14 @@ class Noisy(nn.Module):
         return nn.functional.dropout(self.linear(inputs))
 
 
+class Pair(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+
+    def forward(self, inputs: Tensor) -> Any:
+        return super().forward(inputs), inputs
+
+
 class Changing:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.rand(4, 3, dtype=torch.float64), torch.zeros(4, dtype=torch.long)
@@ -182,7 +233,6 @@ def one_hot(y: Tensor) -> Tensor:
     return nn.functional.one_hot(y, 2).double()
 
 
-CROSS = nn.CrossEntropyLoss()
 BAD: dict[str, tuple[Any, Any, Any, str]] = {
     "shuffle": (None, CROSS, loader(batch_size=4, shuffle=True), "order with a RandomSampler: expected shuffle=False"),
     "drop": (None, CROSS, loader(batch_size=5, drop_last=True), "drops the last 2 of 12 examples"),
@@ -193,16 +243,17 @@ BAD: dict[str, tuple[Any, Any, Any, str]] = {
     "norm": (nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), CROSS, None, "BatchNorm1d '1' uses each batch's own"),
     "no statistics": (nn.BatchNorm1d(3, track_running_stats=False).eval(), CROSS, None, "uses each batch's own"),
     "noise": (Noisy(), CROSS, None, "gives other outputs on the same inputs"),
-    "sum": (None, nn.CrossEntropyLoss(reduction="sum"), None, "CrossEntropyLoss with reduction='sum': expected 'mean'"),
+    "sum": (None, nn.CrossEntropyLoss(reduction="sum"), None, "on 12 examples, .* expected a mean per example"),
     "summed": (None, lambda o, y: CROSS(o, y) * len(y), None, "on 12 examples, .* expected a mean per example"),
     "weighted": (None, nn.CrossEntropyLoss(torch.tensor([1.0, 9.0]).double()), None, "expected a mean per example"),
     "vector": (None, lambda o, y: o.sum(1), None, r"loss returned shape \(12,\), torch.float64: expected a scalar"),
     "number": (None, lambda o, y: 1.0, None, "loss returned float: expected a scalar tensor"),
     "accuracy": (None, lambda o, y: (o.argmax(1) == y).double().mean(), None, "loss has no gradient in the outputs"),
     "detached": (None, lambda o, y: CROSS(o.detach(), y), None, "loss has no gradient in the outputs"),
-    "l1": (None, nn.L1Loss(), None, "loss L1Loss is piecewise linear"),
-    "l1 function": (None, nn.functional.l1_loss, None, "loss l1_loss is piecewise linear"),
-    "margin": (None, nn.MultiMarginLoss(), None, "loss MultiMarginLoss is piecewise linear"),
+    "none": (None, nn.CrossEntropyLoss(reduction="none"), None, r"loss returned shape \(12,\), torch.float64"),
+    "l1": (None, lambda o, y: nn.functional.l1_loss(o, one_hot(y)), None, "loss is piecewise linear in the outputs"),
+    "margin": (None, nn.MultiMarginLoss(), None, "cannot be differentiated twice: .*multi_margin_loss_backward"),
+    "tuple": (Pair(), CROSS, None, "the model returned tuple: expected one tensor"),
     "own l1": (None, lambda o, y: (o - one_hot(y)).abs().mean(), None, "loss is piecewise linear in the outputs"),
     "own hinge": (None, lambda o, y: (1 - o.T * y).relu().mean(), None, "loss is piecewise linear in the outputs"),
     "nan": (None, lambda o, y: CROSS(o, y) * float("nan"), None, "loss of batch 0 is nan: expected a finite number"),

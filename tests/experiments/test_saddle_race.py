@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from descent.curvature.ensembles import count_positive_definite
 from descent.experiments.saddle_race import (
     NEWTON,
     RATES,
@@ -16,7 +15,7 @@ from descent.experiments.saddle_race import (
     saddle_free_path,
 )
 from descent.repro.seeding import numpy_generator
-from descent.saddles.functions import classic_saddle, quadratic
+from descent.saddles.functions import classic_saddle
 
 course = EscapeCourse(dimension=3, condition=20.0, distances=(1e-2, 1e-4), runs=4, budget=3000, seed=0)
 
@@ -98,26 +97,8 @@ def test_interval_of_a_median_has_its_coverage():
     assert median_interval(np.array([1.0, 2, 3, np.inf, np.inf]))[0] == 3
 
 
-@pytest.mark.parametrize(
-    ("size", "exact"), [(1, 0.5), (2, (2 - math.sqrt(2)) / 4), (3, (math.pi - 2 * math.sqrt(2)) / (4 * math.pi))]
-)
-def test_share_of_positive_definite_matrices(size, exact):
-    count = 150_000
-    share = count_positive_definite(size, count, numpy_generator(0, "GOE")) / count
-    assert abs(share - exact) < 4 * math.sqrt(exact * (1 - exact) / count)
-
-
-def test_positive_definite_agrees_with_eigenvalues():
-    matrices = numpy_generator(5, "same").standard_normal((3000, 4, 4))
-    eigenvalues = np.linalg.eigvalsh(matrices + matrices.transpose(0, 2, 1))
-    assert count_positive_definite(4, 3000, numpy_generator(5, "same")) == (eigenvalues > 0).all(1).sum()
-    with pytest.raises(ValueError, match="size=0, count=5: expected at least 1 each"):
-        count_positive_definite(0, 5, numpy_generator(0, "x"))
-
-
 def test_a_course_is_the_saddle_that_it_says():
     surface, starts, _ = course.lay_out()
     spectrum = torch.linalg.eigvalsh(surface.hessian(starts[0]))
     np.testing.assert_allclose(spectrum, np.tile([-1 / 20, 1 / 20, 1], (4, 1)), atol=1e-14)
     np.testing.assert_allclose(starts.norm(dim=-1), np.tile([[1e-2], [1e-4]], (1, 4)))
-    assert quadratic([1.0, -1.0]).critical_points[0].index == 1

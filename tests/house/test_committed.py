@@ -11,7 +11,7 @@ from descent.experiments.cifar_resnets import NETWORKS, PLANE_LIMIT, ResNetSched
 from descent.landscape.directions import weight_matrices
 from descent.models.weights import ResNetDescription, load_checkpoint
 from descent.repro.records import Record
-from descent.spectra.trajectory import explained_variance
+from descent.spectra.trajectory import principal_path
 
 CHECKPOINTS = Path(__file__).parents[2] / "data" / "checkpoints"
 THERE = [network for network in NETWORKS if (CHECKPOINTS / f"{network.name}.safetensors").is_file()]
@@ -44,7 +44,7 @@ def test_paths_end_at_the_weights(network: ResNetDescription) -> None:
     assert gram.shape == (41, 41) == (len(steps), len(steps))
     assert np.all(np.diff(steps) > 0)
     assert np.all(gram[-1] == 0)  # products are of the points less the last
-    assert 0.5 < explained_variance(gram)[0] < 1
+    assert 0.5 < principal_path(gram, 1)[1][0] < 1
     if size <= PLANE_LIMIT:
         plane = record.values["plane"].astype(float)
         assert plane.shape == (2, size)

@@ -47,20 +47,23 @@ def test_an_arrow_that_the_contracts_forbid_is_found(tmp_path, module, line):
     assert "BROKEN" in done.stdout
 
 
+def body_lines(function: ast.FunctionDef) -> int:
+    """Lines of a function's code, without its signature and its docstring."""
+    code = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return function.end_lineno - code[0].lineno + 1 if code else 0
+
+
 def test_sizes_stay_readable():
     lines = {name: len(path.read_text().splitlines()) for name, path in SOURCES.items()}
     assert len(MODULES) <= 75
     assert sum(lines.values()) < 12_500
     assert {name: count for name, count in lines.items() if count > 520} == {}
     long = [
-        f"{name}.{node.name}: {node.end_lineno - node.body[0].lineno + 1} lines, {len(node.args.args)} arguments"
+        f"{name}.{node.name}: {body_lines(node)} lines, {len(node.args.args)} arguments"
         for name, path in SOURCES.items()
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef)
-        and (
-            node.end_lineno - node.body[0].lineno + 1 > 40
-            or len([a for a in node.args.args if a.arg not in ("self", "cls")]) > 5
-        )
+        and (body_lines(node) > 40 or len([a for a in node.args.args if a.arg not in ("self", "cls")]) > 5)
     ]
     assert long == []
 

@@ -1,10 +1,8 @@
 import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
 from small_networks import CLASSES, small_resnet
 from torch import nn
 
@@ -17,7 +15,6 @@ from descent.landscape.directions import (
     rescale_direction,
     weight_matrices,
 )
-from descent.spectra.trajectory import explained_variance, path_coordinates, random_walk, trajectory_plane
 
 
 def equal(one: Direction, other: Direction) -> bool:
@@ -115,32 +112,6 @@ def test_moving_refuses_a_direction_that_would_only_broadcast() -> None:
         moved(nn.Linear(2, 2), [{"wait": torch.ones(2, 2)}], [1.0])
 
 
-def test_the_plane_of_a_path_is_scikit_learns() -> None:
-    rows = np.random.default_rng(0).standard_normal((7, 30)).cumsum(0)
-    plane, relative = trajectory_plane(rows), rows - rows[-1]
-    pca = PCA(svd_solver="full").fit(relative)
-    np.testing.assert_allclose(plane.explained, pca.explained_variance_ratio_[:6], atol=1e-12)
-    signs = np.sign((plane.directions * pca.components_[:2]).sum(1))
-    np.testing.assert_allclose(signs[:, None] * plane.directions, pca.components_[:2], atol=1e-6)
-    np.testing.assert_allclose(plane.coordinates, relative @ pca.components_[:2].T * signs, atol=1e-10)
-    np.testing.assert_allclose(plane.gram, relative @ relative.T, atol=1e-10)
-    missed = relative - plane.coordinates @ plane.directions
-    share = (missed[:-1] ** 2).sum(1) / (relative[:-1] ** 2).sum(1)
-    np.testing.assert_allclose(plane.residual, [*share, 0], atol=1e-6)
-    assert plane.directions.dtype == np.float32
-
-
-def test_the_coordinates_of_a_path_need_only_its_gram_matrix() -> None:
-    rows = np.random.default_rng(1).standard_normal((9, 40)).cumsum(0)
-    plane, relative = trajectory_plane(rows), rows - rows[-1]
-    found = path_coordinates(relative @ relative.T)
-    np.testing.assert_allclose(found, plane.coordinates, atol=1e-9)
-    np.testing.assert_array_equal(path_coordinates(plane.gram), plane.coordinates)
-    np.testing.assert_allclose(found, relative @ plane.directions.T, atol=1e-4)  # signs and all; these are float32
-    np.testing.assert_allclose(found[-1], [0, 0], atol=1e-12)
-    assert np.ptp(found, axis=0).min() > 1
-
-
 def test_running_variances_are_known_by_their_names() -> None:
     model = small_resnet()
     norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
@@ -159,78 +130,3 @@ def test_moving_takes_a_variance_below_zero_as_zero_and_nothing_else() -> None:
     assert state["weight"].tolist() == [-0.5, 0.25, 2.5]
     twice = moved(model, [down, down], [3.0, -2.5]).state_dict()  # only the sum counts, not the way to it
     assert twice["running_var"].tolist() == [0.5, 0.75, 1.5]
-
-
-def test_a_planar_path_is_missed_nowhere_and_what_stands_upright_entirely() -> None:
-    flat = np.zeros((6, 5))
-    flat[:, :2] = np.random.default_rng(0).standard_normal((6, 2))
-    np.testing.assert_allclose(trajectory_plane(flat).residual, np.zeros(6), atol=1e-12)
-    cross = np.zeros((6, 3))
-    cross[:5] = [[9, 0, 0], [-9, 0, 0], [0, 5, 0], [0, -5, 0], [0, 0, 1]]  # the plane is that of the first two axes
-    plane = trajectory_plane(cross)
-    np.testing.assert_allclose(plane.residual, [0, 0, 0, 0, 1, 0], atol=1e-12)
-    np.testing.assert_allclose(np.abs(plane.directions), np.eye(2, 3), atol=1e-7)
-    variances = np.array([162, 50, 1 - 1 / 6])
-    np.testing.assert_allclose(plane.explained, [*variances / variances.sum(), 0, 0], atol=1e-12)
-
-
-def test_rows_may_be_float32_on_disk(tmp_path: Path) -> None:
-    rows = np.random.default_rng(0).standard_normal((5, 40)).astype(np.float32)
-    rows.tofile(tmp_path / "rows")
-    mapped = np.memmap(tmp_path / "rows", np.float32, "r", shape=rows.shape)
-    plane = trajectory_plane(mapped)
-    np.testing.assert_allclose(plane.explained, trajectory_plane(rows.astype(float)).explained, rtol=1e-6)
-    np.testing.assert_allclose(plane.directions @ plane.directions.T, np.eye(2), atol=1e-6)
-
-
-def test_what_spans_no_plane_is_refused() -> None:
-    rows = np.random.default_rng(0).standard_normal((4, 6))
-    with pytest.raises(ValueError, match=r"rows of shape \(2, 6\): expected at least three points"):
-        trajectory_plane(rows[:2])
-    for value, row in ((np.nan, 1), (np.inf, 1), (np.nan, 3), (np.inf, 3)):
-        bad = rows.copy()
-        bad[row, 2] = value
-        with pytest.raises(ValueError, match=f"row {row} has an entry that is not finite"):
-            trajectory_plane(bad)
-    with pytest.raises(ValueError, match="4 equal points: expected a path that moves"):
-        trajectory_plane(np.ones((4, 6)))
-    with pytest.raises(ValueError, match="4 points on one line: expected a path that spans a plane"):
-        trajectory_plane(np.outer([0.0, 1.0, 3.0, 4.0], rows[0]))
-
-
-def test_explained_variance_of_a_right_angle() -> None:
-    corners = np.array([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])  # deviations' squares: 4 along the diagonal, 4/3 across
-    np.testing.assert_allclose(explained_variance(corners @ corners.T), [0.6 * 5 / 4, 0.25], atol=1e-14)
-
-
-def test_random_walks_have_the_shares_of_simulated_ones() -> None:
-    points, size, count = 5, 6, 1500  # few dimensions, where the shares scatter most
-    drawn = [explained_variance(random_walk(points, size, seed)) for seed in range(count)]
-    generator = np.random.default_rng(0)
-    walks = generator.standard_normal((count, points - 1, size)).cumsum(1)
-    walks = np.concatenate([np.zeros((count, 1, size)), walks], 1)
-    simulated = np.array([explained_variance(walk @ walk.T) for walk in walks])
-    error = np.sqrt((np.var(drawn, axis=0) + simulated.var(0)) / count)
-    assert (np.abs(np.mean(drawn, axis=0) - simulated.mean(0)) < 4 * error + 1e-12).all()
-    np.testing.assert_allclose(np.std(drawn, axis=0), simulated.std(0), rtol=0.1)
-
-
-def test_a_random_walk_of_many_dimensions_has_antogninis_shares() -> None:
-    for points in (10, 200):
-        shares = np.mean([explained_variance(random_walk(points, 10**8, seed)) for seed in range(3)], axis=0)
-        k = np.arange(1, points)
-        exact = 1.5 / ((points**2 - 1) * np.sin(np.pi * k / (2 * points)) ** 2)  # of the expected Gram matrix
-        np.testing.assert_allclose(shares, exact, atol=1e-3)
-    assert shares[:2] == pytest.approx([6 / np.pi**2, 6 / (4 * np.pi**2)], abs=2e-3)
-    assert shares[:2].sum() == pytest.approx(0.76, abs=2e-3)
-
-
-def test_a_random_walk_ends_at_the_origin_and_its_seed_decides_it() -> None:
-    walk = random_walk(4, 9, 0)
-    assert not walk[-1].any()
-    assert not walk[:, -1].any()
-    assert np.array_equal(walk, random_walk(4, 9, 0))
-    assert not np.array_equal(walk, random_walk(4, 9, 1))
-    for points, size in ((2, 9), (5, 4)):
-        with pytest.raises(ValueError, match=f"points={points}, size={size}: expected at least three points"):
-            random_walk(points, size, 0)

@@ -224,8 +224,8 @@ def test_equal_evaluators_have_one_key_wherever_and_however_they_compute() -> No
 
 
 def test_the_key_is_the_same_in_another_process() -> None:
-    code = "import torch; torch.set_num_threads(1); from test_landscape import evaluator; print(evaluator().key())"
-    place = {"PYTHONHASHSEED": "17", "PYTHONPATH": os.pathsep.join(sys.path)}
+    code = "import torch; torch.set_num_threads(1); from test_evaluator import evaluator; print(evaluator().key())"
+    place = {"PYTHONHASHSEED": "17", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **place}, capture_output=True, text=True)
     assert done.stdout.split() == [evaluator().key()], done.stderr
 
@@ -344,17 +344,27 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         Evaluator(model, inputs[:0], targets[:0], good)
     with pytest.raises(ValueError, match="precision='float16': expected one of auto, float32, bfloat16"):
         Evaluator(model, inputs, targets, good, precision="float16")
-    with pytest.raises(ValueError, match="batch=0: expected at least 1 image at a time"):
+    with pytest.raises(ValueError, match="batch=0: expected at least 1 example at a time"):
         Evaluator(model, inputs, targets, good, batch=0)
     for points in ([[0.0]], [[0.0, 0.0, 0.0]], np.zeros((1, 1, 2))):
         with pytest.raises(ValueError, match=r"points of shape .*: expected \(s, 2\)"):
             Evaluator(model, inputs, targets, good)(points)
 
 
-def test_normalisation_that_cannot_be_folded_is_moved_whole_or_refused() -> None:
+class Backwards(nn.Sequential):
+    """Runs its layers in another order than that in which they are listed."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        convolution, norm, head = self
+        return head(convolution(norm(inputs)))
+
+
+def test_normalisation_that_cannot_be_folded_is_moved_as_it_is() -> None:
+    model = settle(Backwards(nn.Conv2d(3, 3, 8), nn.BatchNorm2d(3), nn.Sequential(nn.Flatten(), nn.Linear(3, CLASSES))))
+    assert evaluator(model)([[0, 0]])["loss"][0] == pytest.approx(plain(model, *examples())["loss"], rel=1e-6)
     model = settle(nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.BatchNorm1d(3), nn.Linear(3, CLASSES)))
-    with pytest.raises(ValueError, match="batch normalisation '2' follows no convolution"):
-        evaluator(model)
+    away = moved(model, plane(model), [0.4, -0.3])
+    assert evaluator(model)([[0.4, -0.3]])["loss"][0] == pytest.approx(plain(away, *examples())["loss"], rel=1e-5)
     way = direction_between(model, settle(copy.deepcopy(model), 1))
     found = Evaluator(model, *examples(), [way], precision="float32")([[1.0]])["loss"]
     assert found[0] == pytest.approx(plain(settle(copy.deepcopy(model), 1), *examples())["loss"], rel=1e-5)
@@ -427,3 +437,34 @@ def test_a_recheck_of_what_is_not_finite(
     np.testing.assert_array_equal(
         recompute_points(task, made(np.full((2, 2), before)), 0, share=1), np.full(4, expected)
     )
+
+
+class Words(nn.Module):
+    """Predicts each word of four from its embedding, whose weights the last layer shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(9, 3), nn.Linear(3, 9, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.words(inputs))
+
+
+def word_losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs.mT, targets, reduction="none").mean(1)
+
+
+def test_a_loss_of_ones_own_over_integers_and_tied_weights() -> None:
+    model = Words()
+    words = torch.arange(20).reshape(5, 4) % 9
+    task = Evaluator(model, words, words.flip(1), plane(model), loss=word_losses, precision="float32", batch=2)
+    values = task([[0, 0], [0.5, -1]])
+    assert sorted(values) == ["loss", "standard_error"]
+    for row, point in enumerate([[0, 0], [0.5, -1]]):
+        losses = word_losses(moved(model, plane(model), point)(words), words.flip(1)).detach().double()
+        assert values["loss"][row] == pytest.approx(losses.mean().item(), rel=1e-6)
+        assert values["standard_error"][row] == pytest.approx(losses.std().item() / 5**0.5, rel=1e-5)
+    assert task.key() == task.in_float32().key() != Evaluator(model, words, words.flip(1), plane(model)).key()
+    with pytest.raises(ValueError, match=r"loss returned shape \(2, 4\): expected \(2,\), one value per example"):
+        Evaluator(model, words, words, plane(model), loss=lambda o, y: (o.argmax(2) - y) ** 2, batch=2)([[0, 0]])

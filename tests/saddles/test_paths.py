@@ -4,8 +4,10 @@ import torch
 from torch.optim import SGD, Adam
 
 from descent.repro.seeding import torch_generator
-from descent.saddles.functions import classic_saddle, himmelblau, monkey_saddle, quadratic
+from descent.saddles.functions import classic_saddle, monkey_saddle, quadratic, scalar_field
 from descent.saddles.paths import follow_optimiser
+
+HIMMELBLAU = scalar_field(lambda p: (p[0] ** 2 + p[1] - 11) ** 2 + (p[0] + p[1] ** 2 - 7) ** 2, 2, "Himmelblau")
 
 
 def momentum(tensors):
@@ -37,7 +39,7 @@ def test_monkey_saddle_slows_down_on_its_ridge():
 
 
 def test_values_and_gradient_norms_belong_to_the_points():
-    surface = himmelblau()
+    surface = HIMMELBLAU
     path = follow_optimiser(surface, [[0.0, 0.0], [-1.0, 2.0]], lambda tensors: Adam(tensors, lr=0.1), 30)
     points = torch.from_numpy(path.points)
     assert (path.points.shape, path.values.shape, path.gradient_norms.shape) == ((31, 2, 2), (31, 2), (31, 2))
@@ -48,9 +50,9 @@ def test_values_and_gradient_norms_belong_to_the_points():
 @pytest.mark.parametrize("make", [momentum, lambda tensors: Adam(tensors, lr=0.05)])
 def test_many_runs_at_once_are_the_runs_alone(make):
     starts = np.random.default_rng(0).standard_normal((5, 7, 2))
-    together = follow_optimiser(himmelblau(), starts, make, 12)
+    together = follow_optimiser(HIMMELBLAU, starts, make, 12)
     assert together.points.shape == (13, 5, 7, 2)
-    alone = follow_optimiser(himmelblau(), starts[3, 6], make, 12)
+    alone = follow_optimiser(HIMMELBLAU, starts[3, 6], make, 12)
     np.testing.assert_allclose(together.points[:, 3, 6], alone.points, rtol=1e-13)
 
 
@@ -84,33 +86,33 @@ def test_noise_has_the_deviation_asked_for_and_comes_from_the_generator():
 def test_without_noise_no_random_number_is_drawn():
     generator, untouched = torch_generator(0, "n"), torch_generator(0, "n").get_state()
     state = torch.get_rng_state()
-    follow_optimiser(himmelblau(), [1.0, 1.0], plain, 3, generator=generator)
-    follow_optimiser(himmelblau(), [1.0, 1.0], plain, 3)
+    follow_optimiser(HIMMELBLAU, [1.0, 1.0], plain, 3, generator=generator)
+    follow_optimiser(HIMMELBLAU, [1.0, 1.0], plain, 3)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(generator.get_state(), untouched)
 
 
 def test_starts_are_left_as_they_were():
     starts = torch.ones(2, dtype=torch.float64)
-    follow_optimiser(himmelblau(), starts, momentum, 5)
+    follow_optimiser(HIMMELBLAU, starts, momentum, 5)
     assert torch.equal(starts, torch.ones(2, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: follow_optimiser(himmelblau(), [1.0, 1], plain, 0), "steps=0: expected at least 1"),
-        (lambda: follow_optimiser(himmelblau(), [1.0, np.inf], plain, 5), "starts: expected finite coordinates"),
+        (lambda: follow_optimiser(HIMMELBLAU, [1.0, 1], plain, 0), "steps=0: expected at least 1"),
+        (lambda: follow_optimiser(HIMMELBLAU, [1.0, np.inf], plain, 5), "starts: expected finite coordinates"),
         (
-            lambda: follow_optimiser(himmelblau(), [1.0, 1, 1], plain, 5),
+            lambda: follow_optimiser(HIMMELBLAU, [1.0, 1, 1], plain, 5),
             r"points of shape \(3,\): expected \(\.\.\., 2\)",
         ),
         (
-            lambda: follow_optimiser(himmelblau(), [1.0, 1], plain, 5, noise=0.1),
+            lambda: follow_optimiser(HIMMELBLAU, [1.0, 1], plain, 5, noise=0.1),
             r"noise=0\.1: expected 0, or a positive number and",
         ),
         (
-            lambda: follow_optimiser(himmelblau(), [1.0, 1], plain, 5, noise=-1, generator=torch.Generator()),
+            lambda: follow_optimiser(HIMMELBLAU, [1.0, 1], plain, 5, noise=-1, generator=torch.Generator()),
             "noise=-1: expected 0",
         ),
     ],

@@ -17,7 +17,6 @@ from descent.spectra.fourier import (
     gini,
     key_frequencies,
     neuron_frequencies,
-    projected,
     restricted_logits,
     sum_waves,
     transform_pairs,
@@ -150,7 +149,6 @@ def test_pure_cosines_are_all_answer() -> None:
     torch.testing.assert_close(
         answer_coefficients(logits, KEYS), torch.tensor([3.0, -1.0], dtype=torch.float64) * math.sqrt(P**3 / 2)
     )
-    torch.testing.assert_close(projected(logits, KEYS), logits)
     torch.testing.assert_close(restricted_logits(logits, KEYS), logits)
     assert float(excluded_logits(logits, KEYS).abs().max()) < 1e-12
     assert answer_share(torch.zeros(P * P, P), KEYS) == 0

@@ -1,12 +1,21 @@
-"""Principal coordinates of a path, and its corners, against paths whose turns are known."""
+"""Principal components of a path, random walks, and the corners of paths whose turns are known."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 
 from descent.spectra.singular_values import gram_matrix
-from descent.spectra.trajectory import path_corners, principal_path, turning_angles
+from descent.spectra.trajectory import (
+    path_coordinates,
+    path_corners,
+    principal_path,
+    random_walk,
+    trajectory_plane,
+    turning_angles,
+)
 
 BENT = np.array([[0.0, 0], [1, 0], [1, 2], [4, 2]])  # turns by a right angle after 1 and after 3 of 6
 
@@ -81,3 +90,104 @@ def test_components_that_are_not_there_are_refused():
         principal_path(np.eye(4), 5)
     with pytest.raises(ValueError, match="equal points"):
         principal_path(np.zeros((4, 4)), 2)
+
+
+def test_the_plane_of_a_path_is_scikit_learns() -> None:
+    rows = np.random.default_rng(0).standard_normal((7, 30)).cumsum(0)
+    plane, relative = trajectory_plane(rows), rows - rows[-1]
+    pca = PCA(svd_solver="full").fit(relative)
+    np.testing.assert_allclose(plane.explained, pca.explained_variance_ratio_[:6], atol=1e-12)
+    signs = np.sign((plane.directions * pca.components_[:2]).sum(1))
+    np.testing.assert_allclose(signs[:, None] * plane.directions, pca.components_[:2], atol=1e-6)
+    np.testing.assert_allclose(plane.coordinates, relative @ pca.components_[:2].T * signs, atol=1e-10)
+    np.testing.assert_allclose(plane.gram, relative @ relative.T, atol=1e-10)
+    missed = relative - plane.coordinates @ plane.directions
+    share = (missed[:-1] ** 2).sum(1) / (relative[:-1] ** 2).sum(1)
+    np.testing.assert_allclose(plane.residual, [*share, 0], atol=1e-6)
+    assert plane.directions.dtype == np.float32
+
+
+def test_the_coordinates_of_a_path_need_only_its_gram_matrix() -> None:
+    rows = np.random.default_rng(1).standard_normal((9, 40)).cumsum(0)
+    plane, relative = trajectory_plane(rows), rows - rows[-1]
+    found = path_coordinates(relative @ relative.T)
+    np.testing.assert_allclose(found, plane.coordinates, atol=1e-9)
+    np.testing.assert_array_equal(path_coordinates(plane.gram), plane.coordinates)
+    np.testing.assert_allclose(found, relative @ plane.directions.T, atol=1e-4)  # signs and all; these are float32
+    np.testing.assert_allclose(found[-1], [0, 0], atol=1e-12)
+    assert np.ptp(found, axis=0).min() > 1
+
+
+def test_a_planar_path_is_missed_nowhere_and_what_stands_upright_entirely() -> None:
+    flat = np.zeros((6, 5))
+    flat[:, :2] = np.random.default_rng(0).standard_normal((6, 2))
+    np.testing.assert_allclose(trajectory_plane(flat).residual, np.zeros(6), atol=1e-12)
+    cross = np.zeros((6, 3))
+    cross[:5] = [[9, 0, 0], [-9, 0, 0], [0, 5, 0], [0, -5, 0], [0, 0, 1]]  # the plane is that of the first two axes
+    plane = trajectory_plane(cross)
+    np.testing.assert_allclose(plane.residual, [0, 0, 0, 0, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(np.abs(plane.directions), np.eye(2, 3), atol=1e-7)
+    variances = np.array([162, 50, 1 - 1 / 6])
+    np.testing.assert_allclose(plane.explained, [*variances / variances.sum(), 0, 0], atol=1e-12)
+
+
+def test_rows_may_be_float32_on_disk(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((5, 40)).astype(np.float32)
+    rows.tofile(tmp_path / "rows")
+    mapped = np.memmap(tmp_path / "rows", np.float32, "r", shape=rows.shape)
+    plane = trajectory_plane(mapped)
+    np.testing.assert_allclose(plane.explained, trajectory_plane(rows.astype(float)).explained, rtol=1e-6)
+    np.testing.assert_allclose(plane.directions @ plane.directions.T, np.eye(2), atol=1e-6)
+
+
+def test_what_spans_no_plane_is_refused() -> None:
+    rows = np.random.default_rng(0).standard_normal((4, 6))
+    with pytest.raises(ValueError, match=r"rows of shape \(2, 6\): expected at least three points"):
+        trajectory_plane(rows[:2])
+    for value, row in ((np.nan, 1), (np.inf, 1), (np.nan, 3), (np.inf, 3)):
+        bad = rows.copy()
+        bad[row, 2] = value
+        with pytest.raises(ValueError, match=f"row {row} has an entry that is not finite"):
+            trajectory_plane(bad)
+    with pytest.raises(ValueError, match="4 equal points: expected a path that moves"):
+        trajectory_plane(np.ones((4, 6)))
+    with pytest.raises(ValueError, match="4 points on one line: expected a path that spans a plane"):
+        trajectory_plane(np.outer([0.0, 1.0, 3.0, 4.0], rows[0]))
+
+
+def test_shares_of_variance_of_a_right_angle() -> None:
+    corners = np.array([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])  # deviations' squares: 4 along the diagonal, 4/3 across
+    np.testing.assert_allclose(principal_path(corners @ corners.T, 1)[1], [0.6 * 5 / 4, 0.25, 0], atol=1e-14)
+
+
+def test_random_walks_have_the_shares_of_simulated_ones() -> None:
+    points, size, count = 5, 6, 1500  # few dimensions, where the shares scatter most
+    drawn = [principal_path(random_walk(points, size, seed), 1)[1] for seed in range(count)]
+    generator = np.random.default_rng(0)
+    walks = generator.standard_normal((count, points - 1, size)).cumsum(1)
+    walks = np.concatenate([np.zeros((count, 1, size)), walks], 1)
+    simulated = np.array([principal_path(walk @ walk.T, 1)[1] for walk in walks])
+    error = np.sqrt((np.var(drawn, axis=0) + simulated.var(0)) / count)
+    assert (np.abs(np.mean(drawn, axis=0) - simulated.mean(0)) < 4 * error + 1e-12).all()
+    np.testing.assert_allclose(np.std(drawn, axis=0), simulated.std(0), rtol=0.1, atol=1e-12)
+
+
+def test_a_random_walk_of_many_dimensions_has_antogninis_shares() -> None:
+    for points in (10, 200):
+        shares = np.mean([principal_path(random_walk(points, 10**8, seed), 1)[1] for seed in range(3)], axis=0)[:-1]
+        k = np.arange(1, points)
+        exact = 1.5 / ((points**2 - 1) * np.sin(np.pi * k / (2 * points)) ** 2)  # of the expected Gram matrix
+        np.testing.assert_allclose(shares, exact, atol=1e-3)
+    assert shares[:2] == pytest.approx([6 / np.pi**2, 6 / (4 * np.pi**2)], abs=2e-3)
+    assert shares[:2].sum() == pytest.approx(0.76, abs=2e-3)
+
+
+def test_a_random_walk_ends_at_the_origin_and_its_seed_decides_it() -> None:
+    walk = random_walk(4, 9, 0)
+    assert not walk[-1].any()
+    assert not walk[:, -1].any()
+    assert np.array_equal(walk, random_walk(4, 9, 0))
+    assert not np.array_equal(walk, random_walk(4, 9, 1))
+    for points, size in ((2, 9), (5, 4)):
+        with pytest.raises(ValueError, match=f"points={points}, size={size}: expected at least three points"):
+            random_walk(points, size, 0)

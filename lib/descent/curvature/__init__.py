@@ -1,4 +1,8 @@
-"""Hessians and Gauss-Newton matrices as operators: their extreme eigenpairs, density and trace."""
+"""Second derivatives of a network's loss as operators, and what their spectra are, without building a matrix.
+
+Start with `hessian` or `gauss_newton`, which take any torch model, a loss and batches. Then `extreme_eigenpairs`,
+`spectral_density` and `estimate_trace` take that operator, or any other symmetric one, by its products alone.
+"""
 
 import lazy_loader
 

@@ -1,11 +1,10 @@
 from .density import Density as Density
+from .density import Estimate as Estimate
 from .density import estimate_trace as estimate_trace
 from .density import spectral_density as spectral_density
 from .eigen import Eigenpairs as Eigenpairs
-from .eigen import dense_matrix as dense_matrix
+from .eigen import count_positive_definite as count_positive_definite
 from .eigen import extreme_eigenpairs as extreme_eigenpairs
-from .eigen import negative_eigenvalue_count as negative_eigenvalue_count
 from .eigen import saddle_free_step as saddle_free_step
-from .ensembles import count_positive_definite as count_positive_definite
 from .operators import gauss_newton as gauss_newton
 from .operators import hessian as hessian

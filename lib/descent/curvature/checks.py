@@ -1,22 +1,22 @@
-"""What a second derivative of a network's loss needs, checked by name before anything is computed."""
+"""What a Hessian needs of a model, its loss and its data, checked before any product is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import DataLoader, RandomSampler
 
 DataBatches = Iterable[Sequence[Tensor]]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-PIECEWISE_LINEAR = (nn.L1Loss, nn.HingeEmbeddingLoss, nn.MultiLabelMarginLoss, nn.MarginRankingLoss)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
 def chosen_parameter_names(model: nn.Module, parameters: Iterable[str] | None) -> set[str]:
-    """The names of `parameters`, all trained ones for None.
+    """The names in `parameters`; where it is None, those of all parameters that require a gradient.
 
     Raises:
         ValueError: an unknown name, none at all, or parameters of several dtypes or devices.
@@ -36,7 +36,7 @@ def chosen_parameter_names(model: nn.Module, parameters: Iterable[str] | None) -
 
 
 def check_modules(model: nn.Module) -> None:
-    """Refuse modules that are random or depend on the batch.
+    """Refuse modules whose output is random or depends on the other examples of a batch.
 
     Raises:
         ValueError: with the module's name.
@@ -54,23 +54,8 @@ def check_modules(model: nn.Module) -> None:
             )
 
 
-def check_loss_type(loss: LossFunction) -> None:
-    """Refuse torch's losses that are no mean or are piecewise linear.
-
-    Raises:
-        ValueError: with the loss's name.
-    """
-    name = type(loss).__name__
-    reduction = getattr(loss, "reduction", "mean")
-    if reduction not in ("mean", "batchmean"):
-        raise ValueError(f"{name} with reduction={reduction!r}: expected 'mean', a mean per example")
-    linear = isinstance(loss, PIECEWISE_LINEAR) or loss is nn.functional.l1_loss
-    if linear or (isinstance(loss, nn.MultiMarginLoss) and loss.p == 1):
-        raise ValueError(f"loss {getattr(loss, '__name__', name)} is piecewise linear: it has no second derivative")
-
-
 def check_order(batches: DataBatches) -> None:
-    """Refuse batches that are known to shuffle, to drop examples or to end after one pass.
+    """Refuse batches that are known, without reading them, to shuffle, to drop examples or to end after one pass.
 
     Raises:
         ValueError: with the sampler's name or the number of examples.
@@ -79,74 +64,84 @@ def check_order(batches: DataBatches) -> None:
         raise ValueError(f"batches is a {type(batches).__name__}, spent after one pass: expected a list or a loader")
     if not isinstance(batches, DataLoader):
         return
-    if isinstance(batches.dataset, IterableDataset) or not isinstance(batches.batch_sampler, BatchSampler):
-        return  # nothing can be read off it: `check_values` compares two passes
-    sampler = batches.batch_sampler.sampler
-    if not isinstance(sampler, SequentialSampler):
-        raise ValueError(f"the loader draws its order with a {type(sampler).__name__}: expected shuffle=False")
-    count, size = len(sampler), batches.batch_sampler.batch_size
-    if batches.batch_sampler.drop_last and count % size:
-        raise ValueError(f"the loader drops the last {count % size} of {count} examples: expected drop_last=False")
+    batching: Any = batches.batch_sampler
+    sampler = getattr(batching, "sampler", None)
+    if isinstance(sampler, RandomSampler):
+        raise ValueError("the loader draws its order with a RandomSampler: expected shuffle=False")
+    if isinstance(sampler, Sized) and batching.drop_last and (rest := len(sampler) % batching.batch_size):
+        raise ValueError(f"the loader drops the last {rest} of {len(sampler)} examples: expected drop_last=False")
 
 
-def check_values(model: nn.Module, loss: LossFunction, batches: DataBatches) -> None:
-    """Refuse batches that are empty or change, random outputs, and losses unfit for a Hessian.
+def check_values(model: nn.Module, loss: LossFunction, batches: DataBatches) -> int:
+    """The number of examples; refuses batches that are empty or change, random outputs, and losses without a Hessian.
 
-    One forward pass over the data without gradients; the loss is probed on the first batch.
+    One forward pass over the data without gradients, and a second one over the first batch, on which the loss is
+    probed.
 
     Raises:
         ValueError: in one sentence, with the value.
     """
     device = next(model.parameters()).device
-    count = 0
-    for first, second in zip_longest(batches, batches):
+    examples = 0
+    for number, (first, second) in enumerate(zip_longest(batches, batches)):
         if first is None or second is None or not all(map(_same, first, second)):
-            raise ValueError(f"batch {count} differs between two passes over batches: expected the same data each time")
+            raise ValueError(
+                f"batch {number} differs between two passes over batches: expected the same data each time"
+            )
         inputs, targets = (part.to(device) for part in first)
         with torch.no_grad():
-            value = loss(model(inputs), targets)
+            outputs = model(inputs)
+            if not isinstance(outputs, Tensor):
+                raise ValueError(f"the model returned {type(outputs).__name__}: expected one tensor")
+            value = loss(outputs, targets)
         if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
             what = f"shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss returned {what}: expected a scalar tensor, the mean over the batch's examples")
         if not torch.isfinite(value):
-            raise ValueError(f"loss of batch {count} is {value.item()}: expected a finite number")
-        if count == 0:
-            _probe(model, loss, inputs, targets)
-        count += 1
-    if count == 0:
+            raise ValueError(f"loss of batch {number} is {value.item()}: expected a finite number")
+        if number == 0:
+            with torch.no_grad():
+                if not torch.equal(outputs, model(inputs)):
+                    raise ValueError("the model gives other outputs on the same inputs: products would be random")
+            _check_mean(loss, outputs, targets)
+            _check_derivatives(loss, outputs, targets)
+        examples += len(inputs)
+    if examples == 0:
         raise ValueError("batches is empty: expected at least one pair (inputs, targets)")
+    return examples
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one is other or (one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num()))
 
 
-def _probe(model: nn.Module, loss: LossFunction, inputs: Tensor, targets: Tensor) -> None:
-    """The checks that need outputs: determinism, a mean per example, derivatives."""
-    with torch.no_grad():
-        outputs = model(inputs)
-        if not torch.equal(outputs, model(inputs)):
-            raise ValueError("the model gives other outputs on the same inputs: products would be random")
-        if outputs.ndim and len(outputs) == len(targets) > 1:
-            half = len(outputs) // 2
-            parts = [loss(outputs[part], targets[part]).item() for part in (slice(half), slice(half, None))]
-            mean = (half * parts[0] + (len(outputs) - half) * parts[1]) / len(outputs)
-            whole = loss(outputs, targets).item()
-            if abs(whole - mean) > 1e-4 * max(map(abs, [whole, *parts])):
-                raise ValueError(
-                    f"loss is {whole:.6g} on {len(outputs)} examples, {mean:.6g} as the mean of its halves: "
-                    "expected a mean per example"
-                )
-    _probe_derivatives(loss, outputs, targets)
+def _check_mean(loss: LossFunction, outputs: Tensor, targets: Tensor) -> None:
+    """Refuse a loss that is not the mean of its values on the two halves of a batch, weighted by their examples."""
+    if not outputs.ndim or not len(outputs) == len(targets) > 1:
+        return
+    half = len(outputs) // 2
+    parts = [loss(outputs[part], targets[part]).item() for part in (slice(half), slice(half, None))]
+    mean = (half * parts[0] + (len(outputs) - half) * parts[1]) / len(outputs)
+    whole = loss(outputs, targets).item()
+    if abs(whole - mean) > 1e-4 * max(map(abs, [whole, *parts])):
+        raise ValueError(
+            f"loss is {whole:.6g} on {len(outputs)} examples, {mean:.6g} as the mean of its halves: "
+            "expected a mean per example, as reduction='mean' gives"
+        )
 
 
-def _probe_derivatives(loss: LossFunction, outputs: Tensor, targets: Tensor) -> None:
-    """Refuse a loss without gradient, and one whose gradient jumps though its second derivative is zero."""
+@torch.enable_grad()  # the caller may be inside no_grad
+def _check_derivatives(loss: LossFunction, outputs: Tensor, targets: Tensor) -> None:
+    """Refuse a loss without gradient, and one whose gradient jumps while its second derivative is zero everywhere.
+
+    The derivatives are taken at the outputs, at zero, where no softmax is saturated, far off to either side, and at
+    the targets, around which a Huber loss is curved.
+    """
     ramp = torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype, device=outputs.device).reshape(outputs.shape)
     far = 10 * (1 + outputs.abs().max()) * (ramp + 0.5 / outputs.numel())
-    points = [outputs, torch.zeros_like(outputs), outputs + far, outputs - far]  # at zero no softmax is saturated
+    points = [outputs, torch.zeros_like(outputs), outputs + far, outputs - far]
     if targets.shape == outputs.shape and targets.is_floating_point():
-        points.append(targets.to(outputs.dtype))  # where a Huber loss curves
+        points.append(targets.to(outputs.dtype))
     gradients = []
     for point in points:
         point = point.detach().requires_grad_()
@@ -155,7 +150,10 @@ def _probe_derivatives(loss: LossFunction, outputs: Tensor, targets: Tensor) -> 
             raise ValueError("loss has no gradient in the outputs, as an accuracy has none: expected a smooth function")
         (gradient,) = torch.autograd.grad(value, point, create_graph=True, materialize_grads=True)
         if gradient.requires_grad:
-            (second,) = torch.autograd.grad(gradient, point, torch.ones_like(point) + ramp, materialize_grads=True)
+            try:
+                (second,) = torch.autograd.grad(gradient, point, torch.ones_like(point) + ramp, materialize_grads=True)
+            except RuntimeError as error:
+                raise ValueError(f"loss cannot be differentiated twice: {error}") from error
             if second.any():
                 return
         gradients.append(gradient.detach())

@@ -1,4 +1,4 @@
-"""Trace and spectral density of a symmetric operator from random probes, with standard errors over the probes."""
+"""Trace and density of eigenvalues of a symmetric operator from random probes, with standard errors over the probes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 from tqdm import tqdm
 
-from descent.curvature.lanczos import Array, Products, lanczos_tridiagonalise
+from descent.curvature.eigen import Array, Products, lanczos_tridiagonalise
 
 GRID_POINTS = 1024
 
@@ -22,8 +22,8 @@ class Estimate:
 
     Attributes:
         value: the mean.
-        standard_error: of the mean: the probes' standard deviation over the root of their number.
-        samples: number of probes.
+        standard_error: of the mean, the probes' standard deviation over the root of their number.
+        samples: the number of probes.
     """
 
     value: float
@@ -38,14 +38,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Density:
-    """The density of eigenvalues, each counted 1 / P, and the quadrature that it comes from.
+    """The density of eigenvalues, each of which counts 1 / P, and the quadrature that it comes from.
 
     Attributes:
-        grid: `(g,)`, where the density is given, in the operator's units.
+        grid: `(g,)`, the places at which the density is given, in the operator's units.
         density: `(g,)`, share of the eigenvalues per unit, each smeared to a Gaussian of standard deviation `width`.
         standard_error: `(g,)`, of `density`, over the probes.
         width: in the operator's units.
-        nodes: `(s, m)`, one row of Ritz values per probe, the deflated eigenvalues at its end.
+        nodes: `(s, m)`, for each probe a row of Ritz values, and at its end the eigenvalues known beforehand.
         weights: `(s, m)`, share of the spectrum at each node; rows sum to 1.
     """
 
@@ -57,19 +57,19 @@ class Density:
     weights: Array
 
     def mean_of(self, function: Callable[[Array], Array]) -> Estimate:
-        """The mean of a function over all eigenvalues, tr f(H) / P; `function` maps arrays elementwise."""
+        """The mean of a function over all eigenvalues, tr f(H) / P; `function` acts on arrays elementwise."""
         return Estimate.of((self.weights * function(self.nodes)).sum(1))
 
     def moment(self, power: int) -> Estimate:
-        """Mean of the eigenvalues to a power, tr H^power / P, exact for each probe up to power 2 steps - 1."""
+        """Mean of the eigenvalues to a power, tr H^power / P; a probe's own moments are exact up to 2 steps - 1."""
         return self.mean_of(lambda nodes: nodes**power)
 
     def mass_below(self, bound: float) -> Estimate:
         """Share of the eigenvalues below `bound`; at 0 an estimate of the index over P.
 
-        Ritz values stand for whole stretches of the spectrum, so at a bound within a dense stretch the share is off by
-        up to a node's weight, which the standard error does not count. Rounding scatters zero eigenvalues to either
-        side: a bound a little below zero leaves them out.
+        Each Ritz value stands for a stretch of the spectrum. At a bound within a dense stretch the share is off by up
+        to a node's weight, which the standard error does not count. Rounding scatters zero eigenvalues to either side
+        of zero: a bound a little below it leaves them out.
         """
         return self.mean_of(lambda nodes: (nodes < bound).astype(float))
 
@@ -82,12 +82,25 @@ def estimate_trace(
     power: int = 1,
     progress: str | None = None,
 ) -> Estimate:
-    """The trace of H, or of H^2 at the same cost, by Hutchinson's method (1990): the mean of z^T H z over random signs.
+    """The trace of H, or of H^2 at the same cost: the mean of z^T H z over random signs z (Hutchinson 1990).
 
-    One product per sample. The standard error falls as 1 / sqrt(samples); for a diagonal H and power 1 it is zero.
+    Each sample takes one product. The standard error falls as 1 / sqrt(samples); for a diagonal H and power 1 it is
+    zero.
+
+    Args:
+        operator: `(P, P)`, symmetric.
+        samples: vectors of random signs, at least two.
+        generator: draws them.
+        power: 1 for tr H, in the operator's units; 2 for tr H^2, in their squares.
+        progress: text before a progress bar; None shows none.
 
     Raises:
         ValueError: fewer than two samples, or another power.
+
+    Examples:
+        >>> estimate = estimate_trace(np.ones((50, 50)), 400, np.random.default_rng(0))
+        >>> abs(estimate.value - 50) < 3 * estimate.standard_error, estimate.samples
+        (True, 400)
     """
     if samples < 2 or power not in (1, 2):
         raise ValueError(f"samples={samples}, power={power}: expected at least 2, and 1 or 2")
@@ -111,14 +124,14 @@ def spectral_density(
     grid: ArrayLike | None = None,
     progress: str | None = None,
 ) -> Density:
-    """The density of eigenvalues by stochastic Lanczos quadrature (Lin et al. 2016, sec. 3.2; Ghorbani et al. 2019).
+    """The density of eigenvalues by stochastic Lanczos quadrature (Lin et al. 2016, section 3.2; Ghorbani et al. 2019).
 
-    Each probe is a random direction whose Lanczos matrix gives a Gauss quadrature of the spectrum; Lanczos vectors are
-    fully reorthogonalised, so no eigenvalue is found twice. `steps` products per sample, fewer where a Krylov space is
-    exhausted; memory `(steps, P)`.
+    Each probe is a random direction, whose Lanczos matrix gives a Gauss quadrature of the spectrum. Lanczos vectors are
+    fully reorthogonalised, so that no eigenvalue is found twice. A sample takes `steps` products, fewer where its
+    Krylov space is exhausted, and memory for `(steps, P)` numbers.
 
-    Eigenpairs that are `known` are counted exactly and the probes are drawn orthogonal to them. A few outliers carry
-    most of the probes' variance, so that the same error takes several times fewer samples.
+    Eigenpairs that are `known` are counted exactly, and the probes are drawn orthogonal to them. A few outliers carry
+    most of the probes' variance: without them the same error takes several times fewer samples.
 
     Args:
         operator: `(P, P)`, symmetric.
@@ -126,12 +139,21 @@ def spectral_density(
         samples: probes, at least two.
         generator: draws the probes, Gaussian.
         known: values `(k,)` and orthonormal vectors `(P, k)`, k below P, such as those of `eigen.extreme_eigenpairs`.
-        width: of each eigenvalue's Gaussian; a hundredth of the range of the Ritz values unless given.
-        grid: `(g,)`, ascending; else 1,024 points, five widths beyond the Ritz values at either side.
+        width: of each eigenvalue's Gaussian; None takes a hundredth of the range of the Ritz values.
+        grid: `(g,)`, ascending; None takes 1,024 points, to five widths beyond the Ritz values at either side.
         progress: text before a progress bar; None shows none.
 
     Raises:
         ValueError: steps, samples or width out of range, a grid that does not ascend, shapes that do not fit.
+
+    Examples:
+        A quarter of the eigenvalues of this matrix is 1, the rest is 3:
+
+        >>> matrix = np.diag([1.0] * 100 + [3.0] * 300)
+        >>> density = spectral_density(matrix, steps=2, samples=50, generator=np.random.default_rng(0))
+        >>> share = density.mass_below(2)
+        >>> abs(share.value - 0.25) < 3 * share.standard_error, density.nodes[0].round(9)
+        (True, array([1., 3.]))
     """
     multiply = Products(operator)
     values, vectors = known if known is not None else (np.zeros(0), np.zeros((multiply.size, 0)))
@@ -153,19 +175,20 @@ def spectral_density(
 def _probe(
     multiply: Products, steps: int, generator: np.random.Generator, values: Array, vectors: Array
 ) -> tuple[Array, Array]:
-    """Nodes and weights, `(steps + k,)` each, from one random direction orthogonal to the known vectors."""
+    """Nodes and weights, `(steps + k,)` each, from one random direction orthogonal to the k known vectors."""
     start = generator.standard_normal(multiply.size)
     start -= vectors @ (vectors.T @ start)
     diagonal, off, _ = lanczos_tridiagonalise(multiply, start, steps, vectors)
     ritz, rotation = scipy.linalg.eigh_tridiagonal(diagonal, off)
     free = (multiply.size - len(values)) / multiply.size
-    lacking = steps - len(ritz)  # of an exhausted space: any node, at weight zero
+    lacking = steps - len(ritz)  # where the space was exhausted: filled with a node of weight zero
     nodes = np.concatenate([ritz, np.full(lacking, ritz[0]), values])
     weights = np.concatenate([rotation[0] ** 2 * free, np.zeros(lacking), np.full(len(values), 1 / multiply.size)])
     return nodes, weights
 
 
 def _smeared(nodes: Array, weights: Array, width: float | None, grid: Array | None) -> Density:
+    """The density with a Gaussian at each node `(s, m)`; without a width or a grid the nodes decide them."""
     low, high = float(nodes.min()), float(nodes.max())
     if width is None:  # a single eigenvalue has no range
         width = (high - low or abs(high) or 1.0) / 100

@@ -1,24 +1,46 @@
-"""Spectra of symmetric operators that are known only by their products: eigenpairs, index, saddle-free steps.
+"""Symmetric operators known only by their products: extreme eigenpairs, saddle-free steps, and a null.
 
-An operator is a SciPy `LinearOperator` or an array, `(P, P)` and symmetric; everything here is float64. An iteration
+An operator is a SciPy `LinearOperator` or an array, `(P, P)` and symmetric; everything here is float64. Each iteration
 returns its residuals and whether it `converged`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import ArrayLike, NDArray
-from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
-from tqdm import tqdm
+from numpy.typing import NDArray
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, aslinearoperator, eigsh
 
-from descent.curvature.lanczos import Array, Products, lanczos_tridiagonalise
-
+Array = NDArray[np.float64]
 ARPACK = {"largest": "LA", "smallest": "SA", "both": "BE", "magnitude": "LM"}
-DENSE_BYTES = 2**30  # a dense matrix above this is refused: 11,585 parameters
+BLOCK = 100_000  # random matrices held in memory together
+
+
+class Products:
+    """The products of an operator `(P, P)`, which are counted, and refused where they are not finite.
+
+    Raises:
+        ValueError: the operator is not square; later, a product has entries that are not finite.
+    """
+
+    def __init__(self, operator: LinearOperator | Array) -> None:
+        self.inner = aslinearoperator(operator)
+        rows, columns = self.inner.shape
+        if rows != columns:
+            raise ValueError(f"operator of shape {(rows, columns)}: expected a square one")
+        self.size, self.matvecs = int(rows), 0
+
+    def __call__(self, vectors: Array) -> Array:
+        """The product with a vector `(P,)`, or with each column of a matrix `(P, k)`, float64."""
+        self.matvecs += 1 if vectors.ndim == 1 else vectors.shape[1]
+        product = np.asarray(self.inner @ vectors, np.float64)
+        if not np.isfinite(product).all():
+            raise ValueError(f"product {self.matvecs} of the operator has entries that are not finite")
+        return product
 
 
 @dataclass(frozen=True)
@@ -26,11 +48,11 @@ class Eigenpairs:
     """Some eigenpairs of a symmetric operator, values in ascending order.
 
     Attributes:
-        values: `(k,)`, in the operator's units; fewer than asked for when the iteration did not find them all.
+        values: `(k,)`, in the operator's units; fewer than were asked for if the iteration did not find them all.
         vectors: `(P, k)`, orthonormal columns.
-        residuals: `(k,)`, ||H v - lambda v||; an eigenvalue lies within its residual of each value.
-        converged: all were found, each residual at most the tolerance times the largest |value|.
-        matvecs: products spent, those for the residuals included.
+        residuals: `(k,)`, ||H v - lambda v||; an eigenvalue of H lies within the residual of each value.
+        converged: whether all were found, each residual at most the tolerance times the largest |value|.
+        matvecs: the number of products, those for the residuals included.
     """
 
     values: Array
@@ -51,20 +73,27 @@ def extreme_eigenpairs(
 ) -> Eigenpairs:
     """The `count` eigenpairs at an end of the spectrum, by ARPACK's restarted Lanczos method (Lehoucq et al. 1998).
 
-    A space no larger than the Lanczos basis, max(20, 2 count + 1), is solved densely. ARPACK from one start vector can
-    miss copies of an exactly repeated eigenvalue.
+    An operator no larger than the Lanczos basis, max(20, 2 count + 1), is solved densely. ARPACK starts from one vector
+    and can miss copies of an exactly repeated eigenvalue.
 
     Args:
         operator: `(P, P)`, symmetric.
-        count: 1 to P; at least 2 for `both`.
-        which: largest, smallest, both (half from each end, an odd one from the top) or
-            magnitude (largest absolute value).
+        count: 1 to P; at least 2 for "both".
+        which: "largest", "smallest", "both" (half from each end, an odd one from the top) or "magnitude" (largest
+            absolute value).
         generator: draws the start vector.
-        tolerance: of `converged`, relative; float32 products cannot be expected below about 1e-6.
-        max_matvecs: bound on products, kept to within one Lanczos basis; a run that meets it is not an error.
+        tolerance: of `converged`, relative; products in float32 cannot be expected to reach less than about 1e-6.
+        max_matvecs: bound on the products, exceeded by less than one Lanczos basis; a run that reaches it returns what
+            it has, with `converged` False. Where zero would be at the wanted end and was not found, a second run of as
+            many products looks for it.
 
     Raises:
         ValueError: an unknown `which`, a count out of range, or products that are not finite.
+
+    Examples:
+        >>> pairs = extreme_eigenpairs(np.diag(np.arange(50.0)), 2, "both", np.random.default_rng(0))
+        >>> pairs.values.round(6), pairs.converged
+        (array([ 0., 49.]), True)
     """
     if which not in ARPACK:
         raise ValueError(f"which={which!r}: expected one of {', '.join(ARPACK)}")
@@ -74,32 +103,48 @@ def extreme_eigenpairs(
         raise ValueError(f"count={count}: expected {least} to {multiply.size}, the operator's size")
     basis = max(20, 2 * count + 1)
     if multiply.size <= basis:
-        values, vectors = np.linalg.eigh(_symmetrised(multiply(np.eye(multiply.size))))
+        matrix = multiply(np.eye(multiply.size))
+        values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
         keep = _end(values, count, which)
         values, vectors = values[keep], vectors[:, keep]
     else:
         restarts = max(1, (max_matvecs - basis) // (basis - count))
         start = generator.standard_normal(multiply.size)
-        options = {"which": ARPACK[which], "v0": start, "ncv": basis, "maxiter": restarts, "tol": tolerance / 2}
+        options: dict[str, Any] = {
+            "which": ARPACK[which],
+            "v0": start,
+            "ncv": basis,
+            "maxiter": restarts,
+            "tol": tolerance / 2,
+        }
         values, vectors = _arpack(multiply, count, options)
+        low = _count_from_below(count, which)
+        if which != "magnitude" and ((values[:low] > 0).any() or (values[low:] < 0).any()):  # zero belongs before these
+            shift = 2 * float(np.linalg.norm(multiply(start)) / np.linalg.norm(start))
+            options["tol"] *= np.abs(values).max() / (np.abs(values).max() + shift)  # which ARPACK takes of the sums
+            values, vectors = _arpack(multiply, count, options, shift)
     residuals = np.linalg.norm(multiply(vectors) - vectors * values, axis=0) if len(values) else np.zeros(0)
     converged = len(values) == count and bool((residuals <= tolerance * np.abs(values).max()).all())
     return Eigenpairs(values, vectors, residuals, converged, multiply.matvecs)
 
 
-def _arpack(multiply: Products, count: int, options: dict[str, Any]) -> tuple[Array, Array]:
-    """What ARPACK found, in ascending order; all or not."""
-    linear = LinearOperator((multiply.size,) * 2, matvec=multiply, dtype=np.float64)
+def _arpack(multiply: Products, count: int, options: dict[str, Any], shift: float = 0.0) -> tuple[Array, Array]:
+    """The eigenpairs that ARPACK found, in ascending order, be they as many as asked for or fewer.
+
+    ARPACK multiplies its start by the operator, which leaves nothing of eigenvectors at zero: it cannot find them. It
+    finds them as eigenvectors of the operator plus a shift.
+    """
+    linear = LinearOperator((multiply.size,) * 2, matvec=lambda v: multiply(v) + shift * v, dtype=np.float64)
     try:
         values, vectors = eigsh(linear, count, **options)
-    except ArpackNoConvergence as found:
-        values, vectors = found.eigenvalues, found.eigenvectors
+    except ArpackNoConvergence as unfinished:
+        values, vectors = unfinished.eigenvalues, unfinished.eigenvectors
     except ArpackError as error:
         if "error -9:" not in str(error):
             raise
         return np.zeros(count), np.eye(multiply.size, count)  # H times a random vector is zero, so H is
     order = np.argsort(values)
-    return values[order], vectors[:, order]
+    return values[order] - shift, vectors[:, order]
 
 
 def _end(values: Array, count: int, which: str) -> NDArray[np.int64]:
@@ -107,48 +152,46 @@ def _end(values: Array, count: int, which: str) -> NDArray[np.int64]:
     every = np.arange(len(values))
     if which == "magnitude":
         return np.sort(np.argsort(np.abs(values))[-count:])
-    low = {"largest": 0, "smallest": count, "both": count // 2}[which]
+    low = _count_from_below(count, which)
     return np.concatenate([every[:low], every[len(values) - (count - low) :]])
 
 
-def _symmetrised(matrix: Array) -> Array:
-    return (matrix + matrix.T) / 2
+def _count_from_below(count: int, which: str) -> int:
+    return {"largest": 0, "smallest": count, "both": count // 2}.get(which, 0)
 
 
-def dense_matrix(
-    operator: LinearOperator | Array, *, max_bytes: int = DENSE_BYTES, block: int = 64, progress: str | None = None
-) -> Array:
-    """The whole matrix, `(P, P)`, from P products in blocks of columns; the mean of it and its transpose.
-
-    Raises:
-        ValueError: it would take more than `max_bytes`, or products are not finite.
-    """
-    multiply = Products(operator)
-    if (needed := 8 * multiply.size**2) > max_bytes:
-        raise ValueError(f"a dense matrix of {multiply.size:,} rows takes {needed:,} bytes: max_bytes={max_bytes:,}")
-    matrix = np.empty((multiply.size,) * 2)
-    for start in tqdm(range(0, multiply.size, block), desc=progress, disable=progress is None, unit="block"):
-        columns = slice(start, min(start + block, multiply.size))
-        matrix[:, columns] = multiply(np.eye(multiply.size, columns.stop - start, -start))
-    return _symmetrised(matrix)
-
-
-def negative_eigenvalue_count(eigenvalues: ArrayLike, tolerance: float) -> tuple[int, float]:
-    """Number of negative eigenvalues and their share: the index of a critical point (Dauphin et al. 2014, sec. 2).
+def lanczos_tridiagonalise(
+    multiply: Callable[[Array], Array], start: Array, steps: int, away: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """Lanczos' method with full reorthogonalisation (Parlett 1998, section 6.9).
 
     Args:
-        eigenvalues: `(P,)`, all of them.
-        tolerance: a value counts as negative below -tolerance times the largest |value|; rounding scatters zero
-            eigenvalues to either side.
+        multiply: the operator's product with a vector `(P,)`.
+        start: `(P,)`, the first basis vector up to its length.
+        steps: products at most.
+        away: `(P, k)`, orthonormal eigenvectors that the basis is kept orthogonal to.
 
-    Raises:
-        ValueError: no eigenvalues, or a negative tolerance.
+    Returns:
+        Diagonal `(m,)` and off-diagonal `(m - 1,)` of the operator in its basis, and the basis as rows `(m, P)`; m is
+        below `steps` where the Krylov space of `start` is exhausted before.
     """
-    values = np.asarray(eigenvalues, float)
-    if values.ndim != 1 or len(values) == 0 or tolerance < 0:
-        raise ValueError(f"eigenvalues of shape {values.shape}, tolerance={tolerance}: expected (P,) and at least 0")
-    count = int((values < -tolerance * np.abs(values).max()).sum())
-    return count, count / len(values)
+    basis = np.empty((steps, len(start)))
+    diagonal, off = np.zeros(steps), np.zeros(steps)
+    vector = start / np.linalg.norm(start)
+    for step in range(steps):
+        basis[step] = vector
+        product = multiply(vector)
+        diagonal[step] = vector @ product
+        scale = max(np.abs(diagonal).max(), off.max(), np.finfo(float).tiny)
+        known = basis[: step + 1]
+        for _ in range(2):  # twice is enough
+            product = product - known.T @ (known @ product)
+            product = product if away is None else product - away @ (away.T @ product)
+        off[step] = np.linalg.norm(product)
+        if off[step] <= 1e-10 * scale:
+            break
+        vector = product / off[step]
+    return diagonal[: step + 1], off[:step], basis[: step + 1]
 
 
 def saddle_free_step(
@@ -156,9 +199,9 @@ def saddle_free_step(
 ) -> NDArray[np.float64]:
     """The step -|H|^-1 g in the Krylov space of g, `(P,)` (Dauphin et al. 2014, algorithm 1).
 
-    |H| takes absolute eigenvalues: the step descends along negative curvature where Newton's climbs. The space is that
-    of g, H g, ..., built by Lanczos; the step is exact when `vectors` reaches P or the space is exhausted. Directions
-    of zero curvature are left out when nothing damps them.
+    |H| has the absolute values of H's eigenvalues: the step descends along negative curvature, where Newton's climbs.
+    The Krylov space, of g, H g, ..., is built by Lanczos' method; the step is exact when `vectors` reaches P or the
+    space is exhausted. Without damping, directions of zero curvature are left out.
 
     Args:
         operator: the Hessian, `(P, P)`.
@@ -168,6 +211,12 @@ def saddle_free_step(
 
     Raises:
         ValueError: a gradient of another length or not finite, no vectors, a negative damping.
+
+    Examples:
+        Newton's step from here, (-1, -1), would climb the second axis to the saddle:
+
+        >>> saddle_free_step(np.diag([2.0, -4.0]), np.array([2.0, -4.0]), vectors=2).round(12)
+        array([-1.,  1.])
     """
     multiply = Products(operator)
     if gradient.shape != (multiply.size,) or not np.isfinite(gradient).all():
@@ -186,3 +235,27 @@ def saddle_free_step(
     inverse = np.where(usable, 1 / np.where(usable, scale, 1), 0)
     step: Array = -norm * basis.T @ (rotation @ (inverse * rotation[0]))
     return step
+
+
+def count_positive_definite(size: int, count: int, generator: np.random.Generator) -> int:
+    """How many of `count` random symmetric matrices `(size, size)` have positive eigenvalues only.
+
+    The matrices are of the Gaussian orthogonal ensemble: a null for the index of a Hessian, whose entries would know
+    nothing of each other. A symmetric matrix is positive definite if every pivot of its Gaussian elimination is
+    positive, and is dropped at its first pivot that is not. The exact shares are 1/2, (2 - sqrt 2) / 4 and
+    (pi - 2 sqrt 2) / (4 pi) at sizes 1 to 3, and exp(-size^2 ln 3 / 4) to leading order (Dean and Majumdar 2006).
+
+    Raises:
+        ValueError: a size or a count below 1.
+    """
+    if size < 1 or count < 1:
+        raise ValueError(f"size={size}, count={count}: expected at least 1 each")
+    positive = 0
+    for start in range(0, count, BLOCK):
+        a = generator.standard_normal((min(BLOCK, count - start), size, size))
+        a += a.transpose(0, 2, 1)
+        for k in range(size):
+            a = a[a[:, k, k] > 0]
+            a[:, k + 1 :, k + 1 :] -= a[:, k + 1 :, k, None] * (a[:, None, k, k + 1 :] / a[:, None, k, k, None])
+        positive += len(a)
+    return positive

@@ -87,7 +87,7 @@ def escape_times(course: EscapeCourse, optimiser: str, rates: Sequence[float]) -
     if optimiser not in OPTIMISERS:
         raise ValueError(f"optimiser={optimiser!r}: expected one of {', '.join(OPTIMISERS)}")
     surface, starts, _ = course.lay_out()
-    goal, generator = surface.critical_points[0].eigenvalues[0] / 2, torch_generator(course.seed, f"noise {optimiser}")
+    goal, generator = -1 / course.condition / 2, torch_generator(course.seed, f"noise {optimiser}")
     points = torch.stack([starts] * len(rates))
     optimizer = OPTIMISERS[optimiser]([{"params": [p], "lr": rate} for p, rate in zip(points, rates, strict=True)])
     times = torch.full(points.shape[:-1], math.inf, dtype=torch.float64)

@@ -1,4 +1,8 @@
-"""Features as directions: how many dimensions they have, what they share, which figures they form."""
+"""Features as directions: how many dimensions they have, what they share, and which figures they form.
+
+Start with `dimensionality` of a map whose columns are features; `feature_clusters` says which share dimensions, and
+`random_directions` is what chance alone would give.
+"""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Which features share dimensions with which, and the name of the figure that they form (Elhage et al. 2022)."""
+"""Clusters of features that share dimensions, and the names of the figures that they form (Elhage et al. 2022)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OTHER = "other"
 
 
 def regular_polygon(corners: int) -> Tensor:
-    """Corners of a regular polygon around the origin, `(2, corners)` float64, of length one."""
+    """The corners of a regular polygon around the origin, `(2, corners)` float64, columns of length one."""
     angle = 2 * math.pi * torch.arange(corners, dtype=torch.float64) / corners
     return torch.stack([angle.cos(), angle.sin()])
 
 
 def simplex(dimensions: int) -> Tensor:
-    """The regular simplex, `(dimensions, dimensions + 1)` float64 of length one: cosines are all -1 / dimensions."""
+    """The corners of the regular simplex, `(dimensions, dimensions + 1)` float64; all cosines are -1 / dimensions."""
     n = dimensions + 1
     centred = torch.eye(n, dtype=torch.float64) - 1 / n
     _, vectors = torch.linalg.eigh(centred)
@@ -32,16 +32,17 @@ def simplex(dimensions: int) -> Tensor:
 
 
 def square_antiprism() -> Tensor:
-    """Two squares, one turned by an eighth of a circle, `(3, 8)` float64 of length one, at heights that make it tight.
+    """The corners of two parallel squares, one turned by an eighth of a circle, `(3, 8)` float64 of length one.
 
-    Tight means that the outer products of the columns add up to a multiple of the identity; then every D_i is 3/8.
+    The distance of the squares is such that the outer products of the columns add up to a multiple of the identity, for
+    which every D_i is 3/8.
     """
     angle = math.pi / 4 * torch.arange(8, dtype=torch.float64)
     height = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(4) / math.sqrt(3)
     return torch.stack([angle.cos() * math.sqrt(2 / 3), angle.sin() * math.sqrt(2 / 3), height])
 
 
-# name -> the figure as columns of length one; each D_i is dimensions over corners
+# name -> the corners of the figure as columns of length one; each D_i is dimensions over corners
 FIGURES: dict[str, Callable[[], Tensor]] = {
     "single": lambda: simplex(1)[:, :1],
     "digon": lambda: simplex(1),
@@ -54,10 +55,15 @@ FIGURES: dict[str, Callable[[], Tensor]] = {
 
 
 def figure_frame(name: str) -> Tensor:
-    """A figure by its name, `(dimensions, corners)` float64.
+    """The corners of a figure by its name, `(dimensions, corners)` float64 of length one.
 
     Raises:
         ValueError: an unknown name.
+
+    Examples:
+        >>> corners = figure_frame("triangle")
+        >>> (corners.T @ corners).round(decimals=6)[0].tolist()
+        [1.0, -0.5, -0.5]
     """
     if name not in FIGURES:
         raise ValueError(f"figure {name!r}: expected one of {', '.join(FIGURES)}")
@@ -69,8 +75,8 @@ class FeatureCluster:
     """Features that share dimensions.
 
     Attributes:
-        features: their numbers, ascending.
-        rank: dimensions that they span, see `span_dimension`.
+        features: their indices, ascending.
+        rank: the number of dimensions that they span, see `span_dimension`.
         name: one of FIGURES, or "other".
     """
 
@@ -80,23 +86,23 @@ class FeatureCluster:
 
 
 def span_dimension(W: Tensor, share: float = 0.05) -> int:
-    """Dimensions of the columns' directions: singular values above `share` of the greatest."""
+    """The number of dimensions that the columns' directions span: singular values above `share` of the largest."""
     values = torch.linalg.svdvals(feature_directions(W))
     return int((values > share * values.max()).sum())
 
 
 def cosines(W: Tensor) -> Tensor:
-    """Cosines between the columns, each pair once, ascending: `(k (k - 1) / 2,)`. They do not change under rotation."""
+    """The cosines between the columns, each pair once, ascending: `(k (k - 1) / 2,)`. No rotation changes them."""
     gram = feature_directions(W).mT @ feature_directions(W)
     rows, columns = torch.triu_indices(len(gram), len(gram), 1)
     return gram[rows, columns].sort().values
 
 
 def figure_name(W: Tensor, within: float = 0.15) -> str:
-    """The figure that the columns of `W` `(m, k)` form, up to rotation, reflection and lengths, else "other".
+    """The name of the figure that the columns form, up to rotation, reflection and their lengths, or else "other".
 
     Args:
-        W: the columns.
+        W: `(m, k)`.
         within: the largest difference of a cosine from that of the figure, both in ascending order.
     """
     found = cosines(W.double())
@@ -111,9 +117,10 @@ def figure_name(W: Tensor, within: float = 0.15) -> str:
 
 
 def feature_clusters(W: Tensor, threshold: float = 0.2) -> list[FeatureCluster]:
-    """The connected parts of the graph of learnt features of one map `(m, n)`, in the order of their first features.
+    """The clusters of learnt features of one map `(m, n)`, in the order of their first features.
 
-    Two features are joined where the cosine between them is above `threshold` in absolute value.
+    They are the connected parts of the graph that joins two features where the cosine between them is above `threshold`
+    in absolute value.
 
     Raises:
         ValueError: more than one map, or a threshold outside 0 to 1.
@@ -137,23 +144,28 @@ def feature_clusters(W: Tensor, threshold: float = 0.2) -> list[FeatureCluster]:
 
 
 def cluster_names(W: Tensor, threshold: float = 0.2) -> list[str]:
-    """The names of `feature_clusters`; of another cluster with its size and rank, "other 6 in 3"."""
+    """The names of `feature_clusters`; "other" has its size and rank with it, as in "other 6 in 3"."""
     parts = feature_clusters(W, threshold)
     return [f"{OTHER} {len(c.features)} in {c.rank}" if c.name == OTHER else c.name for c in parts]
 
 
 def figure_composition(W: Tensor, threshold: float = 0.2) -> str:
-    """How many clusters of each name one map `(m, n)` has, such as "2 digon + 1 single"."""
+    """How many clusters of each name one map `(m, n)` has, such as "2 digon + 1 single".
+
+    Examples:
+        >>> figure_composition(torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0]]))
+        '1 digon + 1 single'
+    """
     names = cluster_names(W, threshold)
     return " + ".join(f"{names.count(name)} {name}" for name in sorted(set(names))) or "nothing"
 
 
 def cluster_edges(W: Tensor) -> list[tuple[int, int]]:
-    """Pairs of columns of `W` `(3, k)` that are edges of their convex hull, faces of coplanar triangles taken together.
+    """The pairs of columns of `W` `(3, k)` that are edges of their convex hull, without edges between coplanar faces.
 
-    Fewer than four columns, or ones in a plane through the origin, are joined around their polygon instead.
+    Fewer than four columns, or columns that lie in a plane, are joined around their polygon instead.
     """
-    from scipy.spatial import ConvexHull  # a module that few need
+    from scipy.spatial import ConvexHull  # costs time to import, and few need it
 
     points = W.T.double().numpy()
     if len(points) < 3:

@@ -1,8 +1,8 @@
-"""How a linear map stores features: norms, interference, and the share of a dimension that each has.
+"""How a linear map stores features: their norms, their interference, and the share of a dimension that each has.
 
-A map is `W` of shape `(..., m, n)`: m dimensions, and the n features as its columns W_i. Any number of leading
-dimensions stands for as many maps. A hat is a column of length one. The measures are those of Elhage et al. 2022 (Toy
-Models of Superposition, "The geometry of superposition").
+A map is `W` of shape `(..., m, n)`, with m dimensions and the n features as its columns W_i; leading dimensions stand
+for several maps. W^_i is the column scaled to length one. The measures are those of Elhage et al. 2022 (section "The
+geometry of superposition").
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-NORM_FLOOR = 1e-6  # below it a column has no direction
-LEARNT = 0.5  # norm above which a feature counts as learnt
+NORM_FLOOR = 1e-6  # a column with a smaller norm has no direction
+LEARNT = 0.5  # a feature with a larger norm counts as learnt
 
 
 def feature_norms(W: Tensor) -> Tensor:
-    """Length of each column, `(..., m, n) -> (..., n)`.
+    """The norm of each column, `(..., m, n) -> (..., n)`.
 
     Raises:
-        ValueError: fewer than two dimensions.
+        ValueError: W is no matrix.
     """
     if W.ndim < 2:
         raise ValueError(f"W of shape {tuple(W.shape)}: expected (..., m, n), the features as columns")
@@ -27,52 +27,63 @@ def feature_norms(W: Tensor) -> Tensor:
 
 
 def feature_directions(W: Tensor) -> Tensor:
-    """The columns at length one, `(..., m, n)`; one shorter than 1e-6 is divided by that instead."""
+    """The columns scaled to length one, `(..., m, n)`; a column shorter than 1e-6 is divided by 1e-6."""
     return W / feature_norms(W).clamp(min=NORM_FLOOR).unsqueeze(-2)
 
 
 def is_learnt(W: Tensor) -> Tensor:
-    """Which features are longer than 1/2, `(..., n)` bool: learnt ones are near 1, the others near 0."""
+    """Whether the norm of each feature is above 1/2, `(..., n)` bool; learnt ones are near 1, the others near 0."""
     return feature_norms(W) > LEARNT
 
 
 def dimensions_per_feature(W: Tensor) -> Tensor:
-    """D* = m / ||W||_F^2, `(...,)`: the dimensions for each feature that is stored at length one; a zero W gives inf.
+    """D* = m / ||W||_F^2, `(...,)`, the dimensions for each feature if features are stored at length one.
 
-    Its inverse is the features per dimension. It scales as 1 / c^2 where W becomes c W.
+    It is infinite for a W of zeros, and becomes D* / c^2 where W becomes c W. Its inverse is the number of features per
+    dimension.
+
+    Examples:
+        >>> float(dimensions_per_feature(torch.tensor([[1.0, -1.0]])))  # two features in one dimension
+        0.5
     """
     return W.shape[-2] / feature_norms(W).square().sum(-1)
 
 
 def _overlaps(W: Tensor) -> Tensor:
-    """Squared overlap (W^_i . W_j)^2 of direction i with column j, `(..., n, n)`."""
+    """The squared overlap (W^_i . W_j)^2 of direction i with column j, `(..., n, n)`."""
     return (feature_directions(W).mT @ W).square()
 
 
 def dimensionality(W: Tensor) -> Tensor:
     """D_i = ||W_i||^2 / sum_j (W^_i . W_j)^2, `(..., n)`: the share of a dimension that feature i has for itself.
 
-    The sum has j = i in it: D_i is 1 for a feature that shares with none, and 0 for a column of zeros. It does not
-    change with the scale of W. It is the capacity of Scherlis et al. 2022 (Polysemanticity and capacity, section 2),
-    (W_i . W_i)^2 / sum_j (W_i . W_j)^2, in which both parts have ||W_i||^2 more.
+    The sum includes j = i. D_i is 1 for a feature that shares with no other, and 0 for a column of zeros; it does not
+    change with the scale of W. It equals the capacity of Scherlis et al. 2022 (section 2), which is
+    (W_i . W_i)^2 / sum_j (W_i . W_j)^2.
+
+    Examples:
+        Two opposite features in the first dimension, and one alone in the second:
+
+        >>> dimensionality(torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
+        [0.5, 0.5, 1.0]
     """
     squares, total = feature_norms(W).square(), _overlaps(W).sum(-1)
     return torch.where(total > 0, squares / torch.where(total > 0, total, 1), 0)
 
 
 def interference(W: Tensor) -> Tensor:
-    """The sum over j != i of (W^_i . W_j)^2, `(..., n)`, the colour of the source's bars.
+    """The sum over j != i of (W^_i . W_j)^2, `(..., n)`: how much other features move along the direction of feature i.
 
-    It is 0 for a feature with a direction of its own, and 1 for one of an antipodal pair.
+    It is 0 for a feature that is orthogonal to all others, and 1 for one of an antipodal pair of length one.
     """
     return _overlaps(W).sum(-1) - feature_norms(W).square() * (feature_norms(W) >= NORM_FLOOR)
 
 
 def random_directions(m: int, n: int, generator: torch.Generator) -> Tensor:
-    """Independent directions, uniform on the sphere, `(m, n)` float64: what features without any order look like.
+    """Independent directions, uniform on the sphere, `(m, n)` float64, as a null model for features.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: m or n is below 1.
     """
     if m < 1 or n < 1:
         raise ValueError(f"m={m}, n={n}: expected at least 1 each")
@@ -80,5 +91,5 @@ def random_directions(m: int, n: int, generator: torch.Generator) -> Tensor:
 
 
 def is_near_line(values: Tensor, lines: Tensor, within: float = 0.02) -> Tensor:
-    """Which values lie within a distance of one of the lines, `(...,)` bool."""
+    """Whether each of the values `(...)` lies within a distance of one of the lines `(k,)`: `(...)` bool."""
     return ((values.unsqueeze(-1) - lines).abs() <= within).any(-1)

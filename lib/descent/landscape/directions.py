@@ -1,4 +1,4 @@
-"""Directions in weight space along which a loss is drawn: random and rescaled, between two minima, along a training."""
+"""Directions in weight space along which a loss is drawn: random ones, and those from one network to another."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ TINY = 1e-10  # Li et al.'s guard against a filter of norm zero
 
 
 def weight_matrices(model: nn.Module) -> Direction:
-    """The parameters of more than one dimension, by name, detached: what a direction moves.
+    """The parameters of more than one dimension, by name and detached: those that a random direction moves.
 
-    Biases and batch normalisation stay where they are (Li et al. 2018, section 4: `biasbn` is ignored).
+    Biases and batch normalisation stay where they are, as in the code of Li et al. 2018.
 
     Raises:
         ValueError: the model has none.
     """
-    found = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.ndim > 1}
-    if not found:
+    matrices = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    if not matrices:
         raise ValueError("the model has no parameter of more than one dimension: no direction to draw")
-    return found
+    return matrices
 
 
 def rescale_direction(direction: Mapping[str, Tensor], weights: Mapping[str, Tensor], scaling: Scaling) -> Direction:
-    """The direction with the weights' own norms.
+    """The direction, scaled to the norms of the weights.
 
-    `filter`: d_i <- d_i ||w_i|| / ||d_i|| for each filter i, the first index of a tensor, rows of a linear layer
-    included (Li et al. 2018, section 4); `layer`: the same for each tensor as a whole; `none`: as it is.
+    With `filter`, d_i becomes d_i ||w_i|| / ||d_i|| for each filter i, which is the first index of a tensor, so that a
+    row of a linear layer is a filter (Li et al. 2018, section 4). With `layer` each tensor is scaled as a whole, and
+    with `none` the direction stays as it is.
 
     Args:
         direction: name -> tensor.
         weights: the same names and shapes.
-        scaling: which norms.
+        scaling: whose norms are taken.
 
     Raises:
         ValueError: an unknown scaling.
@@ -56,22 +57,30 @@ def rescale_direction(direction: Mapping[str, Tensor], weights: Mapping[str, Ten
 def _ratio(weight: Tensor, part: Tensor, by_filter: bool) -> Tensor:
     """||w|| / ||d|| of each filter, or of the whole tensor, in a shape that multiplies it."""
     dims = tuple(range(1, part.ndim)) if by_filter else tuple(range(part.ndim))
-    wanted: Tensor = torch.linalg.vector_norm(weight, dim=dims, keepdim=True)
-    found: Tensor = torch.linalg.vector_norm(part, dim=dims, keepdim=True)
-    return wanted / (found + TINY)
+    weight_norm: Tensor = torch.linalg.vector_norm(weight, dim=dims, keepdim=True)
+    part_norm: Tensor = torch.linalg.vector_norm(part, dim=dims, keepdim=True)
+    return weight_norm / (part_norm + TINY)
 
 
 def random_direction(model: nn.Module, seed: int, stream: str, scaling: Scaling = "filter") -> Direction:
-    """A Gaussian direction over `matrices(model)`, rescaled.
+    """A Gaussian direction over `weight_matrices(model)`, scaled to their norms (Li et al. 2018, section 4).
 
     Args:
         model: gives names, shapes and norms.
-        seed: with `stream`, such as "alpha" and "beta", decides every number, whatever is drawn elsewhere.
-        stream: name of the direction.
-        scaling: see `rescale_direction`.
+        seed: decides every number together with `stream`, whatever else is drawn.
+        stream: the name of the direction, such as "alpha" or "beta".
+        scaling: `filter`, `layer` or `none`, see `rescale_direction`.
 
     Raises:
         ValueError: an unknown scaling, a model without matrices, or a negative seed.
+
+    Examples:
+        Each row of the direction has the norm of that row of the weights:
+
+        >>> model = nn.Linear(3, 2)
+        >>> direction = random_direction(model, 0, "alpha")
+        >>> list(direction), torch.allclose(direction["weight"].norm(dim=1), model.weight.norm(dim=1))
+        (['weight'], True)
     """
     weights = weight_matrices(model)
     generator = torch_generator(seed, f"direction {stream}")
@@ -80,7 +89,7 @@ def random_direction(model: nn.Module, seed: int, stream: str, scaling: Scaling 
 
 
 def direction_between(start: nn.Module, end: nn.Module) -> Direction:
-    """All parameters and batch statistics of `end` less those of `start`: the line along which to interpolate.
+    """All parameters and batch statistics of `end` less those of `start`, along which one interpolates between them.
 
     Raises:
         ValueError: the networks differ in a name or a shape.
@@ -94,15 +103,23 @@ def direction_between(start: nn.Module, end: nn.Module) -> Direction:
 
 
 def moved(model: nn.Module, directions: Sequence[Direction], point: ArrayLike) -> nn.Module:
-    """A copy of the network at weights + sum of coordinates x directions; a variance below zero becomes zero.
+    """A copy of the network at weights + sum of coordinates x directions; a running variance below zero becomes zero.
 
     Args:
         model: any module; it stays as it is.
         directions: name -> tensor, of parameters or buffers.
-        point: `(k,)`, one coordinate a direction.
+        point: `(k,)`, one coordinate for each direction.
 
     Raises:
-        ValueError: as many coordinates as directions are needed, and directions that fit the model.
+        ValueError: another number of coordinates than of directions, or a direction that does not fit the model.
+
+    Examples:
+        Half way from one network to another:
+
+        >>> start, end = nn.Linear(1, 1), nn.Linear(1, 1)
+        >>> middle = moved(start, [direction_between(start, end)], [0.5])
+        >>> torch.allclose(middle.weight, (start.weight + end.weight) / 2)
+        True
     """
     coordinates = np.asarray(point, float)
     if coordinates.shape != (len(directions),):
@@ -120,15 +137,15 @@ def moved(model: nn.Module, directions: Sequence[Direction], point: ArrayLike) -
 
 
 def batch_norm_variances(names: Iterable[str]) -> list[str]:
-    """Those of the names that are running variances: a line between two networks may lead them below zero."""
+    """The names among these of running variances, which a line through two networks may lead below zero."""
     return [name for name in names if name.rsplit(".", 1)[-1] == "running_var"]
 
 
 def check_fit(model: nn.Module, directions: Sequence[Direction]) -> None:
-    """Refuse directions that do not fit the model, by the first such name.
+    """Refuse directions that do not fit the model.
 
     Raises:
-        ValueError: a name that the model lacks, or another shape than the model's.
+        ValueError: with the first name that the model lacks, or whose shape differs from the model's.
     """
     state = model.state_dict()
     for number, direction in enumerate(directions):

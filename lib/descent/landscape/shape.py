@@ -1,4 +1,4 @@
-"""What the shape of a loss surface says: whether it leads to its centre, and how far from convex it is."""
+"""The shape of a loss surface: the share of it that leads down to its centre, and how far from convex it is."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ EIGENVALUES = ("smallest", "largest", "residual", "converged")
 def descent_towards_centre(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -> Array:
     """Cosine between steepest descent within the plane and the way to the centre, `(m, n)`.
 
-    The gradient is the second-order difference quotient of log loss, whose direction is the loss's own and which is
-    less coarse where the loss grows steeply. NaN at the centre, on holes (loss not finite, or zero) and beside them (on
-    an edge, whose quotient is one-sided, two lines away as well), and where the gradient vanishes.
+    The gradient is the second-order difference quotient of the logarithm of the loss, which has the direction of the
+    loss's own gradient and is less coarse where the loss grows steeply. The cosine is NaN at the centre, where the
+    gradient vanishes, on holes (where the loss is not finite, or zero), beside them, and for the one-sided quotients of
+    an edge two lines away from them as well.
 
     Raises:
         ValueError: fewer than three grid lines in a direction.
@@ -41,13 +42,20 @@ def descent_towards_centre(surface: LossSurface, centre: tuple[float, float] = (
 
 
 def star_share(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -> float:
-    """Share of the grid from which a small gradient step within the plane comes nearer to the centre.
+    """Share of the grid from which a small gradient step within the plane comes nearer to the centre, 0 to 1.
 
-    1 for a surface that falls towards its centre along every ray, whose level sets are then star-shaped; one half for
-    a surface of which the centre knows nothing. Points where `descent_towards_centre` is NaN do not count.
+    It is 1 for a surface that falls towards its centre along every ray, whose level sets are then star-shaped, and
+    about one half for a surface that has nothing to do with the centre. Points at which `descent_towards_centre` is NaN
+    do not count.
 
     Raises:
         ValueError: no point counts.
+
+    Examples:
+        >>> axis = np.linspace(-1, 1, 5)
+        >>> bowl = LossSurface(axis, axis, {"loss": 1 + axis[:, None] ** 2 + axis**2}, images=1, precision="float32")
+        >>> star_share(bowl)
+        1.0
     """
     cosine = descent_towards_centre(surface, centre)
     counted = np.isfinite(cosine)
@@ -59,9 +67,9 @@ def star_share(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -
 def plane_nonconvexity(surface: LossSurface) -> Array:
     """`nonconvexity_ratio` of the 2 x 2 Hessian within the plane, `(m - 2, n - 2)` for the inner grid points.
 
-    Second-order difference quotients of the loss on its equally spaced grid. The two eigenvalues are weighted means of
-    the full Hessian's (Li et al. 2018, section 6), and lie between its extremes: a ratio of zero does not mean that
-    the loss is convex, a large one means that it is not. NaN beside holes.
+    The Hessian is that of second-order difference quotients of the loss on its equally spaced grid. Its two eigenvalues
+    are weighted means of the full Hessian's (Li et al. 2018, section 6) and lie between its extremes: a ratio of zero
+    does not mean that the loss is convex, while a large one means that it is not. Beside holes the ratio is NaN.
 
     Raises:
         ValueError: fewer than three grid lines in a direction, or unequal steps.
@@ -81,18 +89,18 @@ def plane_nonconvexity(surface: LossSurface) -> Array:
 
 
 class LineCurvature:
-    """Extreme eigenvalues of the Hessian of the loss at points of a plane; a task for `descent.repro.sweeps`.
+    """Extreme eigenvalues of the Hessian of the cross-entropy at points of a plane; a task for `descent.repro.sweep`.
 
-    The Hessian is that of the loss, mean per example, in all weights of more than one dimension: biases and batch
-    normalisation are left out (Li et al. 2018, section 6). In the weights' own precision and evaluation mode, on copies
-    of the model.
+    The Hessian is that of the mean over all examples, in all weights of more than one dimension: biases and batch
+    normalisation are left out (Li et al. 2018, section 6). It is taken on copies of the model, in evaluation mode and
+    in the weights' own precision.
 
     Args:
-        model: trained.
+        model: a trained network.
         inputs: `(n, ...)`.
         targets: `(n,)` classes.
-        directions: as for `descent.landscape.evaluator.Evaluator`.
-        tolerance: of the eigenvalues, relative to the larger (Li et al.: 1e-2).
+        directions: as for `Evaluator`.
+        tolerance: of the eigenvalues, relative to the larger one; 1e-2 is that of Li et al.
     """
 
     def __init__(
@@ -107,9 +115,12 @@ class LineCurvature:
         self._tolerance = tolerance
 
     def __call__(self, points: ArrayLike) -> dict[str, Array]:
-        """Points `(s, k)` to `smallest`, `largest` `(s,)` eigenvalues (loss / weight^2), `residual`, `converged`.
+        """The extreme eigenvalues at points `(s, k)`.
 
-        Where the loss or a product with its Hessian is not finite, all are NaN but `converged`, which is 0.
+        Returns:
+            `smallest` and `largest` `(s,)`, in units of loss / weight^2; `residual` `(s,)`, the larger of both pairs';
+            `converged` `(s,)`, 1 or 0. Where the loss or a product with its Hessian is not finite, the first three are
+            NaN and `converged` is 0.
         """
         rows = [self._at(point) for point in np.atleast_2d(np.asarray(points, float))]
         return {name: np.array([row[name] for row in rows], float) for name in EIGENVALUES}
@@ -133,9 +144,14 @@ class LineCurvature:
 
 
 def nonconvexity_ratio(smallest: ArrayLike, largest: ArrayLike) -> Array:
-    """|smallest / largest| eigenvalue of each Hessian: near 0 where the loss is almost convex (Li et al., figure 7).
+    """|smallest / largest| eigenvalue of a Hessian, near 0 where the loss is almost convex (Li et al. 2018, figure 7).
 
-    1 where no eigenvalue is positive; NaN stays.
+    The ratio is 0 where no eigenvalue is negative and 1 where none is positive; a NaN stays NaN. Arguments and result
+    have one shape, `(...)`.
+
+    Examples:
+        >>> nonconvexity_ratio([-1.0, 2.0, -3.0], [10.0, 5.0, -2.0])
+        array([0.1, 0. , 1. ])
     """
     low, high = np.asarray(smallest, float), np.asarray(largest, float)
     with np.errstate(divide="ignore", invalid="ignore"):

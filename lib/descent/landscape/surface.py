@@ -1,4 +1,4 @@
-"""Loss surfaces: values on a grid of a plane, kept with the grid, checked and exported."""
+"""Loss surfaces: the values on a grid of a plane, which are kept with the grid, recomputed in part, and exported."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from descent.repro.files import atomic_path
 from descent.repro.records import Record, provenance
 from descent.repro.seeding import numpy_generator
 
+SUFFIXES = (".npz", ".vti", ".vts")
+CLIP = 10.0  # of the loss in a .vts, as in the pictures of Li et al. 2018
 
 @dataclass(frozen=True)
 class LossSurface:
-    """Values on a grid; the grid travels with them.
+    """The values on a grid, together with the grid.
 
     Attributes:
         alpha: `(m,)`, coordinates along the first direction.
-        beta: `(n,)`, along the second.
+        beta: `(n,)`, coordinates along the second.
         values: name -> `(m, n)`; `loss` among them, see `Evaluator`.
-        images: examples in each mean.
-        precision: in which it was computed.
+        images: the number of examples in each mean.
+        precision: in which the values were computed.
     """
 
     alpha: Array
@@ -49,16 +51,16 @@ class LossSurface:
         return self.values["loss"]
 
     def record(self, name: str, settings: Mapping[str, Any], provenance: Mapping[str, Any]) -> Record:
-        """As a record: the values, `alpha` and `beta`."""
+        """A record of the values, `alpha` and `beta`."""
         about = {**settings, "images": self.images, "precision": self.precision}
         return Record(name, {"alpha": self.alpha, "beta": self.beta, **self.values}, about, provenance)
 
     @classmethod
     def of(cls, record: Record) -> LossSurface:
-        """From what `record` made.
+        """The surface that `record` made a record of.
 
         Raises:
-            ValueError: the record is of something else.
+            ValueError: it is a record of something else.
         """
         values = dict(record.values)
         if not {"alpha", "beta", "loss"} <= set(values) or not {"images", "precision"} <= set(record.settings):
@@ -68,7 +70,12 @@ class LossSurface:
 
 
 def plane_grid(alpha: ArrayLike, beta: ArrayLike) -> Array:
-    """All points of a grid, `(m n, 2)`, the second coordinate fastest: `values.reshape(m, n)` is a surface's order."""
+    """All points of a grid, `(m n, 2)`, the second coordinate fastest, so that `values.reshape(m, n)` is the grid.
+
+    Examples:
+        >>> plane_grid([0, 1], [5, 6, 7])[:4].tolist()
+        [[0.0, 5.0], [0.0, 6.0], [0.0, 7.0], [1.0, 5.0]]
+    """
     a, b = np.meshgrid(np.asarray(alpha, float), np.asarray(beta, float), indexing="ij")
     return np.stack([a.ravel(), b.ravel()], 1)
 
@@ -76,47 +83,58 @@ def plane_grid(alpha: ArrayLike, beta: ArrayLike) -> Array:
 def loss_surface(
     evaluator: Evaluator, alpha: ArrayLike, beta: ArrayLike, run: Callable[[Evaluator, Array], Values] | None = None
 ) -> LossSurface:
-    """The values on a grid.
+    """The loss, and the other values of an evaluator, on a grid of a plane (Li et al. 2018, section 4).
 
     Args:
         evaluator: with two directions.
-        alpha: `(m,)`.
-        beta: `(n,)`.
-        run: `run(evaluator, points (m n, 2)) -> values (m n,)`, such as one that shares the points out with
-            `descent.repro.sweeps`; None evaluates them one after the other here.
+        alpha: `(m,)`, coordinates along the first direction.
+        beta: `(n,)`, coordinates along the second.
+        run: `run(evaluator, points (m n, 2))` to name -> `(m n,)`, such as one that shares the points out among
+            processes by `descent.repro.sweep`; None evaluates them one after the other in this process.
+
+    Raises:
+        ValueError: the evaluator has another number of directions than two.
+
+    Examples:
+        >>> import torch
+        >>> from descent.landscape import random_direction
+        >>> model = torch.nn.Linear(3, 2)
+        >>> directions = [random_direction(model, 0, name) for name in ("alpha", "beta")]
+        >>> task = Evaluator(model, torch.eye(3), torch.tensor([0, 1, 1]), directions)
+        >>> surface = loss_surface(task, np.linspace(-1, 1, 5), np.linspace(-1, 1, 7))
+        >>> surface.loss.shape, sorted(surface.values)
+        ((5, 7), ['error', 'loss', 'standard_error'])
     """
     a, b = np.asarray(alpha, float), np.asarray(beta, float)
     points = plane_grid(a, b)
     values = evaluator(points) if run is None else run(evaluator, points)
-    shaped = {name: found.reshape(len(a), len(b)) for name, found in values.items()}
+    shaped = {name: flat.reshape(len(a), len(b)) for name, flat in values.items()}
     return LossSurface(a, b, shaped, evaluator.images, evaluator.precision)
 
 
-def recompute_points(evaluator: Evaluator, found: LossSurface, seed: int, share: float = 0.02) -> Array:
+def recompute_points(evaluator: Evaluator, surface: LossSurface, seed: int, share: float = 0.02) -> Array:
     """Relative difference of the loss at randomly chosen grid points when they are computed anew in float32.
 
     Returns:
-        `(ceil(share m n),)`, |loss - anew| / anew; 0 where both are infinite or NaN alike, infinite where one is.
+        `(ceil(share m n),)`, |loss - anew| / |anew|; 0 where both are NaN or the same infinity, infinite where only
+        one is finite.
     """
-    points = plane_grid(found.alpha, found.beta)
+    points = plane_grid(surface.alpha, surface.beta)
     chosen = numpy_generator(seed, "recheck").choice(len(points), int(np.ceil(share * len(points))), replace=False)
-    before, anew = found.loss.ravel()[chosen], evaluator.in_float32()(points[chosen])["loss"]
+    before, anew = surface.loss.ravel()[chosen], evaluator.in_float32()(points[chosen])["loss"]
     with np.errstate(invalid="ignore", divide="ignore"):
         relative = np.abs(before - anew) / np.abs(anew)
     same = (before == anew) | (np.isnan(before) & np.isnan(anew))
     return np.where(same, 0, np.where(np.isfinite(relative), relative, np.inf))
 
 
-SUFFIXES = (".npz", ".vti", ".vts")
-CLIP = 10.0  # of the height in a .vts, as in the pictures of Li et al. 2018
-
-
 def export_surface(surface: LossSurface, path: str | Path, clip: float = CLIP) -> Path:
-    """Write a surface, atomically; the suffix decides.
+    """Write a surface atomically to a file, whose suffix decides the format.
 
-    `.npz`: a record with every value and the grid. `.vti`: an image of every value over the flat grid, which must rise
-    in equal steps. `.vts`: the surface itself, its height log(1 + min(loss, clip)), with every value on it; where the
-    loss is NaN the height is that of `clip`, and the value says NaN.
+    A `.npz` is a record with every value and the grid. VTK programs such as ParaView read the two others. A `.vti` is
+    an image of every value over the flat grid, which must rise in equal steps. A `.vts` is the surface itself, at the
+    height log(1 + min(loss, clip)), with every value on it; where the loss is NaN the height is that of `clip`, and the
+    value stays NaN.
 
     Raises:
         ValueError: another suffix, or for a `.vti` steps that are not equal and upwards.
@@ -127,7 +145,7 @@ def export_surface(surface: LossSurface, path: str | Path, clip: float = CLIP) -
     if target.suffix == ".npz":
         surface.record(target.stem, {}, provenance()).save(target)
         return target
-    values = {name: np.ascontiguousarray(found[:, :, None], float) for name, found in surface.values.items()}
+    values = {name: np.ascontiguousarray(grid[:, :, None], float) for name, grid in surface.values.items()}
     with atomic_path(target) as temporary:
         stem = str(temporary.with_suffix(""))  # pyevtk adds the suffix
         if target.suffix == ".vti":

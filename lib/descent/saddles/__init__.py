@@ -1,4 +1,8 @@
-"""Functions with known saddles, the paths of optimisers on them, and the search for critical points."""
+"""Smooth functions with a saddle: their derivatives, the paths of optimisers over them, and their critical points.
+
+Start with `classic_saddle`, or `scalar_field` for a function of your own; `follow_optimiser` descends it and
+`find_critical_points` searches for points of any index.
+"""
 
 import lazy_loader
 

@@ -1,12 +1,10 @@
+from .critical import CriticalPointSearch as CriticalPointSearch
 from .critical import find_critical_points as find_critical_points
-from .critical import scalar_field as scalar_field
-from .functions import CriticalPoint as CriticalPoint
 from .functions import SmoothFunction as SmoothFunction
 from .functions import classic_saddle as classic_saddle
-from .functions import classify as classify
-from .functions import himmelblau as himmelblau
 from .functions import monkey_saddle as monkey_saddle
 from .functions import quadratic as quadratic
-from .functions import rosenbrock as rosenbrock
+from .functions import saddle_curvatures as saddle_curvatures
+from .functions import scalar_field as scalar_field
 from .paths import DescentPath as DescentPath
 from .paths import follow_optimiser as follow_optimiser

@@ -1,10 +1,9 @@
-"""A reader's own function as a surface, and the search for critical points of any index, maxima and saddles included.
+"""The search for critical points of any index, maxima and saddles included.
 
-Descending the value finds minima only, and Newton's method, whose signs change on the way, wanders. Lowering |g|, the
-norm of the gradient, ends mostly at gradient-flat points, where H g = 0 with g != 0 (Frye et al. 2021, Critical
-point-finding methods reveal gradient-flat regions of deep network losses). The search here follows eigenvectors
-instead: up along the k lowest, down along the others, k fixed at the start (Cerjan and Miller 1981, On finding
-transition states; for any k Yin, Zhang and Zhang 2019, High-index optimization-based shrinking dimer method).
+Descending the value finds minima only, and Newton's method, whose signs change on the way, wanders. Lowering the norm
+of the gradient g ends mostly at gradient-flat points, where H g = 0 with g != 0 (Frye et al. 2021). The search here
+follows eigenvectors instead: it goes up along the k lowest and down along the others, with k fixed at the start (Cerjan
+and Miller 1981; for any k Yin, Zhang and Zhang 2019).
 """
 
 from __future__ import annotations
@@ -15,60 +14,25 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.func import grad, jacrev, vmap
 from tqdm import tqdm
 
-from descent.saddles.functions import ZERO, Array, CriticalPoint, Field, SmoothFunction
+from descent.saddles.functions import Array, SmoothFunction
 
-ROWS_AT_ONCE = 4096  # rows of Hessians held in memory together
-LEAST_CURVATURE = 1e-7  # of the largest in size: a smaller one is raised to it before the gradient is divided by it
-
-
-def scalar_field(function: Field, dimension: int, name: str) -> SmoothFunction:
-    """A surface of the reader's own, derivatives by torch.func; its critical points are to be searched for.
-
-    Args:
-        function: a twice differentiable torch function of one point `(n,)`, float64, to a scalar, without side effects.
-            A kink (a ReLU's) goes unseen: its Hessian is that of the smooth pieces.
-        dimension: n.
-        name: for titles and messages.
-
-    Raises:
-        ValueError: the function fails on a point `(n,)`, or returns no float64 scalar.
-    """
-    try:
-        probe = function(torch.linspace(0.1, 0.9, dimension, dtype=torch.float64))
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise ValueError(f"{name}: the function fails on a point of shape ({dimension},): {error}") from error
-    if not isinstance(probe, Tensor) or probe.ndim != 0 or probe.dtype != torch.float64:
-        got = f"{probe.dtype} {tuple(probe.shape)}" if isinstance(probe, Tensor) else type(probe).__name__
-        raise ValueError(f"{name}: the function returned {got}: expected a torch.float64 scalar, shape ()")
-
-    def batched(field: Field, rows: int) -> Field:
-        def over(points: Tensor) -> Tensor:
-            if points.ndim == 1:
-                return field(points)
-            flat = vmap(field, chunk_size=max(1, ROWS_AT_ONCE // rows))(points.reshape(-1, dimension))
-            return flat.reshape(*points.shape[:-1], *flat.shape[1:])
-
-        return over
-
-    gradient = grad(function)
-    hessian = jacrev(gradient, chunk_size=64)  # reverse over reverse, measured a fifth faster than forward over reverse
-    return SmoothFunction(name, dimension, batched(function, 1), batched(gradient, 1), batched(hessian, dimension))
+LEAST_CURVATURE = 1e-7  # a share of the largest: smaller ones are raised to it before the gradient is divided by them
 
 
 @dataclass(frozen=True)
 class CriticalPointSearch:
-    """Where each of m starts ended.
+    """The points at which the searches from m starts ended.
 
     Attributes:
         points: `(m, n)` float64.
-        values: `(m,)` of the surface there.
+        values: `(m,)` of the function there.
         gradient_norms: `(m,)`, |g| there.
-        eigenvalues: `(m, n)` of the Hessian there, ascending.
-        iterations: `(m,)`, Hessians decomposed on the way.
-        converged: `(m,)` bool; False is no critical point, be it gradient-flat or out of iterations.
+        eigenvalues: `(m, n)` of the Hessian there, ascending; the index is the number of negative ones.
+        iterations: `(m,)`, the steps taken.
+        converged: `(m,)` bool. An end that has not converged is no critical point: it is gradient-flat, or the
+            iterations did not suffice.
     """
 
     points: Array
@@ -88,24 +52,34 @@ def find_critical_points(
     longest_step: float = 0.5,
     progress: str | None = None,
 ) -> CriticalPointSearch:
-    """Search from each start for a point of zero gradient, of the index that the Hessian has at the start.
+    """Search from each start for a point of zero gradient whose index is that of the Hessian at the start.
 
-    Each step goes up along as many of the lowest eigenvectors as were negative at the start, and down along the others,
-    by |gradient / curvature| in each direction. Near a point of that index this is Newton's method, and converges
-    quadratically. Nothing ensures that it gets there: an end whose gradient is larger than the tolerance is reported
-    as not converged.
+    Each step goes up along as many of the lowest eigenvectors as had negative eigenvalues at the start, and down along
+    the others, by |gradient / curvature| in each direction. Near a point of that index this is Newton's method, which
+    converges quadratically. Nothing ensures that a search gets there: an end whose gradient is larger than the
+    tolerance is reported as not converged. Near a point with a zero curvature |g| is small at some distance already,
+    and eigenvalues that should be zero come out near the root of the tolerance.
 
     Args:
-        surface: twice differentiable, of n variables; one Hessian `(n, n)` is held at a time.
+        surface: twice differentiable, of n variables; one Hessian `(n, n)` is held in memory at a time.
         starts: `(m, n)`, or `(n,)` for one.
-        tolerance: |g| at which a start has converged, in units of value / coordinate.
-        max_iterations: steps per start.
+        tolerance: |g| at which a search has converged, in units of value / coordinate.
+        max_iterations: steps from each start.
         longest_step: a longer step is shortened to this length, in units of the coordinates.
         progress: text before a progress bar over the starts; None shows none.
 
     Raises:
         ValueError: starts of another shape; a tolerance, a count or a length that is not positive; a start at which
             the surface has no finite gradient and Hessian.
+
+    Examples:
+        Two starts, near the minimum and near the saddle of x^3 / 3 - x + y^2:
+
+        >>> from descent.saddles import scalar_field
+        >>> surface = scalar_field(lambda p: p[0] ** 3 / 3 - p[0] + p[1] ** 2, 2, "cubic")
+        >>> search = find_critical_points(surface, [[0.8, 0.3], [-0.8, 0.3]])
+        >>> search.points.round(6).tolist(), (search.eigenvalues < 0).sum(1).tolist()
+        ([[1.0, 0.0], [-1.0, 0.0]], [0, 1])
     """
     points = torch.as_tensor(starts, dtype=torch.float64).detach()
     points = points[None] if points.ndim == 1 else points
@@ -121,20 +95,20 @@ def find_critical_points(
             raise ValueError(f"starts[{i}]: {surface.name} has no finite gradient and Hessian there")
     bar = tqdm(points, desc=progress, disable=progress is None, unit="start")
     ends = [_follow(surface, point, tolerance, max_iterations, longest_step) for point in bar]
-    found = torch.stack([point for point, _, _, _ in ends])
+    reached = torch.stack([point for point, _, _, _ in ends])
     norms = torch.stack([norm for _, norm, _, _ in ends])
     eigenvalues = torch.stack([spectrum for _, _, spectrum, _ in ends])
     iterations = np.array([count for _, _, _, count in ends], dtype=np.int64)
-    values = surface.value(found).numpy()
+    values = surface.value(reached).numpy()
     return CriticalPointSearch(
-        found.numpy(), values, norms.numpy(), eigenvalues.numpy(), iterations, norms.numpy() <= tolerance
+        reached.numpy(), values, norms.numpy(), eigenvalues.numpy(), iterations, norms.numpy() <= tolerance
     )
 
 
 def _follow(
     surface: SmoothFunction, point: Tensor, tolerance: float, most: int, longest: float
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """The end of one search: point, |g|, eigenvalues there, steps. It ends early before numbers cease to be finite."""
+    """The end of one search: point, |g|, eigenvalues there, steps taken. A step to where H is not finite ends it."""
     gradient = surface.gradient(point)
     eigenvalues, vectors = torch.linalg.eigh(surface.hessian(point))
     sign = torch.where(eigenvalues < 0, 1.0, -1.0)
@@ -150,35 +124,3 @@ def _follow(
         point, gradient = nearer, surface.gradient(nearer)
         eigenvalues, vectors = torch.linalg.eigh(hessian)
     return point, gradient.norm(), eigenvalues, most
-
-
-def distinct_points(search: CriticalPointSearch, separation: float) -> NDArray[np.int64]:
-    """Indices of the converged ends that lie further than `separation` (Euclidean) from every earlier one kept.
-
-    Raises:
-        ValueError: `separation` is negative.
-    """
-    if not separation >= 0:
-        raise ValueError(f"separation={separation}: expected at least 0")
-    kept: list[int] = []
-    for i in np.flatnonzero(search.converged):
-        if not kept or np.linalg.norm(search.points[kept] - search.points[i], axis=1).min() > separation:
-            kept.append(int(i))
-    return np.array(kept, dtype=np.int64)
-
-
-def as_critical_points(
-    search: CriticalPointSearch, separation: float, tolerance: float = ZERO
-) -> tuple[CriticalPoint, ...]:
-    """The distinct converged ends with index and kind, in order of their starts. See `distinct_points` and `classify`.
-
-    Next to a point with a zero curvature |g| is small already at some distance, so that eigenvalues which should be
-    zero come out near the root of the search's tolerance: pass a larger `tolerance` here to have them counted as zero.
-
-    Raises:
-        ValueError: `separation` is negative.
-    """
-    return tuple(
-        CriticalPoint.of(search.points[i], search.values[i], search.eigenvalues[i], tolerance)
-        for i in distinct_points(search, separation)
-    )

@@ -1,4 +1,4 @@
-"""Paths that the optimisers of torch.optim, unaltered, take over a surface whose gradient is known in closed form."""
+"""Paths that optimisers of `torch.optim` take over a smooth function."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from descent.saddles.functions import SmoothFunction
 
 @dataclass(frozen=True)
 class DescentPath:
-    """What a run, or many at once, passed through; entry 0 is the start.
+    """The points that one run, or many at once, passed through; entry 0 is the start.
 
     Attributes:
-        points: `(T + 1, ..., n)` float64, T the steps taken.
-        values: `(T + 1, ...)` of the surface.
-        gradient_norms: `(T + 1, ...)`, of the surface's gradient, noise not included.
+        points: `(T + 1, ..., n)` float64, with T the steps taken.
+        values: `(T + 1, ...)` of the function.
+        gradient_norms: `(T + 1, ...)` of the function's gradient, without the noise.
     """
 
     points: NDArray[np.float64]
@@ -40,22 +40,29 @@ def follow_optimiser(
 ) -> DescentPath:
     """Take `steps` steps of an optimiser, such as `lambda tensors: torch.optim.SGD(tensors, lr=0.01)`.
 
-    All starts are one tensor to the optimiser. Elementwise ones (SGD, Adam and their like) treat the runs as unrelated;
-    one that mixes coordinates (LBFGS) needs a call for each start.
+    All starts are one tensor to the optimiser. Optimisers that treat each coordinate alone, such as SGD and Adam, leave
+    the runs unrelated; one that mixes coordinates, such as LBFGS, needs a call for each start.
 
-    A run ends where its point, value or gradient is no longer finite, as on a surface unbounded below: from there on
-    its entries are NaN, and steps at which every run has ended are left off: a single run has finite entries only.
+    A run ends where its point, value or gradient is no longer finite, as on a function without a lower bound. From
+    there on its entries are NaN. Steps at which every run has ended are left off, so that a single run has finite
+    entries only.
 
     Args:
-        surface: where to descend.
+        surface: the function to descend.
         starts: `(..., n)`, each leading entry one run.
-        optimiser: makes the optimiser from the list with the one tensor of points.
+        optimiser: makes the optimiser from a list that holds the one tensor of points.
         steps: optimiser steps.
-        noise: standard deviation of the normal noise added to each coordinate of each gradient.
-        generator: of that noise.
+        noise: standard deviation of normal noise added to each coordinate of each gradient.
+        generator: draws the noise.
 
     Raises:
         ValueError: `steps` below 1, a start that is not finite, negative noise, or noise without a generator.
+
+    Examples:
+        >>> from descent.saddles import classic_saddle
+        >>> path = follow_optimiser(classic_saddle(), [1.0, 0.5], lambda tensors: torch.optim.SGD(tensors, lr=0.25), 2)
+        >>> path.points.tolist()
+        [[1.0, 0.5], [0.5, 0.75], [0.25, 1.125]]
     """
     points = torch.as_tensor(starts, dtype=torch.float64).detach().clone()
     _check(surface, points, steps)

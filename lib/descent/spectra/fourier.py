@@ -1,7 +1,7 @@
 """The Fourier transform on the integers modulo p, and a network that adds with it (Nanda et al. 2023, section 4).
 
-Everything is a plain tensor. `logits` and `neurons` have a row for each pair, `(p * p, c)`, in the order of a, then b:
-row a p + b. A frequency k stands for the waves cos(2 pi k x / p) and sin(2 pi k x / p), k = 1 to (p - 1) / 2, p odd.
+`logits` and `neurons` have a row for each pair (a, b) of residues, `(p * p, c)`, which is row a p + b. A frequency k, 1
+to (p - 1) / 2 with p odd, stands for the waves cos(2 pi k x / p) and sin(2 pi k x / p).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 def fourier_basis(p: int) -> Tensor:
-    """Rows constant, cos 1, sin 1, cos 2, ...: `(p, p)` float64, orthonormal.
+    """The rows constant, cos 1, sin 1, cos 2, ... over the residues, `(p, p)` float64, orthonormal.
 
     Raises:
-        ValueError: p is even or below 3: an even p has a wave without a partner.
+        ValueError: p is below 3, or even: then one wave has no partner.
     """
     if p < 3 or p % 2 == 0:
         raise ValueError(f"p={p}: expected an odd number of at least 3")
@@ -30,9 +30,14 @@ def fourier_basis(p: int) -> Tensor:
 
 
 def frequency_norms(table: Tensor) -> Tensor:
-    """Norm of each frequency of a map from the residues, `(p, c) -> ((p - 1) / 2,)`: entry k - 1 is frequency k.
+    """The norm of each frequency of a map from the residues, `(p, c) -> ((p - 1) / 2,)`; entry k - 1 is frequency k.
 
-    Such a table is `W_E[:, :p].T`, or `W_L.T`: cosine and sine together, over all columns.
+    The norm is over the cosine, the sine and all columns. Such a map is an embedding, with a row for each residue.
+
+    Examples:
+        >>> residues = torch.arange(7).double()
+        >>> frequency_norms(torch.cos(2 * math.pi * 3 * residues / 7)[:, None]).round(decimals=6).tolist()
+        [0.0, 0.0, 1.870829]
     """
     rows = fourier_basis(len(table)) @ table.double()
     return rows[1:].square().sum(1).view(-1, 2).sum(1).sqrt()
@@ -49,7 +54,7 @@ def transform_pairs(values: Tensor) -> Tensor:
     """The two-dimensional transform of functions of a pair, `(p * p, c) -> (p, p, c)`, in the order of `fourier_basis`.
 
     Raises:
-        ValueError: not p * p rows, p odd.
+        ValueError: the number of rows is not the square of an odd p.
     """
     p = _side(values)
     basis = fourier_basis(p)
@@ -76,36 +81,43 @@ def sum_waves(p: int, frequencies: Sequence[int]) -> Tensor:
     return torch.stack(rows) if rows else torch.zeros(0, p * p, dtype=torch.float64)
 
 
-def projected(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
-    """The part of the logits that depends on a + b by these frequencies alone, `(p * p, c)` float64."""
+def _along_sum(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
+    """The projection of the logits on the waves of a + b of these frequencies, `(p * p, c)` float64."""
     waves = sum_waves(_side(logits), frequencies)
     return waves.T @ (waves @ logits.double())
 
 
 def restricted_logits(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
-    """Only that part, and each class's mean over all pairs: `(p * p, c)`.
+    """The logits' part along the waves of a + b of these frequencies, and each class's mean over pairs: `(p * p, c)`.
 
-    Their cross-entropy is the *restricted loss* (Nanda et al. 2023, section 5.1): that of the algorithm alone.
+    Their cross-entropy is the *restricted loss*, that of the algorithm alone (Nanda et al. 2023, section 5.1).
+
+    Raises:
+        ValueError: the number of rows is not the square of an odd p, or a frequency is out of range.
     """
-    return projected(logits, frequencies) + logits.double().mean(0)
+    return _along_sum(logits, frequencies) + logits.double().mean(0)
 
 
 def excluded_logits(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
-    """All but that part: `(p * p, c)`. On the training pairs their cross-entropy is the *excluded loss*: memory alone.
+    """The logits without their part along the waves of a + b of these frequencies, `(p * p, c)` float64.
 
-    The coefficients taken away come from all pairs, the test pairs among them.
+    Their cross-entropy on the training pairs is the *excluded loss*, that of memory alone (Nanda et al. 2023, section
+    5.1). The part that is taken away comes from all pairs, the test pairs among them.
+
+    Raises:
+        ValueError: as `restricted_logits`.
     """
-    return logits.double() - projected(logits, frequencies)
+    return logits.double() - _along_sum(logits, frequencies)
 
 
 def answer_coefficients(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
-    """Inner products of the logits `(p * p, p)` with the waves of a + b - c: `(len(frequencies),)`.
+    """Inner products of the logits `(p * p, p)` with the waves of a + b - c, `(len(frequencies),)`.
 
-    A wave is cos(2 pi k (a + b - c) / p) over all pairs and answers c, of unit length (Nanda et al. 2023, section 4).
-    None is written out: cos(x - y) = cos x cos y + sin x sin y, with x of a + b and y of c.
+    A wave is cos(2 pi k (a + b - c) / p) over all pairs and answers c, scaled to length one (Nanda et al. 2023, section
+    4). It is never written out, as cos(x - y) = cos x cos y + sin x sin y, with x of a + b and y of c.
 
     Raises:
-        ValueError: logits of another number of classes than p, a frequency out of range, or p is even.
+        ValueError: the logits have not p classes, a frequency is out of range, or p is even.
     """
     p = _side(logits)
     if logits.shape[1] != p:
@@ -116,9 +128,16 @@ def answer_coefficients(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
 
 
 def answer_share(logits: Tensor, frequencies: Sequence[int]) -> float:
-    """Share of the variance of the logits, each pair's mean over answers taken off, along the waves of a + b - c.
+    """The share of the variance of the logits that lies along the waves of a + b - c, 0 to 1.
 
-    A pair's mean over the answers changes no probability. Logits that do not vary give 0.
+    The mean over answers, which changes no probability, is taken off for each pair first. Logits that do not vary give
+    0.
+
+    Examples:
+        >>> a, b, c = torch.meshgrid(*[torch.arange(7).double()] * 3, indexing="ij")
+        >>> logits = torch.cos(2 * math.pi * 2 * (a + b - c) / 7).reshape(49, 7)
+        >>> round(answer_share(logits, [2]), 6), round(answer_share(logits, [3]), 6)
+        (1.0, 0.0)
     """
     centred = logits.double() - logits.double().mean(1, keepdim=True)
     total, along = float(centred.square().sum()), answer_coefficients(centred, frequencies)
@@ -126,10 +145,14 @@ def answer_share(logits: Tensor, frequencies: Sequence[int]) -> float:
 
 
 def neuron_frequencies(neurons: Tensor) -> tuple[Tensor, Tensor]:
-    """The frequency that explains most of each neuron, and the share of the neuron's variance over pairs that it does.
+    """The frequency that explains most of each neuron's variance over pairs, and the share that it explains.
 
-    A frequency's part has eight components: its waves of a, of b, and their four products (Nanda et al. 2023,
-    appendix C). `(p * p, m) -> (m,)` int64 from 1 and `(m,)` float64; a neuron that does not vary has share 0.
+    A frequency has eight components: its two waves of a, its two waves of b, and their four products (Nanda et al.
+    2023, appendix C). For neurons `(p * p, m)` the frequencies are `(m,)` int64, from 1, and the shares `(m,)` float64;
+    the share of a neuron that does not vary is 0.
+
+    Raises:
+        ValueError: the number of rows is not the square of an odd p.
     """
     raw = neurons.double()
     energy = transform_pairs(raw - raw.mean(0)).square()  # (p, p, m)
@@ -139,16 +162,17 @@ def neuron_frequencies(neurons: Tensor) -> tuple[Tensor, Tensor]:
     blocks = energy[1:, 1:].view(half, 2, half, 2, -1).sum((1, 3))
     products = blocks.diagonal(dim1=0, dim2=1).T  # (half, m)
     total = energy.sum((0, 1))
-    varies = total > 1e-24 * raw.square().sum(0)  # and is not rounding
+    varies = total > 1e-24 * raw.square().sum(0)  # below it there is only rounding
     share = torch.where(varies, (waves_of_a + waves_of_b + products) / torch.where(varies, total, 1), 0)
     best = share.max(0)
     return best.indices + 1, best.values
 
 
 def key_frequencies(neurons: Tensor, cut: float = 0.85, fewest: int = 1) -> list[int]:
-    """The frequencies of neurons of which one explains more than `cut` of the variance, ascending.
+    """The frequencies that explain more than `cut` of the variance of at least `fewest` neurons, ascending.
 
-    `fewest` is the number of such neurons that makes a frequency one.
+    Raises:
+        ValueError: as `neuron_frequencies`.
     """
     frequency, share = neuron_frequencies(neurons)
     counts = torch.bincount(frequency[share > cut], minlength=1)
@@ -156,10 +180,14 @@ def key_frequencies(neurons: Tensor, cut: float = 0.85, fewest: int = 1) -> list
 
 
 def gini(values: Tensor) -> float:
-    """Gini coefficient of numbers that are not negative: 0 where all are equal, 1 - 1/n where all but one are zero.
+    """Gini coefficient of n numbers that are not negative: 0 where all are equal, 1 - 1/n where all but one are zero.
 
     Raises:
-        ValueError: a negative number, or none.
+        ValueError: a negative number, or no number at all.
+
+    Examples:
+        >>> gini(torch.tensor([1.0, 1.0])), gini(torch.tensor([0.0, 3.0, 0.0, 0.0]))
+        (0.0, 0.75)
     """
     ordered = values.double().flatten().sort().values
     n = len(ordered)

@@ -1,22 +1,22 @@
-"""Singular values and vectors of gradient stacks: exact through the Gram matrix, or randomised; null models.
+"""Singular values and vectors of a stack of gradients or weights through its Gram matrix, and null models for them.
 
-Throughout, A is `(n, P)`: one row per recorded step, one column per parameter, n far below P. Then A A^T, the Gram
-matrix `(n, n)`, holds every singular value and every step-side (left) vector; it is summed over column blocks straight
-from the store, so A need not fit in memory. Centring and row normalisation act on the Gram matrix alone.
+Throughout, A is `(n, P)`, with a row for each recorded step and a column for each parameter, n far below P. Its Gram
+matrix A A^T, `(n, n)`, holds every singular value and every left vector, one number for each step. It is summed over
+blocks of columns straight from a store, so that A need not fit in memory. Centring and the scaling of rows act on the
+Gram matrix alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.extmath import randomized_svd
 from tqdm import tqdm
 
 Matrix = NDArray[np.float64]
-BLOCK_BYTES = 64 * 2**20  # float64 copy of one column block; 32 to 128 MiB time alike
+BLOCK_BYTES = 64 * 2**20  # of the float64 copy of a block of columns; 32 to 128 MiB take the same time
 
 
 def _blocks(rows: NDArray[np.floating], block_bytes: int) -> range:
@@ -28,11 +28,21 @@ def _blocks(rows: NDArray[np.floating], block_bytes: int) -> range:
 def gram_matrix(rows: NDArray[np.floating], block_bytes: int = BLOCK_BYTES, progress: str | None = None) -> Matrix:
     """The Gram matrix A A^T, `(n, P) -> (n, n)` float64, accumulated in float64 over blocks of columns.
 
-    Each block is widened before it is multiplied, so products of float32 entries are exact; float32 accumulation
-    would move the singular values by 1e-5 of the first. Extra memory: one block and two n x n matrices.
+    Each block is widened to float64 before it is multiplied, so that products of float32 entries are exact; sums in
+    float32 would move the singular values by 1e-5 of the first. The extra memory is one block and two n x n matrices.
+
+    Args:
+        rows: `(n, P)`, in memory or mapped from a file.
+        block_bytes: of the float64 copy of a block.
+        progress: text before a progress bar; None shows none.
 
     Raises:
         ValueError: not a matrix, or empty, or an entry that is not finite.
+
+    Examples:
+        >>> gram_matrix(np.array([[3.0, 4.0, 0.0], [0.0, 1.0, 1.0]]))
+        array([[25.,  4.],
+               [ 4.,  2.]])
     """
     starts = _blocks(rows, block_bytes)
     total = np.zeros((rows.shape[0],) * 2)
@@ -46,9 +56,9 @@ def gram_matrix(rows: NDArray[np.floating], block_bytes: int = BLOCK_BYTES, prog
 
 
 def row_transform(gram_matrix: Matrix, centre: bool = False, unit_rows: bool = False) -> Matrix:
-    """The matrix W, `(n, n)`, for which W A is A less the mean of its rows, then scaled to rows of norm 1.
+    """The matrix W, `(n, n)`, for which W A is A less the mean of its rows, and then with rows of norm 1.
 
-    Rows of norm zero stay zero.
+    Each of the two is done if asked for. Rows of norm zero stay zero.
     """
     n = len(gram_matrix)
     transform = np.eye(n) - (1 / n if centre else 0)
@@ -66,9 +76,9 @@ class Spectrum:
     Attributes:
         values: `(r,)` float64, in the units of A.
         left: `(n, r)` float64, orthonormal columns; column i says how strongly each step uses component i.
-        transform: `(n, n)`, the rows decomposed are `transform @ A`.
-        floor: values below it cannot be told from zero. Squaring halves the digits, so for the Gram method it is
-            sqrt(n eps) of the first value with eps = 2.2e-16; for a randomised one it is an estimate of its error.
+        transform: `(n, n)`; the matrix that is decomposed is `transform @ A`.
+        floor: values below it cannot be told from zero. The Gram matrix has the squares, which halves the digits: the
+            floor is sqrt(n eps) of the first value, with eps = 2.2e-16.
     """
 
     values: Matrix
@@ -77,7 +87,7 @@ class Spectrum:
     floor: float
 
     def right(self, rows: NDArray[np.floating], count: int, block_bytes: int = BLOCK_BYTES) -> Matrix:
-        """The first `count` parameter-side vectors of `rows` (the A of this spectrum), `(P, count)` float64.
+        """The first `count` right vectors of `rows`, the A of this spectrum: `(P, count)` float64, orthonormal columns.
 
         Raises:
             ValueError: `count` exceeds the number of values above the floor, where directions are noise.
@@ -94,10 +104,20 @@ class Spectrum:
 
 
 def singular_spectrum(gram_matrix: Matrix, centre: bool = False, unit_rows: bool = False) -> Spectrum:
-    """The exact singular values of A from its Gram matrix, optionally mean-centred and row-normalised (in that order).
+    """The singular values of A and its left vectors from its Gram matrix.
+
+    Args:
+        gram_matrix: `(n, n)`.
+        centre: whether the mean of the rows is taken off first.
+        unit_rows: whether each row, centred or not, is then scaled to norm 1.
 
     Raises:
-        ValueError: not a square symmetric matrix.
+        ValueError: not a square matrix.
+
+    Examples:
+        >>> rows = np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 2.0]])
+        >>> singular_spectrum(gram_matrix(rows)).values
+        array([5., 2.])
     """
     if gram_matrix.ndim != 2 or gram_matrix.shape[0] != gram_matrix.shape[1]:
         raise ValueError(f"gram_matrix of shape {gram_matrix.shape}: expected a square matrix")
@@ -110,39 +130,8 @@ def singular_spectrum(gram_matrix: Matrix, centre: bool = False, unit_rows: bool
     return Spectrum(values, np.ascontiguousarray(vectors[:, ::-1]), transform, floor)
 
 
-def exact_svd(rows: NDArray[np.floating], centre: bool = False, unit_rows: bool = False) -> Spectrum:
-    """The exact SVD of `(n, P)` rows through their Gram matrix; `min(n, P)` values. See `singular_spectrum`.
-
-    Raises:
-        ValueError: not a matrix, or empty, or an entry that is not finite.
-    """
-    full = singular_spectrum(gram_matrix(rows), centre, unit_rows)
-    rank = min(rows.shape)
-    return replace(full, values=full.values[:rank], left=full.left[:, :rank])
-
-
-def randomised_svd(rows: NDArray[np.floating], count: int, seed: int, iterations: int = 4) -> Spectrum:
-    """The first `count` values by scikit-learn's randomised SVD (Halko et al. 2011), behind the same interface.
-
-    Args:
-        rows: `(n, P)`, held in memory.
-        count: number of values.
-        seed: of the random test matrix.
-        iterations: power iterations; more sharpen the last values.
-
-    Raises:
-        ValueError: `count` is not in 1..min(n, P).
-    """
-    _blocks(rows, BLOCK_BYTES)
-    if not 1 <= count <= min(rows.shape):
-        raise ValueError(f"count={count}: expected 1 to {min(rows.shape)}, the smaller side of rows")
-    left, values, _ = randomized_svd(rows, count, n_iter=iterations, random_state=seed)
-    floor = float(values[0]) * float(np.finfo(rows.dtype).eps) * np.sqrt(max(rows.shape))
-    return Spectrum(values.astype(float), left.astype(float), np.eye(len(rows)), floor)
-
-
 def count_singular_values_above(values: ArrayLike, fraction: float) -> int:
-    """How many singular values are at least `fraction` of the largest; 0 for a zero matrix.
+    """The number of singular values `(r,)` that are at least `fraction` of the largest; 0 for a zero matrix.
 
     Raises:
         ValueError: `fraction` is not in [0, 1).
@@ -154,13 +143,13 @@ def count_singular_values_above(values: ArrayLike, fraction: float) -> int:
 
 
 def participation_ratio(values: ArrayLike) -> float:
-    """(sum s^2)^2 / sum s^4: the number of equal values that would spread the energy as evenly; 0 for a zero matrix."""
+    """(sum s^2)^2 / sum s^4 of singular values s `(r,)`, from 1 to r: r for equal ones; 0 for a zero matrix."""
     squares = np.square(np.asarray(values, float))
     return float(squares.sum() ** 2 / (squares**2).sum()) if squares.any() else 0.0
 
 
 def stable_rank(values: ArrayLike) -> float:
-    """The sum of s^2 over the largest: squared Frobenius over squared spectral norm; 0 for a zero matrix."""
+    """The sum of s^2 over the largest s^2: squared Frobenius over squared spectral norm; 0 for a zero matrix."""
     squares = np.square(np.asarray(values, float))
     return float(squares.sum() / squares.max()) if squares.any() else 0.0
 
@@ -173,8 +162,8 @@ def captured_energy(gram_matrix: Matrix, sample: NDArray[np.int64]) -> tuple[Mat
         sample: indices of the m sampled rows.
 
     Returns:
-        energy: `(m,)`, entry k - 1 the share of the held-out rows' total squared norm that k vectors capture.
-        residual: `(n - m, m)`, per held-out row the relative norm ||g - P_k g|| / ||g|| left by k vectors.
+        energy: `(m,)`; entry k - 1 is the share of the held-out rows' total squared norm that k vectors capture.
+        residual: `(n - m, m)`; for each held-out row g the relative norm ||g - P_k g|| / ||g|| that k vectors leave.
 
     Raises:
         ValueError: `sample` leaves no row held out.
@@ -192,10 +181,10 @@ def captured_energy(gram_matrix: Matrix, sample: NDArray[np.int64]) -> tuple[Mat
     return running.sum(axis=0) / norms.sum(), residual
 
 
-def gaussian_null_spectrum(norms: ArrayLike, columns: int, generator: np.random.Generator) -> NDArray[np.float32]:
-    """Rows of iid Gaussian entries, rescaled to the given row norms `(n,)`: float32 `(n, columns)`.
+def gaussian_null_rows(norms: ArrayLike, columns: int, generator: np.random.Generator) -> NDArray[np.float32]:
+    """Rows of independent Gaussian entries, scaled to the given norms `(n,)`: float32 `(n, columns)`.
 
-    "Nothing going on" beyond the size of each gradient.
+    A null model: nothing is there beyond the size of each gradient.
     """
     sizes = np.asarray(norms, np.float32)
     rows = generator.standard_normal((len(sizes), columns), dtype=np.float32)
@@ -203,11 +192,14 @@ def gaussian_null_spectrum(norms: ArrayLike, columns: int, generator: np.random.
     return rows
 
 
-def shuffled_null_spectrum(rows: NDArray[np.floating], generator: np.random.Generator) -> NDArray[np.floating]:
-    """Each row's entries in an order of its own: the same entries and norms, no direction in common. `(n, P)`."""
+def shuffled_null_rows(rows: NDArray[np.floating], generator: np.random.Generator) -> NDArray[np.floating]:
+    """The entries of each row in a random order of its own, `(n, P)`.
+
+    A null model: rows keep their entries and norms, and have no direction in common.
+    """
     return generator.permuted(rows, axis=1)
 
 
 def one_over_n_spectrum(count: int) -> Matrix:
-    """The values 1, 1/2, ..., 1/count: at any count of ten or more, ten of them are at least a tenth of the first."""
+    """The values 1, 1/2, ..., 1/count, of which ten are at least a tenth of the first, whatever the count above ten."""
     return 1 / np.arange(1, count + 1)

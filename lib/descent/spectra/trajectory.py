@@ -1,4 +1,4 @@
-"""The shape of a path of weights: principal components, turning, corners, and random walks as the control."""
+"""The shape of a path of weights: its principal components, how it turns, and random walks to compare it with."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from scipy.signal import find_peaks
 from descent.repro.seeding import numpy_generator
 from descent.spectra.singular_values import gram_matrix, singular_spectrum
 
+Array = NDArray[np.float64]
 FLAT = 1e-12  # a share of the variance below it is rounding: the Gram matrix squares the path
+SAMPLES = 400  # points at equal distances along a path, between which turns are measured
 
 
 @dataclass(frozen=True)
 class TrajectoryPlane:
     """The plane of the first two principal components of a path of k weight vectors (Li et al. 2018, section 7).
 
+    The plane goes through the last point.
+
     Attributes:
         directions: `(2, P)` float32, orthonormal.
         coordinates: `(k, 2)`, each point less the last one along the directions, in units of weight.
         explained: `(k - 1,)`, share of the path's variance in each principal component, descending.
         residual: `(k,)`, share of each point's squared distance from the last that the plane misses; 0 for the last.
-        gram: `(k, k)` float64, products of the points less the last.
+        gram: `(k, k)` float64, the Gram matrix of the points less the last.
     """
 
     directions: NDArray[np.float32]
@@ -36,10 +40,15 @@ class TrajectoryPlane:
 
 
 def trajectory_plane(rows: NDArray[np.floating]) -> TrajectoryPlane:
-    """Principal components of weight vectors `(k, P)` along a training, the last row the end of it.
+    """The principal plane of weight vectors `(k, P)` along a training, of which the last row is the end.
 
     Raises:
         ValueError: fewer than three points, an entry that is not finite, or points on one line.
+
+    Examples:
+        >>> plane = trajectory_plane(np.array([[2.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]))
+        >>> plane.directions.shape, plane.coordinates.shape, plane.explained.round(6).tolist()
+        ((2, 4), (3, 2), [0.75, 0.25])
     """
     if rows.ndim != 2 or len(rows) < 3:
         raise ValueError(f"rows of shape {rows.shape}: expected at least three points (k, P)")
@@ -48,51 +57,32 @@ def trajectory_plane(rows: NDArray[np.floating]) -> TrajectoryPlane:
             raise ValueError(f"row {number} has an entry that is not finite")
     relative = rows - rows[-1]
     products = gram_matrix(relative)
-    explained = explained_variance(products)
+    path, explained = principal_path(products, 2)
     if explained[1] < FLAT:
         raise ValueError(f"{len(rows)} points on one line: expected a path that spans a plane")
-    directions = (_combinations(products) @ relative).astype(np.float32)
-    coordinates, distance = path_coordinates(products), products.diagonal()
+    directions = singular_spectrum(products, centre=True).right(relative, 2).T.astype(np.float32)
+    coordinates, distance = path - path[-1], products.diagonal()
     missed = 1 - (coordinates**2).sum(1) / np.where(distance > 0, distance, 1)
     residual = np.where(distance > 0, missed.clip(0), 0)
-    return TrajectoryPlane(directions, coordinates, explained, residual, products)
-
-
-def _combinations(products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The first two principal directions as combinations of the points, `(2, k)`, from their Gram matrix."""
-    centring = np.eye(len(products)) - 1 / len(products)
-    values, vectors = np.linalg.eigh(centring @ products @ centring)
-    return cast("NDArray[np.float64]", (centring @ vectors[:, :-3:-1] / np.sqrt(values[:-3:-1])).T)
+    return TrajectoryPlane(directions, coordinates, explained[:-1], residual, products)
 
 
 def path_coordinates(products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each point along the first two principal directions, `(k, 2)` in units of weight, from `TrajectoryPlane.gram`."""
-    return products @ _combinations(products).T
-
-
-def explained_variance(products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of the variance in each principal component, `(k - 1,)` descending, from a Gram matrix `(k, k)`.
-
-    Raises:
-        ValueError: all points are the same.
-    """
-    centring = np.eye(len(products)) - 1 / len(products)
-    values = np.linalg.eigvalsh(centring @ products @ centring)[::-1][:-1].clip(0)
-    if values.sum() == 0:
-        raise ValueError(f"{len(products)} equal points: expected a path that moves")
-    return cast("NDArray[np.float64]", values / values.sum())
+    """The coordinates of a `TrajectoryPlane`, `(k, 2)` in units of weight, from its `gram` `(k, k)` alone."""
+    path, _ = principal_path(products, 2)
+    return cast("Array", path - path[-1])
 
 
 def random_walk(points: int, size: int, seed: int) -> NDArray[np.float64]:
     """The Gram matrix `(points, points)` of a random walk of independent steps in `size` dimensions, less its end.
 
-    The control for `trajectory_plane`: PCA finds most of a random walk's variance in two components too. With far more
-    dimensions than points, and many points, component k has the share 6 / (pi k)^2: 61 % and 15 %, together 76 %
-    (Antognini & Sohl-Dickstein 2018). Drawn from the Wishart distribution of the steps' own Gram matrix, so that `size`
-    costs nothing.
+    A null model for a path: PCA finds most of a random walk's variance in two components, too. With many points, and
+    far more dimensions than points, component k has the share 6 / (pi k)^2, which is 61 % and 15 %, together 76 %
+    (Antognini and Sohl-Dickstein 2018). The steps' own Gram matrix is drawn from its Wishart distribution, so that the
+    cost does not depend on `size`.
 
     Raises:
-        ValueError: fewer than three points, or fewer dimensions than steps.
+        ValueError: fewer than three points, or fewer dimensions than points.
     """
     if points < 3 or size < points:
         raise ValueError(f"points={points}, size={size}: expected at least three points, and a size no less")
@@ -105,22 +95,25 @@ def random_walk(points: int, size: int, seed: int) -> NDArray[np.float64]:
     return cast("NDArray[np.float64]", walk @ walk.T)
 
 
-Array = NDArray[np.float64]
-SAMPLES = 400  # points at equal distances along a path, between which turns are measured
-
-
 def principal_path(products: Array, count: int) -> tuple[Array, Array]:
-    """The path in its first principal components, and the share of its variance in every component.
+    """A path in its first principal components, and the share of its variance in every component.
 
     Args:
-        products: `(m, m)`, the Gram matrix of the points; it is centred here, over the points.
-        count: components.
+        products: `(m, m)`, the Gram matrix of the points, from any origin: the points are centred here.
+        count: the number of components.
 
     Returns:
-        Coordinates `(m, count)` in the points' units, the sign of each column arbitrary, and shares `(m,)`.
+        Coordinates `(m, count)` in the points' units, each column of arbitrary sign, and shares `(m,)`, descending, of
+        which the last is zero but for rounding.
 
     Raises:
         ValueError: not 1 to m components, or all points are the same.
+
+    Examples:
+        >>> points = np.array([[0.0, 0.0], [3.0, 0.0], [6.0, 0.0]])
+        >>> path, shares = principal_path(points @ points.T, 1)
+        >>> np.abs(path[:, 0]).round(6), shares.round(6)
+        (array([3., 0., 3.]), array([1., 0., 0.]))
     """
     if not 1 <= count <= len(products):
         raise ValueError(f"count={count}: expected 1 to {len(products)}, the number of points")
@@ -134,19 +127,20 @@ def principal_path(products: Array, count: int) -> tuple[Array, Array]:
 def turning_angles(
     path: Array, times: NDArray[np.floating], window: float = 0.1, smooth: int = 1
 ) -> tuple[Array, Array]:
-    """How much a path turns, by its own length, so that a slow stretch and a fast one count alike.
+    """The angle by which a path turns at each of `SAMPLES` places, equally spaced along it.
 
-    At each of `SAMPLES` places at equal distances along the path: the angle between the chord from half a window behind
-    to the place and the chord from there to half a window ahead.
+    It is the angle between the chord from half a window behind to the place and the chord from the place to half a
+    window ahead. Since places are equally spaced in length, a slow stretch counts as much as a fast one.
 
     Args:
         path: `(m, k)`, points in order.
         times: `(m,)`, such as steps, ascending.
         window: length of both chords together, as a share of the path's length.
-        smooth: points of the moving average that is taken first; a path that trembles on the spot has length without.
+        smooth: number of points of the moving average that is taken first; without it a path that trembles on the spot
+            has a length there.
 
     Returns:
-        Times `(n,)` of the places, the window's halves at both ends left out, and angles `(n,)` in radians, 0 to pi.
+        Times `(n,)` of the places, without half a window at either end, and angles `(n,)` in radians, 0 to pi.
 
     Raises:
         ValueError: fewer than three points, a path without length, or a window out of (0, 1).
@@ -171,17 +165,17 @@ def turning_angles(
 def path_corners(
     path: Array, times: NDArray[np.floating], count: int, window: float = 0.1, smooth: int = 1
 ) -> tuple[Array, Array]:
-    """The sharpest turns of a path, peaks of the angle of `turning_angles`, no two within a window of each other.
+    """The sharpest turns of a path: peaks of `turning_angles`, of which no two lie within a window of each other.
 
     Args:
         path: `(m, k)`, points in order.
         times: `(m,)`, ascending.
-        count: turns to find; there may be fewer.
+        count: the largest number of turns.
         window: see `turning_angles`.
         smooth: see `turning_angles`.
 
     Returns:
-        Times and angles (radians) of the turns, `(count,)` at most, in the order of time.
+        Times and angles (radians) of the turns, each `(count,)` or shorter, in the order of time.
 
     Raises:
         ValueError: as `turning_angles`.

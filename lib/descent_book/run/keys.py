@@ -21,7 +21,7 @@ from descent_book.run.definitions import Canonical, Definition, Library, Outside
 NOT_COUNTED = ("setup", "parameters")  # cells that install, and literals that stand among the parameters
 # packages that compute or draw, by the name that code imports; the pins of all others decide no number
 NUMERIC = {
-    "curvlinops": "curvlinops-for-pytorch", "einops": "einops", "matplotlib": "matplotlib",
+    "einops": "einops", "matplotlib": "matplotlib",
     "mpl_toolkits": "matplotlib", "numpy": "numpy", "plotly": "plotly", "scipy": "scipy",
     "sklearn": "scikit-learn", "statsmodels": "statsmodels",
     "torch": "torch",
