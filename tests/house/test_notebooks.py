@@ -133,6 +133,7 @@ LONG = {
     "resnet_landscape": 38,  # six questions, each with its measurement, figure and table
     "grokking": 32,  # one network taken apart, then its progress, its times and other tables
     "grokking_basins": 49,  # eight questions on what a path, a surface, a spectrum can show
+    "your_own_network": 28,  # a way to do things rather than an experiment: four steps and five cases, a cell or two each
     "superposition": 39,  # eight questions, each small: training, figure and table
 }
 

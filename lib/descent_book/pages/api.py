@@ -59,8 +59,9 @@ def public_names() -> dict[str, str]:
 @cache
 def _spellings() -> dict[str, str]:
     """What a docstring may call a public name: the name alone, or with its door, or with the module that defines it."""
-    found = {f"descent.{r}.{m}.{name}": f"descent.{r}.{name}" for r, all_ in rooms().items() for name, m in all_.items()}
-    return found | {path: path for path in public_names().values()} | public_names()
+    known = public_names()
+    defined = {f"descent.{room}.{names[name]}.{name}": known[name] for room, names in rooms().items() for name in names}
+    return defined | {path: path for path in known.values()} | known
 
 
 def page_of(path: str) -> str:
@@ -73,7 +74,8 @@ def page_of(path: str) -> str:
 
 def write_room(app: Sphinx, page: str, source: list[str]) -> None:
     """Put what a room offers where its page says ```{room} NAME```, and the rooms where one says ```{rooms}```."""
-    every = [f"- {{doc}}`api_{room}`: {inspect.getdoc(importlib.import_module(f'descent.{room}'))}" for room in rooms()]
+    doors = {room: importlib.import_module(f"descent.{room}") for room in rooms()}
+    every = [f"- {{doc}}`api_{room}`: {str(inspect.getdoc(door)).splitlines()[0]}" for room, door in doors.items()]
     source[0] = source[0].replace("```{rooms}\n```", "\n".join(every))
     source[0] = _ROOM.sub(lambda found: "\n".join(_room(found[1])), source[0])
 
@@ -169,7 +171,7 @@ def _aliases(module: Any) -> Mapping[str, ast.expr]:
 
 def _expanded(annotation: Any, aliases: Mapping[str, ast.expr]) -> Any:
     class Expand(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802
+        def visit_Name(self, node: ast.Name) -> ast.expr:
             return self.visit(aliases[node.id]) if node.id in aliases else node
 
     if not isinstance(annotation, str):  # of a pydantic model, whose bounds are in words beside it
@@ -229,7 +231,7 @@ class _Names(ast.NodeVisitor):
 
     visit_Name = visit_Attribute = note  # noqa: N815
 
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:  # noqa: N802
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         paths = [(f"{node.module}.{alias.name}", alias) for alias in node.names]
         for path, alias in paths:
             if path in public_names().values():
