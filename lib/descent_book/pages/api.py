@@ -1,0 +1,397 @@
+"""The reference of the library, made from its docstrings, and the links between it and the chapters that call it.
+
+A Sphinx extension. A page `api_ROOM.md` says ```` ```{room} ROOM ````: every name at the room's door follows, described
+where it is defined and called as it is imported. Names of the library in a chapter's cells lead there, and from there
+"Used in" leads to the first cell that calls each, found in the syntax trees of the notebooks.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.inspect import stringify_signature
+
+import descent
+from descent_book.pages.claims import link_to, note_target
+from descent_book.run.project import pages
+
+LIBRARY = Path(descent.__file__).parent
+_ROOM = re.compile(r"^```\{room\} (\w+)\n```$", re.MULTILINE)
+_CODE = re.compile(r"(?<![`:\w])`([^`\n]+(?:\n[^`\n]+)?)`(?!`)|\|")  # `code` as the docstrings write it, and |x|
+_CELL = re.compile(r'(<div class="cell_input[^>]*>.*?<pre>)(.*?)(</pre>)', re.DOTALL)
+_PIECE = re.compile(r"<[^>]*>|&\w+;|&#\d+;|\n|\w+|[^<&\w\n]")
+_MAGIC = re.compile(r"^(\s*)[%!].*$", re.MULTILINE)
+_KINDS = {"attr": "data", "exception": "exception", "class": "class", "function": "function"}
+
+
+# What the doors offer
+
+
+@cache
+def rooms(library: Path = LIBRARY) -> dict[str, dict[str, str]]:
+    """Room -> public name -> the module of the room that defines it, in the order of the room's `__init__.pyi`."""
+    found = {}
+    for stub in sorted(library.glob("*/__init__.pyi")):
+        imports = [node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ImportFrom)]
+        found[stub.parent.name] = {alias.name: str(node.module) for node in imports for alias in node.names}
+    return found
+
+
+@cache
+def public_names() -> dict[str, str]:
+    """Every public name -> its path through the door, such as `descent.spectra.gram_matrix`."""
+    return {name: f"descent.{room}.{name}" for room, names in rooms().items() for name in names}
+
+
+@cache
+def _spellings() -> dict[str, str]:
+    """What a docstring may call a public name: the name alone, or with its door, or with the module that defines it."""
+    known = public_names()
+    defined = {f"descent.{room}.{names[name]}.{name}": known[name] for room, names in rooms().items() for name in names}
+    return defined | {path: path for path in known.values()} | known
+
+
+def page_of(path: str) -> str:
+    """The page that describes `descent.ROOM.name`."""
+    return f"api_{path.split('.')[1]}"
+
+
+# The pages
+
+
+def write_room(app: Sphinx, page: str, source: list[str]) -> None:
+    """Put what a room offers where its page says ```{room} NAME```, and the rooms where one says ```{rooms}```."""
+    doors = {room: importlib.import_module(f"descent.{room}") for room in rooms()}
+    every = [f"- {{doc}}`api_{room}`: {str(inspect.getdoc(door)).splitlines()[0]}" for room, door in doors.items()]
+    source[0] = source[0].replace("```{rooms}\n```", "\n".join(every))
+    source[0] = _ROOM.sub(lambda found: "\n".join(_room(found[1])), source[0])
+
+
+def _room(room: str) -> Iterator[str]:
+    if room not in rooms():
+        raise ValueError(f"room {room!r}: expected one of {', '.join(rooms())}")
+    names = rooms()[room]
+    yield from _rst(f".. automodule:: descent.{room}", "", *_summary(list(names)))
+    for module in dict.fromkeys(names.values()):
+        defining = importlib.import_module(f"descent.{room}.{module}")
+        yield from [f"## {module.replace('_', ' ').capitalize()}", ""]
+        yield from _rst(*_literal(inspect.getdoc(defining) or "").splitlines())
+        for name in [name for name, origin in names.items() if origin == module]:
+            kind = _KINDS[_kind(getattr(defining, name))]
+            options = ["   :members:", "   :exclude-members: model_config"] if kind == "class" else []
+            yield from _rst(f".. auto{kind}:: descent.{room}.{name}", *options)
+
+
+def _kind(thing: object) -> str:
+    if inspect.isclass(thing):
+        return "exception" if issubclass(thing, Exception) else "class"
+    return "function" if inspect.isroutine(thing) else "attr"
+
+
+def _summary(names: Sequence[str]) -> list[str]:
+    return [".. autosummary::", "   :nosignatures:", "", *(f"   {name}" for name in names)]
+
+
+def _rst(*lines: str) -> list[str]:
+    return ["````{eval-rst}", *lines, "````", ""]
+
+
+# From the docstrings' plain English to what autodoc reads
+
+
+def _literal(text: str) -> str:
+    """`name` as a link where the library offers it, other `code` as code."""
+
+    def written(found: re.Match[str]) -> str:
+        if found[0] == "|":
+            return r"\|"
+        code = " ".join(found[1].split())
+        path = _spellings().get(code.removesuffix("()"))
+        return f":py:obj:`{path.rpartition('.')[2]} <{path}>`" if path else f"``{code}``"
+
+    return _CODE.sub(written, text)
+
+
+def write_docstring(app: Sphinx, what: str, name: str, thing: object, options: Any, lines: list[str]) -> None:
+    """Code and links for backticks; at the end of what a door offers, where it is defined and used."""
+    lines[:] = _literal("\n".join(lines)).splitlines()
+    if name in public_names().values():
+        lines += ["", f".. used-in:: {name}", ""]
+
+
+def write_signature(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, arguments: str | None, returns: str | None
+) -> tuple[str, str] | None:
+    """The signature as the source writes its types, in place of what they evaluate to."""
+    if what not in ("function", "method", "class"):
+        return None
+    try:
+        signature = inspect.signature(thing)
+    except (TypeError, ValueError):
+        return None
+    if what == "method" and inspect.isfunction(thing):
+        signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+    aliases = _aliases(inspect.getmodule(thing))
+    parameters = [
+        each.replace(annotation=_expanded(each.annotation, aliases), default=_named(each.default))
+        for each in signature.parameters.values()
+    ]
+    result = inspect.Signature.empty if what == "class" else _expanded(signature.return_annotation, aliases)
+    text = stringify_signature(signature.replace(parameters=parameters, return_annotation=result))
+    before, _, after = text.partition(" -> ") if what != "class" else (text, "", "")
+    return before, after
+
+
+def _aliases(module: Any) -> Mapping[str, ast.expr]:
+    """The types that a module gives a name of its own, such as `Matrix = NDArray[np.float64]`."""
+    body = ast.parse(inspect.getsource(module)).body
+    return {
+        node.targets[0].id: node.value
+        for node in body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, (ast.Subscript, ast.BinOp))
+        and node.targets[0].id[:1].isupper()
+        and not node.targets[0].id.isupper()
+    }
+
+
+def _expanded(annotation: Any, aliases: Mapping[str, ast.expr]) -> Any:
+    class Expand(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.expr:
+            return self.visit(aliases[node.id]) if node.id in aliases else node
+
+    if not isinstance(annotation, str):  # of a pydantic model, whose bounds are in words beside it
+        return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return ast.unparse(Expand().visit(ast.parse(annotation, mode="eval")))
+
+
+def _named(default: Any) -> Any:
+    class Named:
+        def __repr__(self) -> str:
+            return str(default.__name__)
+
+    return Named() if inspect.isroutine(default) else default
+
+
+def link_type(app: Sphinx, env: BuildEnvironment, node: Any, shown: nodes.Element) -> nodes.Element | None:
+    """A type in a signature: a link where a door offers it, plain text where it is another library's."""
+    if node.get("refdomain") != "py":
+        return None
+    path = public_names().get(node["reftarget"].rpartition(".")[2])
+    if path is None or page_of(path) not in env.all_docs:
+        return shown
+    uri = app.builder.get_relative_uri(node["refdoc"], page_of(path))
+    return nodes.reference("", "", shown, refuri=f"{uri}#{path}", internal=True)
+
+
+# What the chapters call
+
+
+class Use(NamedTuple):
+    """A name of the library in a cell: its path, the line (from 1) and column of its last word, whether an import."""
+
+    path: str
+    line: int
+    column: int
+    imported: bool = False
+
+
+class _Names(ast.NodeVisitor):
+    """The uses in one cell; a name that a function or a comprehension binds for itself is not the library's."""
+
+    def __init__(self, known: Mapping[str, str]) -> None:
+        self.known, self.own, self.uses = known, [set[str]()], list[Use]()
+
+    def path(self, node: ast.expr) -> str | None:
+        if isinstance(node, ast.Attribute):
+            before = self.path(node.value)
+            return before and f"{before}.{node.attr}"
+        hidden = isinstance(node, ast.Name) and any(node.id in names for names in self.own)
+        return self.known.get(node.id) if isinstance(node, ast.Name) and not hidden else None
+
+    def note(self, node: ast.Name | ast.Attribute) -> None:
+        path, word = self.path(node), node.id if isinstance(node, ast.Name) else node.attr
+        if path in public_names().values() and isinstance(node.ctx, ast.Load):
+            self.uses.append(Use(str(path), node.end_lineno or 0, (node.end_col_offset or 0) - len(word.encode())))
+        self.generic_visit(node)
+
+    visit_Name = visit_Attribute = note  # noqa: N815
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        paths = [(f"{node.module}.{alias.name}", alias) for alias in node.names]
+        for path, alias in paths:
+            if path in public_names().values():
+                self.uses.append(Use(path, alias.lineno, alias.col_offset, imported=True))
+
+    def scope(self, node: Any) -> None:
+        inside = list(ast.walk(node))
+        bound = {leaf.id for leaf in inside if isinstance(leaf, ast.Name) and isinstance(leaf.ctx, ast.Store)}
+        self.own.append(bound | {leaf.arg for leaf in inside if isinstance(leaf, ast.arg)})
+        self.generic_visit(node)
+        self.own.pop()
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = scope  # noqa: N815
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = scope  # noqa: N815
+
+
+def _tree(source: str) -> ast.Module:
+    try:
+        return ast.parse(_MAGIC.sub(r"\1pass", source))
+    except SyntaxError:  # a cell in another language
+        return ast.Module([], [])
+
+
+def imported_names(sources: Sequence[str]) -> dict[str, str]:
+    """What the cells of a notebook import of the library: local name -> path."""
+    found = {}
+    for node in [leaf for source in sources for leaf in ast.walk(_tree(source))]:
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "descent":
+            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names = [alias for alias in node.names if alias.name.split(".")[0] == "descent"]
+            found |= {alias.asname or "descent": alias.name if alias.asname else "descent" for alias in names}
+    return found
+
+
+def uses(source: str, known: Mapping[str, str]) -> list[Use]:
+    """The uses in one cell of the names that its notebook has imported, in no particular order."""
+    names = _Names(known)
+    names.visit(_tree(source))
+    return names.uses
+
+
+class Chapter(NamedTuple):
+    """A notebook: its title, what it imports of the library, and the first cell that uses each path."""
+
+    title: str
+    known: dict[str, str]
+    first: dict[str, int]
+
+
+@cache
+def read_chapter(notebook: Path) -> Chapter:
+    """What a notebook uses; cells that the page leaves out do not count."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = {n: "".join(cell["source"]) for n, cell in enumerate(cells) if cell["cell_type"] == "code"}
+    shown = {n for n in sources if not {"remove-cell", "remove-input"} & set(cells[n]["metadata"].get("tags", []))}
+    known = imported_names(list(sources.values()))
+    first: dict[str, int] = {}
+    for number in sorted(shown):
+        for use in uses(sources[number], known):
+            if not use.imported:
+                first.setdefault(use.path, number)
+    return Chapter("".join(cells[0]["source"]).splitlines()[0].lstrip("# "), known, first)
+
+
+def _label(path: str, page: str) -> str:
+    return f"use of {path} in {page}".lower()
+
+
+def mark_uses(app: Sphinx, doctree: nodes.document) -> None:
+    """Make the first cell of a chapter that uses a name a target."""
+    notebook = Path(app.srcdir) / f"{app.env.docname}.ipynb"
+    if not notebook.is_file():
+        return
+    first = read_chapter(notebook).first
+    for cell in doctree.findall(nodes.container):
+        mine = [path for path, number in first.items() if number == cell.get("cell_index")]
+        if mine and cell.get("nb_element") == "cell_code":
+            cell["ids"].append(anchor := nodes.make_id(f"uses-{mine[0]}"))
+            for path in mine:
+                note_target(app.env, _label(path, app.env.docname), app.env.docname, anchor)
+
+
+class UsedInDirective(SphinxDirective):
+    """{used-in}: where a name is defined, and the chapters that use it, each a link to the first cell that does."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """One paragraph."""
+        path, source = self.arguments[0], Path(self.env.srcdir)
+        room, name = path.split(".")[1:]
+        file = f"lib/descent/{room}/{rooms()[room][name].replace('.', '/')}.py"
+        theme = self.config.html_theme_options
+        address = f"{theme.get('repository_url', '')}/blob/{theme.get('repository_branch', 'main')}/{file}"
+        text = nodes.paragraph("", "Defined in ", classes=["used-in"])
+        text += nodes.reference("", file, refuri=address, internal=False)
+        notebooks = [(page, source / f"{page}.ipynb") for page in pages(source)]
+        users = [(page, read_chapter(file)) for page, file in notebooks if file.is_file()]
+        users = [(page, chapter) for page, chapter in users if path in chapter.first]
+        for number, (page, chapter) in enumerate(users):
+            text += nodes.Text(", " if number else ". Used in: ")
+            text += link_to(_label(path, page), self.env.docname, nodes.inline(text=chapter.title))
+        return [text]
+
+
+def link_code(app: Sphinx, page: str, template: str, context: Any, doctree: nodes.document | None) -> None:
+    """Names of the library in a chapter's cells become links to their description."""
+    notebook = Path(app.srcdir) / f"{page}.ipynb"
+    if doctree is None or not notebook.is_file():
+        return
+    known = read_chapter(notebook).known
+
+    def address(path: str) -> str | None:
+        described = page_of(path) in app.env.all_docs
+        return f"{app.builder.get_relative_uri(page, page_of(path))}#{path}" if described else None
+
+    def linked(found: re.Match[str]) -> str:
+        source = html.unescape(re.sub(r"<[^>]*>", "", found[2]))
+        targets = {(use.line, use.column): address(use.path) for use in uses(source, known)}
+        return found[1] + with_links(found[2], targets) + found[3]
+
+    context["body"] = _CELL.sub(linked, context.get("body", ""))
+
+
+def with_links(code: str, targets: Mapping[tuple[int, int], str | None]) -> str:
+    """Highlighted code with a link around each word at one of the places, which count lines from 1 and UTF-8 bytes."""
+    line, column, written = 1, 0, []
+    for piece in _PIECE.findall(code):
+        target = targets.get((line, column)) if piece[0] not in "<&\n" else None
+        written.append(f'<a class="api" href="{target}">{piece}</a>' if target else piece)
+        if piece == "\n":
+            line, column = line + 1, 0
+        elif not piece.startswith("<"):
+            column += len(html.unescape(piece).encode())
+    return "".join(written)
+
+
+SETTINGS = {
+    "add_function_parentheses": False,
+    "napoleon_numpy_docstring": False,
+    "napoleon_custom_sections": [("Attributes", "params_style")],
+    "napoleon_use_rtype": False,
+    "python_maximum_signature_line_length": 60,
+    "python_use_unqualified_type_names": True,
+    "toc_object_entries_show_parents": "hide",
+}
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx."""
+    for extension in ("autodoc", "autosummary", "napoleon"):
+        app.setup_extension(f"sphinx.ext.{extension}")
+    app.connect("config-inited", lambda app, config: config.__dict__.update(SETTINGS))
+    app.add_css_file("api.css")
+    app.add_directive("used-in", UsedInDirective)
+    app.connect("source-read", write_room)
+    app.connect("autodoc-process-docstring", write_docstring, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", write_signature)
+    app.connect("missing-reference", link_type)
+    app.connect("doctree-read", mark_uses, priority=650)
+    app.connect("html-page-context", link_code, priority=600)  # once the marks of plain names are gone
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
