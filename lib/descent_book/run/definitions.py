@@ -31,7 +31,8 @@ _PURE_CALLS = frozenset(
 _PURE_DECORATORS = frozenset(
     {"abc.abstractmethod", "classmethod", "contextlib.contextmanager", "dataclasses.dataclass", "functools.cache",
      "functools.cached_property", "functools.lru_cache", "property", "pydantic.field_validator",
-     "pydantic.model_validator", "staticmethod", "typing.overload", "typing.runtime_checkable"}
+     "pydantic.model_validator", "staticmethod", "torch.inference_mode", "torch.no_grad",
+     "typing.overload", "typing.runtime_checkable"}
 )  # fmt: skip
 _MAKERS = ("__init__", "__new__", "__post_init__", "__set_name__", "__init_subclass__")
 
@@ -173,13 +174,16 @@ class Library:
             definitions: with whatever they refer to, as `reached` gives them.
         """
         said = {each: self.meaning(each) for each in definitions}
-        own = {each: meaning.own_digest for each, meaning in said.items()}
         targets = {each: [t for t in m.targets if isinstance(t, Definition)] for each, m in said.items()}
-        found = dict.fromkeys(definitions, "")
-        for _ in range(len(found) + 1):
-            last, found = found, {each: sha(" ".join([own[each], *(found[t] for t in targets[each])])) for each in own}
-            if found == last:
-                break
+        users: dict[Definition, set[Definition]] = {each: set() for each in said}
+        for each, known in targets.items():
+            for target in known:
+                users[target].add(each)
+        found, due = dict.fromkeys(said, ""), set(said)
+        for _ in range(len(said) + 1):
+            new = {d: sha(" ".join([said[d].own_digest, *(found[target] for target in targets[d])])) for d in due}
+            due = {user for each, digest in new.items() if digest != found[each] for user in users[each]}
+            found |= new
         return found
 
     def through(self, target: Target | None, names: Sequence[str]) -> Target | None:

@@ -11,22 +11,21 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from descent_book.run.definitions import Library
-from descent_book.run.meaning import Definition, Target
+from descent_book.run.meaning import Definition
 
 NOT_COUNTED = ("setup", "parameters")  # cells that install, and literals that stand among the parameters
-# packages that compute or draw, by the name that code imports; the pins of all others decide no number
-NUMERIC = {
-    "curvlinops": "curvlinops-for-pytorch", "einops": "einops", "matplotlib": "matplotlib",
-    "mpl_toolkits": "matplotlib", "numpy": "numpy", "plotly": "plotly", "scipy": "scipy",
-    "sklearn": "scikit-learn", "statsmodels": "statsmodels",
-    "torch": "torch",
-}  # fmt: skip
+# packages that decide no number and draw nothing, by the name that code imports; the pins of all others count
+HARMLESS = frozenset(
+    {"IPython", "cloudpickle", "cycler", "dask", "distributed", "joblib", "lazy_loader", "PIL", "pooch", "pydantic",
+     "pyevtk", "safetensors", "threadpoolctl", "tqdm"}
+)  # fmt: skip
+PACKAGES = {"curvlinops": "curvlinops-for-pytorch", "mpl_toolkits": "matplotlib", "sklearn": "scikit-learn"}
 ALWAYS = ("numpy", "scipy", "torch")
 
 
@@ -87,7 +86,8 @@ def key_of(
     own = {each: library.meaning(each).own_digest for each in reached}
     taken = [digests[each] for each in imported if isinstance(each, Definition)]
     effects = {each: digests[each] for each in reached if each.is_effect}
-    data = _data_named(root, chapter, library, reached)
+    given = {value for value in parameters.values() if isinstance(value, str)}
+    data = _data_named(root, library, reached, {chapter, *given})
     pins = _pins(root / "requirements.txt", {path.partition(".")[0] for path in outside})
     code = digests[Definition(name, "")]
     parts = [code, sorted({*taken}), sorted({*effects.values()}), dict(sorted(parameters.items())), data, pins]
@@ -114,42 +114,42 @@ def _parsed(chapter: str, source: str) -> list[ast.stmt]:
         raise ValueError(f"{chapter}: not Python ({error.msg})") from error
 
 
-def _data_named(root: Path, chapter: str, library: Library, reached: Sequence[Definition]) -> dict[str, str]:
-    """SHA-256 of the committed records and weights whose folder the code, or what it reaches, names.
+def _data_named(root: Path, library: Library, reached: Sequence[Definition], given: set[str]) -> dict[str, str]:
+    """SHA-256 of the committed records and weights whose folder the code, or what it reaches, or a text given, names.
 
-    A folder of records is named by its own name, wherever that stands; that of the weights beside "data".
+    A folder of records is named by its own name, wherever that stands; that of the weights beside "data". A file of
+    the library that is no code counts where its name stands.
     """
-    texts = [set(_texts(library, each, statement)) for each in reached for statement in library.statements(each)]
-    named = set().union(*texts, {chapter})
-    counted = [folder for folder in sorted((root / "data" / "records").glob("*")) if folder.name in named]
+    texts = [_texts(library, each) for each in reached]
+    named = set().union(*texts, given)
+    folders = [folder for folder in sorted((root / "data" / "records").glob("*")) if folder.name in named]
     if any({"data", "checkpoints"} <= each for each in texts):
-        counted.append(root / "data" / "checkpoints")
+        folders.append(root / "data" / "checkpoints")
+    files = {file.relative_to(root / "data"): file for folder in folders for file in folder.rglob("*")}
+    files |= {f.relative_to(library.folder.parent): f for f in library.folder.rglob("*") if f.name in named}
     return {
-        file.relative_to(root / "data").as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for folder in counted
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and not any(p[0] == "." or p == "__pycache__" for p in file.relative_to(folder).parts)
+        path.as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for path, file in sorted(files.items())
+        if file.is_file() and file.suffix not in (".py", ".pyi", ".pyc") and not any(p[0] == "." for p in path.parts)
     }
 
 
-def _texts(library: Library, definition: Definition, statement: ast.stmt, deeper: bool = True) -> Iterator[str]:
-    """The members of every path that stands as text in a statement, and in the constants that it names."""
-    module = library.module(definition.module)
-    for leaf in ast.walk(statement):
-        if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str):
-            yield from (leaf.value, *leaf.value.split("/"))
-        target: Target | None = library.resolve(module, leaf.id) if module and isinstance(leaf, ast.Name) else None
-        if isinstance(target, Definition) and target.name == "data_folder":
-            yield "data"
-        if deeper and isinstance(target, Definition) and target.name:
-            for each in library.statements(target):
-                if isinstance(each, (ast.Assign, ast.AnnAssign)):
-                    yield from _texts(library, target, each, deeper=False)
+def _texts(library: Library, definition: Definition) -> set[str]:
+    """The members of every path that stands as text in a definition, and in the constants that it names."""
+    found = set(library.meaning(definition).texts)
+    for target in library.meaning(definition).targets:
+        if isinstance(target, Definition) and target.name:
+            bound = library.statements(target)
+            constant = all(isinstance(each, (ast.Assign, ast.AnnAssign)) for each in bound)
+            found |= library.meaning(target).texts if constant else set()
+            found |= {"data"} if target.name == "data_folder" else set()
+    return found
 
 
 def _pins(requirements: Path, imported: set[str]) -> list[str]:
-    """The pins of the numeric packages among those imported, without the comments behind them."""
-    wanted = {NUMERIC[name] for name in {*imported, *ALWAYS} if name in NUMERIC}
+    """The pins of the packages among those imported that may decide a number, without the comments behind them."""
+    counted = {PACKAGES.get(name, name) for name in {*imported, *ALWAYS} - HARMLESS}
+    wanted = {name.lower().replace("_", "-") for name in counted}
     lines = requirements.read_text(encoding="utf-8").splitlines() if requirements.is_file() else []
     return sorted(line.split("#")[0].strip() for line in lines if re.split("[^A-Za-z0-9_.-]", line)[0] in wanted)
 
@@ -172,7 +172,7 @@ def differences(before: Mapping[str, Any], now: Key) -> list[str]:
     modules = {path.rpartition(".")[0] for path, text in effects.items() if text in moved}
     found += [f"what {module} does when it is imported differs" for module in sorted(modules)]
     data = {**before["data"], **now.data}
-    found += [f"data/{name} differs" for name in sorted(data) if before["data"].get(name) != now.data.get(name)]
+    found += [f"the data {name} differ" for name in sorted(data) if before["data"].get(name) != now.data.get(name)]
     found += [f"pin {line}" for line in sorted(set(before["pins"]) ^ set(now.pins))]
     given = before.get("parameters", now.parameters)
     names = sorted({*given, *now.parameters})

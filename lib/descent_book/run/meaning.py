@@ -54,12 +54,19 @@ Target = Definition | Outside
 
 @dataclass
 class Meaning:
-    """What a definition says: text, with what it refers to in its places; and the origins that it imports by itself."""
+    """What a definition says.
+
+    Attributes:
+        parts: its text, with what it refers to in its places.
+        texts: the members of every path that stands in it as text.
+        runs: the origins that it imports by itself.
+    """
 
     parts: list[str | Target] = field(default_factory=list)
+    texts: set[str] = field(default_factory=set)
     runs: list[Origin] = field(default_factory=list)
 
-    @property
+    @cached_property
     def targets(self) -> list[Target]:
         """What it refers to, in the order of the text."""
         return [part for part in self.parts if not isinstance(part, str)]
@@ -207,6 +214,7 @@ class Writer:
 
         Inside a longer text, such as the command in a message, only where the module stands is said: that is left out.
         """
+        self.said.texts |= {text, *text.split("/")}
         known, dotted = self.library.module, self._modules_in.pattern
         self._add(ascii(self._modules_in.sub(lambda m: "<module>" if known(m[0]) else m[0], text)))
         imported = re.findall(rf"\bimport\s+({dotted})|\bfrom\s+({dotted})\s+import\b", text)
