@@ -316,7 +316,7 @@ def edited(tmp_path: Path, change: Change) -> tuple[Key, Key]:
 def test_what_may_change_a_result_changes_the_key(case: str, tmp_path: Path) -> None:
     before, after = edited(tmp_path, COUNTS[case])
     assert before.digest != after.digest
-    found = differences(before.noted(), after)
+    found = differences(before.noted(), after.noted())
     assert COUNTS[case].says in found or not COUNTS[case].says, found
 
 
@@ -377,7 +377,9 @@ EFFECTS = {
         "B(1)", "B(2)",
     ),
     "a loop": Change(F, {"a.py": "T = {}\nfor n in (1, 2):\n T[n] = n\ndef f(): return 1"}, "(1, 2)", "(1, 3)"),
-    "under a condition": Change(F, {"a.py": "import sys\nT = []\nif sys.argv: T += [1]\ndef f(): return 1"}, "[1]", "[2]"),
+    "under a condition": Change(
+        F, {"a.py": "import sys\nT = []\nif sys.argv: T += [1]\ndef f(): return 1"}, "[1]", "[2]"
+    ),
     "of a module that is only imported": Change(
         F, {"a.py": "import descent.b\ndef f(): return 1", "b.py": CALL}, "(1)", "(2)"
     ),
@@ -407,14 +409,14 @@ EFFECTS = {
 def test_what_an_import_does_beyond_binding_names_counts(case: str, tmp_path: Path) -> None:
     before, after = edited(tmp_path, EFFECTS[case])
     assert before.digest != after.digest
-    assert any("when it is imported differs" in each for each in differences(before.noted(), after))
+    assert any("when it is imported differs" in each for each in differences(before.noted(), after.noted()))
 
 
 def test_a_function_that_only_an_effect_calls_counts_by_its_name(tmp_path: Path) -> None:
     files = {"a.py": "from descent.b import g\nX = []\nX.append(g())\ndef f(): return 1", "b.py": "def g(): return 1"}
     before, after = edited(tmp_path, Change(F, files, "g(): return 1", "g(): return 2"))
     assert before.digest != after.digest
-    assert differences(before.noted(), after) == ["g differs"]
+    assert differences(before.noted(), after.noted()) == ["g differs"]
 
 
 PURE = """from __future__ import annotations

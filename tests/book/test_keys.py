@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from small_project import read
 
 from descent.checkout import project_root
-from descent_book.run.chapter import cells as cells_of
 from descent_book.run.definitions import Library
-from descent_book.run.keys import NOT_COUNTED, Key, differences, key_of
+from descent_book.run.keys import Key, counted_sources, differences, key_of
 from descent_book.run.meaning import Definition
 from descent_book.run.project import chapters
 
@@ -25,12 +25,7 @@ CHAPTERS = chapters(ROOT)
 LIBRARY = Library(ROOT / "lib" / "descent")
 
 
-def sources(chapter: str) -> list[str]:
-    found = [cell for cell in cells_of(ROOT / "notebooks" / f"{chapter}.ipynb") if cell["cell_type"] == "code"]
-    return [cell["source"] for cell in found if not set(cell["metadata"].get("tags", [])) & set(NOT_COUNTED)]
-
-
-SOURCES = {chapter: sources(chapter) for chapter in CHAPTERS}
+SOURCES = {chapter: counted_sources(read(ROOT / "notebooks" / f"{chapter}.ipynb")) for chapter in CHAPTERS}
 
 
 def key(chapter: str, library: Library = LIBRARY, cells: Sequence[str] | None = None) -> Key:
@@ -97,7 +92,7 @@ def reached(chapter: str) -> list[Definition]:
 def test_another_number_in_each_definition_that_is_reached_is_named(chapter: str) -> None:
     known = reached(chapter)
     assert len(known) > 20
-    found = differences(KEYS[chapter].noted(), key(chapter, with_another_number(known)))
+    found = differences(KEYS[chapter].noted(), key(chapter, with_another_number(known)).noted())
     assert {f"{definition.name} differs" for definition in known} <= set(found)
 
 
@@ -106,7 +101,7 @@ def test_another_number_in_one_definition_that_is_reached_makes_the_chapter_stal
     for definition in reached(chapter)[::10]:  # a sample: each takes a key of its own
         changed = key(chapter, with_another_number([definition]))
         assert changed.digest != KEYS[chapter].digest, definition
-        assert f"{definition.name} differs" in differences(KEYS[chapter].noted(), changed), definition
+        assert f"{definition.name} differs" in differences(KEYS[chapter].noted(), changed.noted()), definition
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
@@ -233,7 +228,9 @@ def test_a_file_that_the_code_names_counts(case: str, tmp_path: Path) -> None:
     before = made(tmp_path, cell, **library, **{file: "one"})
     after = made(tmp_path, cell, **library, **{file: "other"})
     assert before.digest != after.digest
-    assert differences(before.noted(), after) == [f"the data {file.removeprefix('data/').removeprefix('lib/')} differ"]
+    assert differences(before.noted(), after.noted()) == [
+        f"the data {file.removeprefix('data/').removeprefix('lib/')} differ"
+    ]
 
 
 def test_records_and_weights_that_are_not_named_do_not_count(tmp_path: Path) -> None:
@@ -268,7 +265,7 @@ def test_the_pin_of_a_package_counts_where_it_may_decide_a_number(case: str, tmp
     before = made(tmp_path, cell, **library, **{"requirements.txt": PINS})
     after = made(tmp_path, cell, **library, **{"requirements.txt": PINS.replace(f"{package}==1", f"{package}==2")})
     assert (before.digest != after.digest) == counts
-    assert not counts or differences(before.noted(), after)[0].startswith(f"pin {package}==1")
+    assert not counts or differences(before.noted(), after.noted())[0].startswith(f"pin {package}==1")
 
 
 CELLS = {
@@ -288,13 +285,13 @@ def test_which_part_of_a_cell_counts(case: str, tmp_path: Path) -> None:
     one, other, counts = CELLS[case]
     before, after = (made(tmp_path, cell) for cell in (one, other))
     assert (before.digest != after.digest) == counts
-    assert not counts or differences(before.noted(), after) == ["the chapter's own code differs"]
+    assert not counts or differences(before.noted(), after.noted()) == ["the chapter's own code differs"]
 
 
 def test_a_parameter_counts_by_name_and_value(tmp_path: Path) -> None:
     before, after = made(tmp_path, "1", {"seed": 0, "steps": 5}), made(tmp_path, "1", {"seed": 1, "runs": 2})
     assert before.digest != after.digest
-    found = differences({**before.noted(), "parameters": before.parameters}, after)
+    found = differences(*({**each.noted(), "parameters": each.parameters} for each in (before, after)))
     assert found == ["parameter runs differs", "parameter seed differs", "parameter steps differs"]
 
 

@@ -71,7 +71,7 @@ def key_of(
         root: a checkout, whose records, weights and `requirements.txt` count.
         library: the package `descent` whose definitions count, or its folder.
         chapter: its name; records of this name count whether or not the code names them.
-        sources: its code cells less those tagged with one of `NOT_COUNTED`.
+        sources: its code cells, as `counted_sources` gives them.
         parameters: all of them, less those that only say where to write or to compute.
 
     Raises:
@@ -100,6 +100,13 @@ def key_of(
         pins=pins,
         parameters=dict(parameters),
     )
+
+
+def counted_sources(notebook: Mapping[str, Any]) -> list[str]:
+    """The code cells of a notebook that count: all but those tagged with one of `NOT_COUNTED`."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    counted = [cell for cell in cells if not set(cell["metadata"].get("tags", [])) & set(NOT_COUNTED)]
+    return ["".join(cell["source"]) for cell in counted]
 
 
 def _parsed(chapter: str, source: str) -> list[ast.stmt]:
@@ -154,30 +161,34 @@ def _pins(requirements: Path, imported: set[str]) -> list[str]:
     return sorted(line.split("#")[0].strip() for line in lines if re.split("[^A-Za-z0-9_.-]", line)[0] in wanted)
 
 
-def differences(before: Mapping[str, Any], now: Key) -> list[str]:
-    """What differs between what an edition noted of its key and the key of today's sources, in words.
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two keys that are not equal, in words.
 
     A definition is known by its own name, whichever module it stands in; one that was only renamed differs in nothing.
-    `before` may have the parameters of the edition beside the parts of its key.
+
+    Args:
+        before: what `Key.noted` gave for the one, and its `parameters` where these may differ.
+        now: the same for the other.
     """
-    was, is_now = (_by_name(known) for known in (before["definitions"], now.definitions))
-    texts = (set(before["definitions"].values()), set(now.definitions.values()))
+    was, is_now = (_by_name(known["definitions"]) for known in (before, now))
+    texts = (set(before["definitions"].values()), set(now["definitions"].values()))
     changed = sorted(name for name in was.keys() & is_now.keys() if was[name] != is_now[name])
     gone = sorted(name for name in was.keys() - is_now.keys() if not was[name] <= texts[1])
     new = sorted(name for name in is_now.keys() - was.keys() if not is_now[name] <= texts[0])
     found = [*(f"{name} differs" for name in changed), *(f"{name} is no longer reached" for name in gone)]
     found += [f"{name} is new" for name in new]
-    moved = set(before["effects"].values()) ^ set(now.effects.values())
-    effects = {**before["effects"], **now.effects}
-    modules = {path.rpartition(".")[0] for path, text in effects.items() if text in moved}
+    moved = set(before["effects"].values()) ^ set(now["effects"].values())
+    effects = [*before["effects"].items(), *now["effects"].items()]
+    modules = {path.rpartition(".")[0] for path, text in effects if text in moved}
     found += [f"what {module} does when it is imported differs" for module in sorted(modules)]
-    data = {**before["data"], **now.data}
-    found += [f"the data {name} differ" for name in sorted(data) if before["data"].get(name) != now.data.get(name)]
-    found += [f"pin {line}" for line in sorted(set(before["pins"]) ^ set(now.pins))]
-    given = before.get("parameters", now.parameters)
-    names = sorted({*given, *now.parameters})
-    found += [f"parameter {n} differs" for n in names if given.get(n, Key) != now.parameters.get(n, Key)]
-    if before["code"] != now.code:
+    for kind, sentence in (("data", "the data {} differ"), ("parameters", "parameter {} differs")):
+        one, other = before.get(kind, {}), now.get(kind, {})
+        names = sorted({*one, *other})
+        found += [
+            sentence.format(name) for name in names if (name in one, one.get(name)) != (name in other, other.get(name))
+        ]
+    found += [f"pin {line}" for line in sorted(set(before["pins"]) ^ set(now["pins"]))]
+    if before["code"] != now["code"]:
         found.append("the chapter's own code differs")
     return found or ["which of the definitions calls which differs"]
 
