@@ -468,6 +468,10 @@ REFUSED = {
         "from importlib import import_module\ndef f(x): return map(import_module, x)",
         "descent.a.f: importlib.import_module hides what it imports",
     ),
+    "a file run by its path": (
+        "import runpy\ndef f(): return runpy.run_path('other.py')",
+        "descent.a.f: runpy.run_path hides what it imports; name a module in full",
+    ),
     "an importer of Python's own": ("def f(x): return __import__(x)", "descent.a.f: `__import__(x)` hides"),
     "a module that is not there": ("from descent.gone import g\ndef f(): return g()", "no module descent.gone"),
     "a name that is not there": ("from descent.b import g\ndef f(): return g()", "descent.b defines no 'g'"),

@@ -25,8 +25,8 @@ class BuildError(Exception):
 def assemble(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[str, Any]) -> Path:
     """Lay out `_build/source`: settings, prose, references, promises, images, the executed chapters, and `data`.
 
-    Of `data`, `scorecard` and `parameters`, each becomes a JSON file; the pages take their numbers from these. The
-    printed book is added where it was made from the same pages.
+    Of `data`, `scorecard`, `parameters` and `standing`, each becomes a JSON file; the pages take what they say of runs
+    from these. The printed book is added where it was made from the same pages.
 
     Raises:
         BuildError: a chapter has no executed notebook in `executed`.

@@ -1,6 +1,7 @@
-"""{promises}: what the book promises, what an audit measured of it, and the tests that hold it.
+"""{promises}: what the book promises, what an audit measured of it, and the tests that hold it; {standing}.
 
-The sentences are in `promises.yml`, what `make audit` measured in `promises.json`; both lie beside the pages.
+The sentences are in `promises.yml`, what `make audit` measured in `promises.json`; both lie beside the pages. Which
+published chapters are of today's sources is in `standing.json`, which the build writes.
 """
 
 from __future__ import annotations
@@ -90,7 +91,27 @@ class PromisesDirective(Table):
         return [node for text in texts for node in self.markdown(text)]
 
 
+class StandingDirective(Table):
+    """{standing}: the commit that each published chapter was made at, and which definitions differ since."""
+
+    widths: ClassVar = {"Chapter": 28, "Made at commit": 22, "Since then": 50}
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        file = Path(self.env.srcdir) / "standing.json"
+        self.env.note_dependency(str(file))
+        known = json.loads(file.read_text(encoding="utf-8"))
+        rows = [self.row([self.markdown(f"{{doc}}`{name}`"), *self.since(each)]) for name, each in known.items()]
+        return [self.table(self.text("Published chapters and today's sources"), self.widths, rows)]
+
+    def since(self, chapter: Mapping[str, Any]) -> list[list[nodes.Node]]:
+        """The cells of one chapter's commit and of what differs."""
+        said = [node for each in chapter["differs"] for node in self.text(each)]
+        return [self.text(chapter["commit"]), said or self.text("current: nothing that decides a result differs")]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.add_directive("promises", PromisesDirective)
+    app.add_directive("standing", StandingDirective)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

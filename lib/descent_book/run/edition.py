@@ -220,13 +220,17 @@ def _keep_scorecard(root: Path, folder: Path, preset: str) -> bool:
 @click.option("--root", default=None, help="The project's folder, where it is not this package's checkout.")
 def build_command(edition: str, root: str | None) -> None:
     """Bind the HTML book from executed chapters; nothing is executed."""
+    from descent_book.run.rekey import standing
+
     try:
         found = project_root(root)
         preset = "paper" if edition == "published" else edition
         folder = edition_folder(found, preset)
         scorecard = collect_scorecard(folder, preset, chapters(found))
         known = {name: [row._asdict() for row in documented_parameters(found, name)] for name in chapters(found)}
-        page = build(found, folder, chapters(found), {"scorecard": scorecard, "parameters": known})
+        page = build(
+            found, folder, chapters(found), {"scorecard": scorecard, "parameters": known, "standing": standing(found)}
+        )
     except (BuildError, ProjectError, ValueError, OSError) as error:
         click.echo(f"not built: {error}", err=True)
         sys.exit(1)

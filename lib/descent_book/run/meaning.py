@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from descent_book.run.definitions import Library
 
 _ANY_NAME = ("eval", "exec", "globals", "sys.modules")  # what uses these may use any name around it
-_IMPORTERS = ("__import__", "importlib.import_module", "pkgutil.resolve_name", "runpy.run_module", "runpy.run_path")
+_IMPORTERS = ("__import__", "importlib.import_module", "pkgutil.resolve_name", "runpy.run_module")
+_HIDING = (*_IMPORTERS, "importlib.util.spec_from_file_location", "runpy.run_path")  # code that no name leads to
 _NOTHING = ast.Constant(None)
 _NOT_DUMPED = frozenset({"ctx", "kind", "type_comment", "type_ignores", "type_params"})
 
@@ -162,8 +163,8 @@ class Writer:
                 self._add("<self>")
             elif isinstance(target, Definition) and target.module == self.module.name and self._is_whole:
                 self._add(name)
-            elif isinstance(target, Outside) and target.path in _IMPORTERS:
-                raise ValueError(f"{self.definition}: {target.path} hides what it imports; call it with a full name")
+            elif isinstance(target, Outside) and target.path in _HIDING:
+                raise ValueError(f"{self.definition}: {target.path} hides what it imports; name a module in full")
             else:
                 self._add(target)
             if isinstance(target, Outside) and target.path in _ANY_NAME and not self._is_whole:
