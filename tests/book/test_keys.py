@@ -19,6 +19,7 @@ from descent_book.run.definitions import Library
 from descent_book.run.keys import Key, counted_sources, differences, key_of
 from descent_book.run.meaning import Definition
 from descent_book.run.project import chapters
+from descent_book.run.syntax import Module
 
 ROOT = project_root()
 CHAPTERS = chapters(ROOT)
@@ -182,6 +183,19 @@ def test_every_function_and_class_under_another_name_changes_no_key(tmp_path: Pa
     renamed = {c: key(c, library, [change(cell) for cell in SOURCES[c]]) for c in CHAPTERS}
     assert [c for c in CHAPTERS if renamed[c].digest != KEYS[c].digest] == []
     assert any("_renamed" in name for name in renamed["saddles"].definitions)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_nothing_of_a_cell_that_does_not_count_is_used_in_one_that_does(chapter: str) -> None:
+    cells = read(ROOT / "notebooks" / f"{chapter}.ipynb")["cells"]
+    setup = Module("setup", "")
+    for cell in cells:
+        if "setup" in cell["metadata"].get("tags", []):
+            setup.read(ast.parse(re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", "".join(cell["source"]))).body)
+    assert setup.imports
+    notebook = Library(LIBRARY.folder).add(chapter, ast.parse("\n".join(SOURCES[chapter])).body)
+    used = {leaf.id for each in notebook.statements for leaf in ast.walk(each) if isinstance(leaf, ast.Name)}
+    assert used & {*setup.imports, *setup.bindings} <= {*notebook.imports, *notebook.bindings}
 
 
 def made(root: Path, cell: str = "1", parameters: dict[str, object] | None = None, **files: str) -> Key:
