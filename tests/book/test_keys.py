@@ -287,6 +287,8 @@ CELLS = {
     "an import of another package": ("from torch import sum as f\nf()", "from torch import mean as f\nf()", True),
     "an import that is not used": ("1 + 1", "import os\n1 + 1", False),
     "another name for what is imported": ("from torch import sum\nsum()", "from torch import sum as s\ns()", False),
+    "a number that a cell shows": ("1", "2", True),
+    "a text that a cell shows": ("'one'", "'other'", True),
     "a comment and the layout": ("f(1,2)  # one", "f(1, 2)", False),
     "a line of IPython": ("%run one.py", "%run other.py", True),
     "a remainder at the start of a line": ("x = (5\n% 3)", "x = (5\n% 2)", True),
@@ -300,6 +302,16 @@ def test_which_part_of_a_cell_counts(case: str, tmp_path: Path) -> None:
     before, after = (made(tmp_path, cell) for cell in (one, other))
     assert (before.digest != after.digest) == counts
     assert not counts or differences(before.noted(), after.noted()) == ["the chapter's own code differs"]
+
+
+def test_to_which_cell_a_statement_belongs_counts_and_cells_of_imports_do_not(tmp_path: Path) -> None:
+    made(tmp_path)
+
+    def digest(*cells: str) -> str:
+        return key_of(tmp_path, tmp_path / "lib" / "descent", "chapter", cells, {}).digest
+
+    assert digest("import os", "f()\ng()", "h()") == digest("f()\ng()", "import os\nh()")
+    assert digest("f()\ng()", "h()") != digest("f()", "g()\nh()")
 
 
 def test_a_parameter_counts_by_name_and_value(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ class Library:
         if definition not in self._meanings:
             writer = Writer(self, definition)
             for statement in self.statements(definition):
-                writer.write(statement)
+                writer.write(statement.value if isinstance(statement, ast.Expr) else statement)
             imports, name = writer.module.imports, definition.name
             for local in (
                 [] if writer.module.program else [name] if name in imports else [] if name else sorted(imports)

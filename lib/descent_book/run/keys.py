@@ -78,7 +78,7 @@ def key_of(
         ValueError: the code asks the library for a name that it does not have, or hides what it takes.
     """
     library = library if isinstance(library, Library) else Library(library)
-    cells = [statement for source in sources for statement in _parsed(chapter, source)]
+    cells = [statement for source in sources for statement in _statements(chapter, source)]
     notebook = library.add(name := f"notebooks.{chapter}", cells)
     imported = [library.imported(*origin) for origins in notebook.imports.values() for origin in origins]
     reached, outside = library.reached([Definition(name, ""), *imported])
@@ -109,16 +109,21 @@ def counted_sources(notebook: Mapping[str, Any]) -> list[str]:
     return ["".join(cell["source"]) for cell in counted]
 
 
-def _parsed(chapter: str, source: str) -> list[ast.stmt]:
-    """The statements of a cell; a line of IPython's own counts by its text."""
+def _statements(chapter: str, source: str) -> list[ast.stmt]:
+    """The statements of a cell and a mark of its end, for outputs belong to cells; none of one that only imports.
+
+    A line of IPython's own counts by its text.
+    """
     try:
-        return ast.parse(source).body
+        found = ast.parse(source).body
     except SyntaxError:
         plain = re.sub(r"^(\s*)([%!].*)$", lambda m: f"{m[1]}ipython({m[2]!r})", source, flags=re.MULTILINE)
-    try:
-        return ast.parse(plain).body
-    except SyntaxError as error:
-        raise ValueError(f"{chapter}: not Python ({error.msg})") from error
+        try:
+            found = ast.parse(plain).body
+        except SyntaxError as error:
+            raise ValueError(f"{chapter}: not Python ({error.msg})") from error
+    imports = all(isinstance(statement, (ast.Import, ast.ImportFrom)) for statement in found)
+    return found if imports else [*found, ast.Expr(ast.Name("<end of cell>", ast.Load()))]
 
 
 def _data_named(root: Path, library: Library, reached: Sequence[Definition], given: set[str]) -> dict[str, str]:

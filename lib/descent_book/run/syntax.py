@@ -158,7 +158,8 @@ class Module:
                 self.read(statement.orelse, runs=runs)
                 continue
             self._import([statement], runs=runs)
-            if not says_nothing(statement):
+            shown = self.program and isinstance(statement, ast.Expr)  # a notebook shows what stands alone in a cell
+            if shown or not says_nothing(statement):
                 for name in bound_by([statement]):
                     self.bindings.setdefault(name, []).append(statement)
                 self.statements.append(statement)
