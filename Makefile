@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test check html scripts pdf edition chapter words checkpoints records store bench lint format repository colab colab-simulated bounds audit advisories lock clean
+.PHONY: help book test check html scripts pdf edition chapter words rekey stale checkpoints records store bench lint format repository colab colab-simulated bounds audit advisories lock clean
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
@@ -56,6 +56,12 @@ chapter: $(READY) ## a new chapter from the template, which runs and passes ever
 
 words: $(READY) ## bring the text of the published chapters up to their sources; a chapter whose code changed waits for `edition`
 	$(RUN) words
+
+rekey: $(READY) ## give published chapters today's key where their sources mean the same; say of the others what differs
+	$(PYTHON) -m descent_book.run.rekey
+
+stale: $(READY) ## say which published chapters are not of today's sources, and what differs
+	$(PYTHON) -m descent_book.run.rekey --say
 
 checkpoints: $(READY) ## train the networks that are missing from data/checkpoints: hours on a CPU, resumable
 	$(PYTHON) -m descent.experiments.cifar_resnets

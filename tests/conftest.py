@@ -24,7 +24,7 @@ from descent.repro.records import provenance
 
 mpl.use("Agg")  # nothing is shown
 
-PROMISE, CHAPTER = "promise", "chapter"
+PROMISE, CHAPTER, STANDING = "promise", "chapter", "standing"
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +52,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Kept(config.getoption("--promises"), config.rootpath))
     if worker := getattr(config, "workerinput", {}):
         config.pluginmanager.register(Results(worker["testrunuid"], worker["workercount"]))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say which published chapters are stale, where the test that finds it ran: it is no failure."""
+    reports = [report for each in terminalreporter.stats.values() for report in each]
+    for said in {value for each in reports for key, value in getattr(each, "user_properties", []) if key == STANDING}:
+        terminalreporter.write_line(said, yellow=True)
 
 
 class Kept:

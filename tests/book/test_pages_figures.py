@@ -280,6 +280,16 @@ def test_run_times(pages: dict[str, str]) -> None:
         assert expected in pages["reproducibility"]
 
 
+def test_which_published_chapters_are_of_todays_sources(pages: dict[str, str]) -> None:
+    table = re.search(r'<table class="[^"]*standing.*?</table>', pages["reproducibility"], re.S)
+    assert table
+    rows = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in re.findall("<tr.*?</tr>", table[0], re.S)]
+    stale, current = rows[1:]
+    assert stale.endswith("abc123+ fit differs the data resnet/a.npz differ")
+    assert current.endswith("def456 current: nothing that decides a result differs")
+    assert 'href="gradient_svd.html"' in table[0]
+
+
 def test_promises_with_what_was_measured_of_them(builds: dict[str, Build]) -> None:
     page = (builds["clean"].html / "intro.html").read_text()
     first, second = (

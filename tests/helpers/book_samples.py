@@ -27,6 +27,10 @@ PROVENANCE = {"python": "3.11.0", "torch": "2.9", "commit": "abc123", "machine":
 PARAMETERS = {
     "gradient_svd": [{"name": "rate", "meaning": "of SGD", "accepted": "number", "values": {"quick": "`0.1`"}}]
 }
+STANDING = {
+    "gradient_svd": {"commit": "abc123+", "differs": ["fit differs", "the data resnet/a.npz differ"]},
+    "saddles": {"commit": "def456", "differs": []},
+}
 SAVES = 'save_figure(figure, settings.figures_dir, "one-dot")\nshow()'
 Change = Callable[[Path, nbformat.NotebookNode], None]
 
@@ -139,6 +143,7 @@ def real_book(folder: Path) -> Path:
     shutil.copytree(ROOT / "book", source, ignore=shutil.ignore_patterns("*.ipynb", "scorecard.json"))
     known = {name: [row._asdict() for row in Chapter.read(ROOT, name).parameters()] for name in chapters(ROOT)}
     (source / "parameters.json").write_text(json.dumps(known))
+    (source / "standing.json").write_text(json.dumps(STANDING))
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, source)
     (source / "images").mkdir(exist_ok=True)

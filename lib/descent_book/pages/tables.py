@@ -1,7 +1,8 @@
-"""Tables of the prose pages beside the scorecard's: every parameter of every chapter, and every promise of the book.
+"""Tables of the prose pages beside the scorecard's: parameters, promises, and which published chapters are current.
 
-The build puts their data beside the pages: the parameters in `parameters.json`, the sentences of the promises in
-`promises.yml`, and what `make audit` measured of them in `promises.json`.
+The build puts their data beside the pages: the parameters in `parameters.json`, which published chapters are of today's
+sources in `standing.json`, the sentences of the promises in `promises.yml`, and what `make audit` measured of them in
+`promises.json`.
 """
 
 from __future__ import annotations
@@ -121,7 +122,27 @@ class PromisesDirective(Table):
         return [node for text in texts for node in self.markdown(text)]
 
 
+class StandingDirective(Table):
+    """{standing}: the commit that each published chapter was made at, and which definitions differ since."""
+
+    widths: ClassVar = {"Chapter": 28, "Made at commit": 22, "Since then": 50}
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        file = Path(self.env.srcdir) / "standing.json"
+        self.env.note_dependency(str(file))
+        known = json.loads(file.read_text(encoding="utf-8"))
+        rows = [self.row([self.markdown(f"{{doc}}`{name}`"), *self.since(each)]) for name, each in known.items()]
+        return [self.table(self.text("Published chapters and today's sources"), self.widths, rows)]
+
+    def since(self, chapter: Mapping[str, Any]) -> list[list[nodes.Node]]:
+        """The cells of one chapter's commit and of what differs."""
+        said = [node for each in chapter["differs"] for node in self.text(each)]
+        return [self.text(chapter["commit"]), said or self.text("current: nothing that decides a result differs")]
+
+
 def setup(app: Sphinx) -> None:
     """Register this module with Sphinx."""
     app.add_directive("parameters", ParametersDirective)
     app.add_directive("promises", PromisesDirective)
+    app.add_directive("standing", StandingDirective)

@@ -185,6 +185,7 @@ def _keep_scorecard(root: Path, folder: Path, preset: str) -> bool:
 @_ROOT
 def build_command(edition: str, root: str | None) -> None:
     """Bind the HTML book from executed chapters; nothing is executed."""
+    from descent_book.run.rekey import standing
     from descent_book.run.scorecard import EditionScorecard
 
     try:
@@ -192,9 +193,10 @@ def build_command(edition: str, root: str | None) -> None:
         names = chapters(project)
         preset = "paper" if edition == "published" else edition
         folder = edition_folder(project, preset)
-        scorecard = EditionScorecard.collect(folder, preset, names)
+        scorecard = EditionScorecard.collect(folder, preset, names).model_dump(mode="json")
         known = {name: [row._asdict() for row in Chapter.read(project, name).parameters()] for name in names}
-        page = build(project, folder, names, {"scorecard": scorecard.model_dump(mode="json"), "parameters": known})
+        data = {"scorecard": scorecard, "parameters": known, "standing": standing(project)}
+        page = build(project, folder, names, data)
     except (BuildError, ProjectError, ValueError, OSError) as error:
         click.echo(f"not built: {error}", err=True)
         sys.exit(1)

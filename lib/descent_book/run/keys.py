@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from descent_book.run.definitions import Canonical, Definition, Library, Outside, Target
+from descent_book.run.definitions import Library
+from descent_book.run.meaning import Definition
 
 NOT_COUNTED = ("setup", "parameters")  # cells that install, and literals that stand among the parameters
-# packages that compute or draw, by the name that code imports; the pins of all others decide no number
-NUMERIC = {
-    "einops": "einops", "matplotlib": "matplotlib",
-    "mpl_toolkits": "matplotlib", "numpy": "numpy", "plotly": "plotly", "scipy": "scipy",
-    "sklearn": "scikit-learn", "statsmodels": "statsmodels",
-    "torch": "torch",
-}  # fmt: skip
+# packages that decide no number and draw nothing, by the name that code imports; the pins of all others count
+HARMLESS = frozenset(
+    {"IPython", "cloudpickle", "cycler", "dask", "distributed", "joblib", "lazy_loader", "PIL", "pooch", "pydantic",
+     "pyevtk", "safetensors", "threadpoolctl", "tqdm"}
+)  # fmt: skip
+PACKAGES = {"mpl_toolkits": "matplotlib", "sklearn": "scikit-learn"}
 ALWAYS = ("numpy", "scipy", "torch")
 
 
@@ -36,8 +36,8 @@ class Key:
     Attributes:
         digest: of everything below; SHA-256.
         definitions: for each definition of the library that is reached, a digest of its own text.
+        effects: the same of each statement that runs when a reached module is imported, and does more than bind names.
         code: a digest of the chapter's cells.
-        effects: digests of what the reached modules do when they are imported.
         data: SHA-256 of each committed record and weight.
         pins: the lines of `requirements.txt`.
         parameters: as they are noted in the edition.
@@ -45,124 +45,157 @@ class Key:
 
     digest: str
     definitions: Mapping[str, str]
+    effects: Mapping[str, str]
     code: str
-    effects: Sequence[str]
     data: Mapping[str, str]
     pins: Sequence[str]
     parameters: Mapping[str, Any]
 
     def noted(self) -> dict[str, Any]:
-        """What an edition keeps of it, to say later which part differs."""
+        """What an edition keeps of it, beside digest and parameters, to say later which part differs."""
         return {
             "definitions": dict(self.definitions),
+            "effects": dict(self.effects),
             "code": self.code,
-            "effects": list(self.effects),
             "data": dict(self.data),
             "pins": list(self.pins),
         }
 
 
 def key_of(
-    root: Path, library_folder: Path, chapter: str, sources: Sequence[str], parameters: Mapping[str, Any]
+    root: Path, library: Library | Path, chapter: str, sources: Sequence[str], parameters: Mapping[str, Any]
 ) -> Key:
     """The key of a chapter.
 
     Args:
         root: a checkout, whose records, weights and `requirements.txt` count.
-        library_folder: the folder of the package `descent` whose definitions count.
+        library: the package `descent` whose definitions count, or its folder.
         chapter: its name; records of this name count whether or not the code names them.
-        sources: its code cells less those tagged with one of `NOT_COUNTED`; lines of IPython magic are passed over.
+        sources: its code cells, as `counted_sources` gives them.
         parameters: all of them, less those that only say where to write or to compute.
 
     Raises:
         ValueError: the code asks the library for a name that it does not have, or hides what it takes.
     """
-    library = Library(library_folder)
-    plain = "\n".join(re.sub(r"^(\s*)[%!].*$", r"\1pass", source, flags=re.MULTILINE) for source in sources)
-    try:
-        notebook = library.read(f"notebooks.{chapter}", tree := ast.parse(plain).body)
-    except SyntaxError as error:
-        raise ValueError(f"{chapter}: not Python ({error.msg})") from error
-    named: list[Target] = [library.imported(*origin) for origin in notebook.imports.values()]
-
-    def written(target: Target) -> str:
-        if isinstance(target, Outside):
-            named.append(target)
-            return target.path
-        if target.module == notebook.name:
-            return target.name
-        named.append(target)
-        return f"<{library.digest(target)}>"
-
-    cells = [text for statement in tree if (text := Canonical(library, notebook, written).text(statement, ""))]
-    # a name that the notebook both imports and binds stands for its own above: what it imported is added here
-    cells += [
-        written(library.imported(*notebook.imports[n])) for n in sorted(set(notebook.imports) & set(notebook.bindings))
-    ]
-    definitions, outside = library.reached(named)
-    modules = {definition.module for definition in definitions} | set(notebook.runs)
-    effects = library.effects(modules)
-    data = _data_named(root, chapter, plain, library, definitions)
+    library = library if isinstance(library, Library) else Library(library)
+    cells = [statement for source in sources for statement in _statements(chapter, source)]
+    notebook = library.add(name := f"notebooks.{chapter}", cells)
+    imported = [library.imported(*origin) for origins in notebook.imports.values() for origin in origins]
+    reached, outside = library.reached([Definition(name, ""), *imported])
+    digests = library.digests(reached)
+    own = {each: library.meaning(each).own_digest for each in reached}
+    taken = [digests[each] for each in imported if isinstance(each, Definition)]
+    effects = {each: digests[each] for each in reached if each.is_effect}
+    given = {value for value in parameters.values() if isinstance(value, str)}
+    data = _data_named(root, library, reached, {chapter, *given})
     pins = _pins(root / "requirements.txt", {path.partition(".")[0] for path in outside})
-    code = hashlib.sha256("\n".join(cells).encode()).hexdigest()
-    parts = [cells, dict(sorted(parameters.items())), effects, data, pins]
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    own = {str(definition): library.own_digest(definition) for definition in definitions}
-    return Key(digest, own, code, effects, data, pins, dict(parameters))
+    code = digests[Definition(name, "")]
+    parts = [code, sorted({*taken}), sorted({*effects.values()}), dict(sorted(parameters.items())), data, pins]
+    return Key(
+        digest=hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(),
+        definitions={str(each): text for each, text in own.items() if each.module != name and not each.is_effect},
+        effects={str(each): own[each] for each in effects},
+        code=own[Definition(name, "")],
+        data=data,
+        pins=pins,
+        parameters=dict(parameters),
+    )
 
 
-def _texts(node: ast.AST) -> set[str]:
-    return {leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)}
+def counted_sources(notebook: Mapping[str, Any]) -> list[str]:
+    """The code cells of a notebook that count: all but those tagged with one of `NOT_COUNTED`."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    counted = [cell for cell in cells if not set(cell["metadata"].get("tags", [])) & set(NOT_COUNTED)]
+    return ["".join(cell["source"]) for cell in counted]
 
 
-def _data_named(
-    root: Path, chapter: str, code: str, library: Library, definitions: Sequence[Definition]
-) -> dict[str, str]:
-    """SHA-256 of the committed records and weights whose folder the code, or what it reaches, names.
+def _statements(chapter: str, source: str) -> list[ast.stmt]:
+    """The statements of a cell and a mark of its end, for outputs belong to cells; none of one that only imports.
 
-    A folder of records is named by its own name, wherever that stands; that of the weights beside "data".
+    A line of IPython's own counts by its text.
     """
-    statements = [*ast.parse(code).body, *(s for definition in definitions for s in library.statements(definition))]
-    texts = [_texts(statement) for statement in statements]
-    named = set().union(*texts)
-    counted = [f for f in sorted((root / "data" / "records").glob("*")) if f.name in named or f.name == chapter]
+    try:
+        found = ast.parse(source).body
+    except SyntaxError:
+        plain = re.sub(r"^(\s*)([%!].*)$", lambda m: f"{m[1]}ipython({m[2]!r})", source, flags=re.MULTILINE)
+        try:
+            found = ast.parse(plain).body
+        except SyntaxError as error:
+            raise ValueError(f"{chapter}: not Python ({error.msg})") from error
+    imports = all(isinstance(statement, (ast.Import, ast.ImportFrom)) for statement in found)
+    return found if imports else [*found, ast.Expr(ast.Name("<end of cell>", ast.Load()))]
+
+
+def _data_named(root: Path, library: Library, reached: Sequence[Definition], given: set[str]) -> dict[str, str]:
+    """SHA-256 of the committed records and weights whose folder the code, or what it reaches, or a text given, names.
+
+    A folder of records is named by its own name, wherever that stands; that of the weights beside "data". A file of
+    the library that is no code counts where its name stands.
+    """
+    texts = [_texts(library, each) for each in reached]
+    named = set().union(*texts, given)
+    folders = [folder for folder in sorted((root / "data" / "records").glob("*")) if folder.name in named]
     if any({"data", "checkpoints"} <= each for each in texts):
-        counted.append(root / "data" / "checkpoints")
+        folders.append(root / "data" / "checkpoints")
+    files = {file.relative_to(root / "data"): file for folder in folders for file in folder.rglob("*")}
+    files |= {f.relative_to(library.folder.parent): f for f in library.folder.rglob("*") if f.name in named}
     return {
-        file.relative_to(root / "data").as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for folder in counted
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and not any(p[0] == "." or p == "__pycache__" for p in file.relative_to(folder).parts)
+        path.as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for path, file in sorted(files.items())
+        if file.is_file() and file.suffix not in (".py", ".pyi", ".pyc") and not any(p[0] == "." for p in path.parts)
     }
 
 
+def _texts(library: Library, definition: Definition) -> set[str]:
+    """The members of every path that stands as text in a definition, and in the constants that it names."""
+    found = set(library.meaning(definition).texts)
+    for target in library.meaning(definition).targets:
+        if isinstance(target, Definition) and target.name:
+            bound = library.statements(target)
+            constant = all(isinstance(each, (ast.Assign, ast.AnnAssign)) for each in bound)
+            found |= library.meaning(target).texts if constant else set()
+            found |= {"data"} if target.name == "data_folder" else set()
+    return found
+
+
 def _pins(requirements: Path, imported: set[str]) -> list[str]:
-    """The pins of the numeric packages among those imported, without the comments behind them."""
-    wanted = {NUMERIC[name] for name in {*imported, *ALWAYS} if name in NUMERIC}
+    """The pins of the packages among those imported that may decide a number, without the comments behind them."""
+    counted = {PACKAGES.get(name, name) for name in {*imported, *ALWAYS} - HARMLESS}
+    wanted = {name.lower().replace("_", "-") for name in counted}
     lines = requirements.read_text(encoding="utf-8").splitlines() if requirements.is_file() else []
-    return sorted(line.split("#")[0].strip() for line in lines if line.partition("==")[0] in wanted)
+    return sorted(line.split("#")[0].strip() for line in lines if re.split("[^A-Za-z0-9_.-]", line)[0] in wanted)
 
 
-def differences(before: Mapping[str, Any], now: Key) -> list[str]:
-    """What differs between what an edition noted of its key and the key of today's sources, in words.
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two keys that are not equal, in words.
 
     A definition is known by its own name, whichever module it stands in; one that was only renamed differs in nothing.
+
+    Args:
+        before: what `Key.noted` gave for the one, and its `parameters` where these may differ.
+        now: the same for the other.
     """
-    was, is_now = (_by_name(known) for known in (before["definitions"], now.definitions))
-    texts = (set(before["definitions"].values()), set(now.definitions.values()))
+    was, is_now = (_by_name(known["definitions"]) for known in (before, now))
+    texts = (set(before["definitions"].values()), set(now["definitions"].values()))
     changed = sorted(name for name in was.keys() & is_now.keys() if was[name] != is_now[name])
     gone = sorted(name for name in was.keys() - is_now.keys() if not was[name] <= texts[1])
     new = sorted(name for name in is_now.keys() - was.keys() if not is_now[name] <= texts[0])
     found = [*(f"{name} differs" for name in changed), *(f"{name} is no longer reached" for name in gone)]
     found += [f"{name} is new" for name in new]
-    data = {**before["data"], **now.data}
-    found += [f"data/{name} differs" for name in sorted(data) if before["data"].get(name) != now.data.get(name)]
-    found += [f"pin {line}" for line in sorted(set(before["pins"]) ^ set(now.pins))]
-    if sorted(before["effects"]) != sorted(now.effects):
-        found.append("what a reached module does when it is imported differs")
-    if not found and before["code"] != now.code:
+    moved = set(before["effects"].values()) ^ set(now["effects"].values())
+    effects = [*before["effects"].items(), *now["effects"].items()]
+    modules = {path.rpartition(".")[0] for path, text in effects if text in moved}
+    found += [f"what {module} does when it is imported differs" for module in sorted(modules)]
+    for kind, sentence in (("data", "the data {} differ"), ("parameters", "parameter {} differs")):
+        one, other = before.get(kind, {}), now.get(kind, {})
+        names = sorted({*one, *other})
+        found += [
+            sentence.format(name) for name in names if (name in one, one.get(name)) != (name in other, other.get(name))
+        ]
+    found += [f"pin {line}" for line in sorted(set(before["pins"]) ^ set(now["pins"]))]
+    if before["code"] != now["code"]:
         found.append("the chapter's own code differs")
-    return found or ["the parameters differ"]
+    return found or ["which of the definitions calls which differs"]
 
 
 def _by_name(definitions: Mapping[str, str]) -> dict[str, set[str]]:
