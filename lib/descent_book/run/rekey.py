@@ -184,16 +184,18 @@ def main(say: bool, root: str | None) -> None:
     except ProjectError as error:
         click.echo(f"refused: {error}", err=True)
         sys.exit(2)
-    failed = False
+    any_failed = False
     for chapter in published:
+        failed = False
         try:
-            click.echo(f"{chapter}: {rekey(project, chapter)}")
+            said = rekey(project, chapter)
         except UnprovenError as error:
-            click.echo(f"{chapter}: left as it is, for no commit is proven to be what ran: {error}")
+            said = f"left as it is, for no commit is proven to be what ran: {error}"
         except (ValueError, KeyError, OSError) as error:
-            failed = True
-            click.echo(f"{chapter}: left as it is: {error}", err=True)
-    sys.exit(int(failed))
+            failed, said = True, f"left as it is: {error}"
+        click.echo(f"{chapter}: {said}", err=failed)
+        any_failed |= failed
+    sys.exit(int(any_failed))
 
 
 if __name__ == "__main__":
