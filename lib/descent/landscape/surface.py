@@ -19,6 +19,7 @@ from descent.repro.seeding import numpy_generator
 SUFFIXES = (".npz", ".vti", ".vts")
 CLIP = 10.0  # of the loss in a .vts, as in the pictures of Li et al. 2018
 
+
 @dataclass(frozen=True)
 class LossSurface:
     """The values on a grid, together with the grid.

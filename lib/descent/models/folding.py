@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -65,3 +66,10 @@ def _pairs(path: str, parent: nn.Module) -> Iterator[tuple[str, str]]:
                 raise ValueError(f"batch normalisation {where!r} follows no convolution: expected one before it")
             yield before, name
         before = name
+
+
+def largest_difference(model: nn.Module, folded: nn.Module, inputs: Tensor) -> float:
+    """Largest difference of the two networks' outputs, both in evaluation mode, over the largest output."""
+    with torch.inference_mode():
+        one, other = (copy.deepcopy(network).eval()(inputs) for network in (model, folded))
+        return float((one - other).abs().max() / one.abs().max())

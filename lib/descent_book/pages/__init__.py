@@ -5,7 +5,13 @@ from typing import Any
 
 def setup(app: Any) -> dict[str, bool]:
     """Register every role, directive and hook of the pages with Sphinx."""
-    from descent_book.pages import api, claims, figures, pdf, tables  # here: the runner imports this package without Sphinx
+    from descent_book.pages import (  # here: the runner imports this package without Sphinx
+        api,
+        claims,
+        figures,
+        pdf,
+        tables,
+    )
 
     for module in (figures, claims, tables, pdf, api):
         module.setup(app)

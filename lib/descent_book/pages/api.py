@@ -257,7 +257,7 @@ def _tree(source: str) -> ast.Module:
 
 def imported_names(sources: Sequence[str]) -> dict[str, str]:
     """What the cells of a notebook import of the library: local name -> path."""
-    found = {}
+    found: dict[str, str] = {}
     for node in [leaf for source in sources for leaf in ast.walk(_tree(source))]:
         if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "descent":
             found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}

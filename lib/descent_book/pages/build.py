@@ -26,8 +26,8 @@ class BuildError(Exception):
 def assemble(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[str, Any]) -> Path:
     """Lay out `_build/source`: settings, prose, references, promises, images, the executed chapters, and `data`.
 
-    Each entry of `data`, `scorecard`, `parameters` and `standing`, becomes a JSON file from which the pages take what they
-    say of runs. The printed book is added where it was made from the same pages.
+    Each entry of `data`, `scorecard`, `parameters` and `standing`, becomes a JSON file from which the pages take what
+    they say of runs. The printed book is added where it was made from the same pages.
 
     Raises:
         BuildError: a chapter has no executed notebook in `executed`.

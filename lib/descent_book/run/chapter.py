@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from descent_book.run.keys import NOT_COUNTED, Key, key_of
+from descent_book.run.keys import Key, counted_sources, key_of
 from descent_book.run.notebook import tags
 from descent_book.run.project import NEUTRAL_PARAMETERS, notebook_path
 
@@ -192,9 +192,8 @@ class Chapter:
             RefusedError: the chapter's code asks the library for what it does not have.
         """
         counted = {name: value for name, value in parameters.items() if name not in NEUTRAL_PARAMETERS}
-        sources = [cell["source"] for cell in self.code if not set(tags(cell)) & set(NOT_COUNTED)]
         try:
-            return key_of(self.root, library, self.name, sources, counted)
+            return key_of(self.root, library, self.name, counted_sources(self.notebook), counted)
         except ValueError as error:
             raise RefusedError(f"{self.name}: {error}") from error
 

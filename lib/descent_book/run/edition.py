@@ -193,9 +193,9 @@ def build_command(edition: str, root: str | None) -> None:
         names = chapters(project)
         preset = "paper" if edition == "published" else edition
         folder = edition_folder(project, preset)
-        scorecard = EditionScorecard.collect(folder, preset, names).model_dump(mode="json")
+        scorecard = EditionScorecard.collect(folder, preset, names)
         known = {name: [row._asdict() for row in Chapter.read(project, name).parameters()] for name in names}
-        data = {"scorecard": scorecard, "parameters": known, "standing": standing(project)}
+        data = {"scorecard": scorecard.model_dump(mode="json"), "parameters": known, "standing": standing(project)}
         page = build(project, folder, names, data)
     except (BuildError, ProjectError, ValueError, OSError) as error:
         click.echo(f"not built: {error}", err=True)
