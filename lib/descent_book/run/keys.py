@@ -22,8 +22,8 @@ from descent_book.run.meaning import Definition
 NOT_COUNTED = ("setup", "parameters")  # cells that install, and literals that stand among the parameters
 # packages that decide no number and draw nothing, by the name that code imports; the pins of all others count
 HARMLESS = frozenset(
-    {"IPython", "cloudpickle", "cycler", "dask", "distributed", "joblib", "lazy_loader", "PIL", "pooch", "pydantic",
-     "pyevtk", "safetensors", "threadpoolctl", "tqdm"}
+    {"IPython", "cloudpickle", "cycler", "dask", "distributed", "filelock", "joblib", "lazy_loader", "PIL", "pooch",
+     "pydantic", "pyevtk", "safetensors", "threadpoolctl", "tqdm"}
 )  # fmt: skip
 PACKAGES = {"mpl_toolkits": "matplotlib", "sklearn": "scikit-learn"}
 ALWAYS = ("numpy", "scipy", "torch")
