@@ -50,10 +50,10 @@ def train():
 """
 FIGURE = """
 import numpy as np
-from descent.plots import Labels, curves, show, use_style
+from descent.plots import Labels, LinePanel, line_panels, show, use_style
 use_style()
-line = {"loss": {"a network": (np.arange(3), np.ones((2, 3)))}}
-show(curves(line, Labels("step", "loss (nats)")), alt="A level line, which two networks share.")
+panel = LinePanel(Labels("step", "loss (nats)"), {"a network": (np.arange(3), np.ones(3))})
+show(line_panels([panel], columns=1), alt="A level line, which stands for a network.")
 """
 
 

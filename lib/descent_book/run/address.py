@@ -9,15 +9,15 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from descent.checkout import ProjectError, project_root
 from descent.repro.files import write_atomic
+from descent_book.run.chapter import Chapter
+from descent_book.run.notebook import tags
 
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml")
 TEMPLATE = Path("lib", "descent_book", "run", "new_chapter.ipynb")
@@ -135,39 +135,20 @@ def _stamped_page(text: str, old: Repository, new: Repository) -> str:
     return re.sub(rf"({before}){re.escape(old.tag)}(?![\w.-])", lambda match: match[1] + new.tag, text)
 
 
-def _source(cell: dict[str, Any]) -> str:
-    source = cell["source"]
-    return source if isinstance(source, str) else "".join(source)
-
-
-def _stamped_notebook(text: str, repository: Repository, chapter: str) -> str:
-    """A notebook with the canonical setup cell, and the link to Colab under its title, where it is missing."""
-    notebook = json.loads(text)
-    setup = [cell for cell in notebook["cells"] if "setup" in cell["metadata"].get("tags", [])]
+def _stamped_notebook(chapter: Chapter, repository: Repository) -> str:
+    """A chapter's notebook with the canonical setup cell, and with the link to Colab under its title."""
+    setup = [number for number, cell in enumerate(chapter.cells) if "setup" in tags(cell)]
     if len(setup) != 1:
-        raise ValueError(f"{chapter}: {len(setup)} cells are tagged `setup`; expected one")
-    title, link = notebook["cells"][0], repository.colab_link(chapter)
-    prose, found = _COLAB_LINK.subn(link, _source(title))
-    heading, _, rest = prose.partition("\n")
-    wanted = {
-        id(setup[0]): repository.setup_source(),
-        id(title): prose if found else f"{heading}\n\n{link}\n{rest}".rstrip(),
-    }
-    for cell in (setup[0], title):
-        if _source(cell) != wanted[id(cell)]:
-            cell["source"] = wanted[id(cell)].splitlines(keepends=True)
-    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-
-
-def _rewrite(path: Path, change: Callable[[str], str]) -> bool:
-    """Change a text file in place; False where there is no file, or nothing to change."""
-    if not path.is_file():
-        return False
-    old = path.read_text(encoding="utf-8")
-    new = change(old)
-    if new != old:
-        write_atomic(path, new)
-    return new != old
+        raise ValueError(f"{chapter.name}: {len(setup)} cells are tagged `setup`; expected one")
+    title, link = chapter.cells[0]["source"], repository.colab_link(chapter.name)
+    prose, count = _COLAB_LINK.subn(link, title)
+    heading, _, rest = title.partition("\n")
+    wanted = {setup[0]: repository.setup_source(), 0: prose if count else f"{heading}\n\n{link}\n{rest}".rstrip()}
+    stamped = [dict(cell) for cell in chapter.notebook["cells"]]
+    for number, source in wanted.items():
+        if chapter.cells[number]["source"] != source:
+            stamped[number]["source"] = source.splitlines(keepends=True)
+    return json.dumps({**chapter.notebook, "cells": stamped}, indent=1, ensure_ascii=False) + "\n"
 
 
 def stamp(root: Path, url: str | None = None, tag: str | None = None) -> list[Path]:
@@ -177,18 +158,25 @@ def stamp(root: Path, url: str | None = None, tag: str | None = None) -> list[Pa
         The files that changed, relative to `root`.
 
     Raises:
-        ValueError: a bad address or tag, before any file changes; a notebook without exactly one `setup` cell.
+        ValueError: a bad address or tag, or a notebook without exactly one `setup` cell, before any file changes.
     """
     old = configured_repository(root)
     new = Repository(check_address(url) if url else old.url, check_tag(tag) if tag else old.tag)
-    changes: dict[Path, Callable[[str], str]] = {}
-    for page in PAGES:
-        changes[root / page] = lambda text: _stamped_page(text, old, new)
-    for path in [*sorted((root / "notebooks").glob("*.ipynb")), root / TEMPLATE]:
-        changes[path] = lambda text, chapter=path.stem: _stamped_notebook(text, new, chapter)  # type: ignore[misc]
+    notebooks = [*sorted((root / "notebooks").glob("*.ipynb")), root / TEMPLATE]
     # The statement itself comes last: a run that fails before leaves the old address, so it can be repeated.
-    changes[root / "_config.yml"] = lambda text: _stamped_config(text, new)
-    return [path.relative_to(root) for path, change in changes.items() if _rewrite(path, change)]
+    places = [*(root / page for page in PAGES), *notebooks, root / "_config.yml"]
+    texts = {path: path.read_text(encoding="utf-8") for path in places if path.is_file()}
+    due = []
+    for path, text in texts.items():
+        if path.suffix == ".ipynb":
+            stamped = _stamped_notebook(Chapter(root, path.stem, json.loads(text)), new)
+        else:
+            stamped = _stamped_config(text, new) if path.name == "_config.yml" else _stamped_page(text, old, new)
+        if stamped != text:
+            due.append((path, stamped))
+    for path, stamped in due:
+        write_atomic(path, stamped)
+    return [path.relative_to(root) for path, _ in due]
 
 
 def main(arguments: list[str]) -> int:
