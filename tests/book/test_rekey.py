@@ -217,9 +217,13 @@ def test_a_chapter_that_is_not_published_and_one_that_cannot_be_read_are_said(ro
 
 
 def test_what_differs_is_told_in_a_line() -> None:
-    differs = ["f differs", "g differs", "h is new", "which of the definitions calls which differs"]
+    many = [f"a{number} is no longer reached" for number in range(7)]
+    differs = ["f differs", "g differs", *many, "h is new", "which of the definitions calls which differs"]
     found = {"one": {"differs": []}, "two": {"differs": differs}, "three": {"differs": ["k is new"]}}
-    said = "two (f, g differ; h is new; which of the definitions calls which differs), three (k is new)"
+    said = (
+        "two (f, g differ; a0, a1, a2, a3, a4 and 2 more are no longer reached; h is new; "
+        "which of the definitions calls which differs), three (k is new)"
+    )
     assert rekey.told(found) == f"stale published chapters: {said}"
 
 

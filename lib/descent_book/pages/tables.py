@@ -22,6 +22,7 @@ from sphinx.util import logging
 from descent.repro.claims import value_with_spread
 from descent_book.pages.claims import Table
 from descent_book.run.chapter import Parameter
+from descent_book.run.keys import in_short
 
 MANY = 5  # cases of one kind, above which the table has their range
 _CASE = re.compile(r"(?P<whose>[^,:]+), [^:]+: (?P<what>.+)")
@@ -137,7 +138,7 @@ class StandingDirective(Table):
 
     def since(self, chapter: Mapping[str, Any]) -> list[list[nodes.Node]]:
         """The cells of one chapter's commit and of what differs."""
-        said = [node for each in chapter["differs"] for node in self.text(each)]
+        said = [node for each in in_short(chapter["differs"]) for node in self.text(each)]
         return [self.text(chapter["commit"]), said or self.text("current: nothing that decides a result differs")]
 
 

@@ -31,7 +31,8 @@ _PURE_CALLS = frozenset(
 _PURE_DECORATORS = frozenset(
     {"abc.abstractmethod", "classmethod", "contextlib.contextmanager", "dataclasses.dataclass", "functools.cache",
      "functools.cached_property", "functools.lru_cache", "property", "pydantic.field_validator",
-     "pydantic.model_validator", "staticmethod", "torch.inference_mode", "torch.no_grad",
+     "pydantic.model_validator", "staticmethod", "torch.enable_grad", "torch.inference_mode",
+     "torch.nn.attention.sdpa_kernel", "torch.no_grad",
      "typing.overload", "typing.runtime_checkable"}
 )  # fmt: skip
 _MAKERS = ("__init__", "__new__", "__post_init__", "__set_name__", "__init_subclass__")

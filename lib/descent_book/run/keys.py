@@ -198,6 +198,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found or ["which of the definitions calls which differs"]
 
 
+def in_short(found: Sequence[str], most: int = 5) -> list[str]:
+    """`differences`, those of a kind together, of each kind at most `most` by name: `f, g and 3 more differ`."""
+    kinds = {"differs": "differ", "is no longer reached": "are no longer reached", "is new": "are new"}
+    said = []
+    for one, several in kinds.items():
+        names = [each.partition(" ")[0] for each in found if each.partition(" ")[2] == one]
+        rest = f" and {len(names) - most} more" if len(names) > most else ""
+        said += [f"{', '.join(names[:most])}{rest} {one if len(names) == 1 else several}"] if names else []
+    return said + [each for each in found if each.partition(" ")[2] not in kinds]
+
+
 def _by_name(definitions: Mapping[str, str]) -> dict[str, set[str]]:
     grouped: dict[str, set[str]] = {}
     for path, digest in definitions.items():

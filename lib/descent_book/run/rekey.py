@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +22,7 @@ import click
 
 from descent.checkout import ProjectError, project_root
 from descent_book.run.edition import LIBRARY, plan
-from descent_book.run.keys import Key, counted_sources, differences, key_of
+from descent_book.run.keys import Key, counted_sources, differences, in_short, key_of
 from descent_book.run.notebook import as_text, read_executed, seal
 from descent_book.run.project import NEUTRAL_PARAMETERS, chapters, edition_folder, notebook_path
 
@@ -67,16 +67,10 @@ def _standing(root: Path, chapter: str) -> dict[str, Any]:
 
 def told(found: Mapping[str, Mapping[str, Any]]) -> str:
     """`standing` in a line: `stale published chapters: gradient_svd (atomic_path, deterministic differ)`."""
-    stale = [f"{chapter} ({_in_short(each['differs'])})" for chapter, each in found.items() if each["differs"]]
+    stale = [
+        f"{chapter} ({'; '.join(in_short(each['differs']))})" for chapter, each in found.items() if each["differs"]
+    ]
     return f"stale published chapters: {', '.join(stale) or 'none'}"
-
-
-def _in_short(differs: Sequence[str]) -> str:
-    """Definitions that merely differ are named together."""
-    merely = [words[0] for each in differs if (words := each.split(" "))[1:] == ["differs"]]
-    rest = [each for each in differs if each.split(" ")[1:] != ["differs"]]
-    together = [f"{', '.join(merely)} differ{'s' if len(merely) == 1 else ''}"] if merely else []
-    return "; ".join([*together, *rest])
 
 
 def rekey(root: Path, chapter: str) -> str:
@@ -109,8 +103,10 @@ def rekey(root: Path, chapter: str) -> str:
         notes.pop("ran_from", None)
         said = f"current: the sources of {commit[:12]}, which ran, mean what today's mean; it has today's key now"
     else:
-        notes |= {"ran_from": {"commit": commit, **then.noted()}}
-        said = f"stale since {commit[:12]}: {_in_short(differences(then.noted(), now.noted()))}"
+        known = notes.get("depends", {}).get("definitions", {})
+        if sorted(known.values()) != sorted(then.definitions.values()):  # noted otherwise, or not at all
+            notes |= {"ran_from": {"commit": commit, **then.noted()}}
+        said = f"stale since {commit[:12]}: {'; '.join(in_short(differences(then.noted(), now.noted())))}"
     if (text := as_text(seal(executed))) != path.read_text(encoding="utf-8"):
         write_atomic(path, text)
     return said
