@@ -24,9 +24,10 @@ book: $(READY) ## execute every chapter at preset quick (no download), build _bu
 	$(RUN) run --preset quick $(if $(FORCE),--force)
 	$(RUN) build --edition quick
 
-test: $(READY) ## unit, structure and browser tests, and nbval over every notebook
+test: $(READY) ## unit, structure and browser tests, the examples of docstrings, and nbval over every notebook
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-	  --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks tests/browser tests # the longest first
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout 300 --doctest-modules \
+	  notebooks tests/browser tests lib/descent # the longest first
 
 # the rooms of the library, the machine that runs and binds the book, and what holds for the whole project
 ROOMS := $(sort $(patsubst lib/descent/%/__init__.py,%,$(wildcard lib/descent/*/__init__.py))) book house
@@ -75,9 +76,10 @@ store: $(READY) ## keep the quick edition's checked outputs in CHAPTER=name's so
 bench: $(READY) ## the benchmarks as a table of ratios, kept as benchmarks/results.json
 	$(PYTHON) benchmarks/run.py
 
-lint: $(READY) ## ruff (notebooks too), format check, type check
+lint: $(READY) ## ruff (notebooks too), format check, which room may use which, type check
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
 	$(PYTHON) -m mypy
 
 format: $(READY) ## mend what ruff can mend

@@ -125,17 +125,19 @@ def _literal(text: str) -> str:
     return _CODE.sub(written, text)
 
 
-def write_docstring(app: Sphinx, what: str, name: str, thing: object, options: Any, lines: list[str]) -> None:
-    """Code and links for backticks; at the end of what a door offers, where it is defined and used."""
+def write_docstring(app: Sphinx, what: str, name: str, *rest: Any) -> None:
+    """Code and links for backticks; at the end of what a door offers, where it is defined and used.
+
+    The arguments are those of the event `autodoc-process-docstring`; the last of them are the lines, changed in place.
+    """
+    lines: list[str] = rest[-1]
     lines[:] = _literal("\n".join(lines)).splitlines()
     if name in public_names().values():
         lines += ["", f".. used-in:: {name}", ""]
 
 
-def write_signature(
-    app: Sphinx, what: str, name: str, thing: Any, options: Any, arguments: str | None, returns: str | None
-) -> tuple[str, str] | None:
-    """The signature as the source writes its types, in place of what they evaluate to."""
+def write_signature(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -> tuple[str, str] | None:
+    """The signature as the source writes its types; the arguments are those of `autodoc-process-signature`."""
     if what not in ("function", "method", "class"):
         return None
     try:
@@ -274,7 +276,7 @@ def uses(source: str, known: Mapping[str, str]) -> list[Use]:
     return names.uses
 
 
-class Chapter(NamedTuple):
+class ChapterCode(NamedTuple):
     """A notebook: its title, what it imports of the library, and the first cell that uses each path."""
 
     title: str
@@ -283,7 +285,7 @@ class Chapter(NamedTuple):
 
 
 @cache
-def read_chapter(notebook: Path) -> Chapter:
+def read_chapter(notebook: Path) -> ChapterCode:
     """What a notebook uses; cells that the page leaves out do not count."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = {n: "".join(cell["source"]) for n, cell in enumerate(cells) if cell["cell_type"] == "code"}
@@ -294,7 +296,7 @@ def read_chapter(notebook: Path) -> Chapter:
         for use in uses(sources[number], known):
             if not use.imported:
                 first.setdefault(use.path, number)
-    return Chapter("".join(cells[0]["source"]).splitlines()[0].lstrip("# "), known, first)
+    return ChapterCode("".join(cells[0]["source"]).splitlines()[0].lstrip("# "), known, first)
 
 
 def _label(path: str, page: str) -> str:
