@@ -50,12 +50,14 @@ def _standing(root: Path, chapter: str) -> dict[str, Any]:
     path = edition_folder(root, "paper") / f"{chapter}.ipynb"
     if not path.is_file():
         return {"commit": "", "differs": ["there is no published edition"]}
+    commit = ""
     try:
         notes = read_executed(path)["metadata"]["descent"]
+        commit = str(notes["provenance"].get("commit") or "")
         job = plan(root, [chapter], "paper", {}, None)[0]
     except (ValueError, KeyError) as error:
-        return {"commit": "", "differs": [str(error)]}
-    commit, known = str(notes["provenance"].get("commit") or ""), notes.get("ran_from", notes.get("depends"))
+        return {"commit": commit, "differs": [str(error)]}
+    known = notes.get("ran_from", notes.get("depends"))
     if notes["key"] == job.key:
         return {"commit": commit, "differs": []}
     if known is None:
