@@ -24,7 +24,8 @@ book: $(READY) ## execute every chapter at preset quick (no download), build _bu
 	$(RUN) run --preset quick $(if $(FORCE),--force)
 	$(RUN) build --edition quick
 
-test: $(READY) ## unit, structure and browser tests, and nbval over every notebook
+test: $(READY) ## examples of docstrings, unit, structure and browser tests, and nbval over every notebook
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --quiet --numprocesses 2 --dist loadfile --doctest-modules lib/descent
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks tests/browser tests # the longest first
 
