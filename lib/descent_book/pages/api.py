@@ -276,7 +276,7 @@ def uses(source: str, known: Mapping[str, str]) -> list[Use]:
     return names.uses
 
 
-class ChapterCode(NamedTuple):
+class Caller(NamedTuple):
     """A notebook: its title, what it imports of the library, and the first cell that uses each path."""
 
     title: str
@@ -285,7 +285,7 @@ class ChapterCode(NamedTuple):
 
 
 @cache
-def read_chapter(notebook: Path) -> ChapterCode:
+def read_caller(notebook: Path) -> Caller:
     """What a notebook uses; cells that the page leaves out do not count."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = {n: "".join(cell["source"]) for n, cell in enumerate(cells) if cell["cell_type"] == "code"}
@@ -296,7 +296,7 @@ def read_chapter(notebook: Path) -> ChapterCode:
         for use in uses(sources[number], known):
             if not use.imported:
                 first.setdefault(use.path, number)
-    return ChapterCode("".join(cells[0]["source"]).splitlines()[0].lstrip("# "), known, first)
+    return Caller("".join(cells[0]["source"]).splitlines()[0].lstrip("# "), known, first)
 
 
 def _label(path: str, page: str) -> str:
@@ -308,7 +308,7 @@ def mark_uses(app: Sphinx, doctree: nodes.document) -> None:
     notebook = Path(app.srcdir) / f"{app.env.docname}.ipynb"
     if not notebook.is_file():
         return
-    first = read_chapter(notebook).first
+    first = read_caller(notebook).first
     for cell in doctree.findall(nodes.container):
         mine = [path for path, number in first.items() if number == cell.get("cell_index")]
         if mine and cell.get("nb_element") == "cell_code":
@@ -332,11 +332,11 @@ class UsedInDirective(SphinxDirective):
         text = nodes.paragraph("", "Defined in ", classes=["used-in"])
         text += nodes.reference("", file, refuri=address, internal=False)
         notebooks = [(page, source / f"{page}.ipynb") for page in pages(source)]
-        users = [(page, read_chapter(file)) for page, file in notebooks if file.is_file()]
-        users = [(page, chapter) for page, chapter in users if path in chapter.first]
-        for number, (page, chapter) in enumerate(users):
+        users = [(page, read_caller(file)) for page, file in notebooks if file.is_file()]
+        users = [(page, caller) for page, caller in users if path in caller.first]
+        for number, (page, caller) in enumerate(users):
             text += nodes.Text(", " if number else ". Used in: ")
-            text += link_to(_label(path, page), self.env.docname, nodes.inline(text=chapter.title))
+            text += link_to(_label(path, page), self.env.docname, nodes.inline(text=caller.title))
         return [text]
 
 
@@ -345,7 +345,7 @@ def link_code(app: Sphinx, page: str, template: str, context: Any, doctree: node
     notebook = Path(app.srcdir) / f"{page}.ipynb"
     if doctree is None or not notebook.is_file():
         return
-    known = read_chapter(notebook).known
+    known = read_caller(notebook).known
 
     def address(path: str) -> str | None:
         described = page_of(path) in app.env.all_docs
@@ -378,7 +378,6 @@ SETTINGS = {
     "napoleon_custom_sections": [("Attributes", "params_style")],
     "napoleon_use_rtype": False,
     "python_maximum_signature_line_length": 60,
-    "python_use_unqualified_type_names": True,
     "toc_object_entries_show_parents": "hide",
 }
 
