@@ -112,7 +112,7 @@ def test_every_page_is_there(pages: dict[str, str]) -> None:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     entries = [entry for part in toc["parts"] for entry in part["chapters"]]
     named = {toc["root"], *(each["file"] for entry in entries for each in (entry, *entry.get("sections", [])))}
-    assert set(pages) == named | {"index", "genindex", "py-modindex", "search"}
+    assert set(pages) == named | {"index", "genindex", "search"}
     assert len(named) == 26
 
 

@@ -8,6 +8,7 @@ where it is defined and called as it is imported. Names of the library in a chap
 from __future__ import annotations
 
 import ast
+import doctest
 import html
 import importlib
 import inspect
@@ -125,13 +126,39 @@ def _literal(text: str) -> str:
     return _CODE.sub(written, text)
 
 
+def _imports_of(docstring: str, thing: object) -> list[str]:
+    """The imports that the examples of a docstring need, which as tests run among the names of their module."""
+    known = vars(inspect.getmodule(thing) or object)
+    tree = ast.parse("".join(example.source for example in doctest.DocTestParser().get_examples(docstring)))
+    bound = {alias.asname or alias.name for node in ast.walk(tree) for alias in getattr(node, "names", [])
+             if isinstance(alias, ast.alias)}  # fmt: skip
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - bound
+    lines = set()
+    for name in used & set(known):
+        value, path = known[name], _spellings().get(name, "")
+        if inspect.ismodule(value):
+            parent, _, last = value.__name__.rpartition(".")
+            plain = f"import {value.__name__}" + ("" if value.__name__ == name else f" as {name}")
+            lines.add(f"from {parent} import {name}" if parent and last == name else plain)
+        elif origin := path.rpartition(".")[0] or getattr(value, "__module__", ""):
+            lines.add(f"from {origin} import {name}")
+    return sorted(lines, key=lambda line: (line.split()[1].startswith("descent"), line))
+
+
 def write_docstring(app: Sphinx, what: str, name: str, *rest: Any) -> None:
     """Code and links for backticks; at the end of what a door offers, where it is defined and used.
 
     The arguments are those of the event `autodoc-process-docstring`; the last of them are the lines, changed in place.
     """
     lines: list[str] = rest[-1]
-    lines[:] = _literal("\n".join(lines)).splitlines()
+    blocks = re.split(r"(\n[ ]*\n)", "\n".join(lines))
+    written = [block if ">>>" in block else _literal(block) for block in blocks]
+    first = next((number for number, block in enumerate(blocks) if ">>>" in block), None)
+    if first is not None:
+        indent = re.match(r"\s*", written[first])[0]  # type: ignore[index]
+        imports = "".join(f"{indent}>>> {line}\n" for line in _imports_of("\n".join(lines), rest[0]))
+        written[first] = imports + written[first]
+    lines[:] = "".join(written).splitlines()
     if name in public_names().values():
         lines += ["", f".. used-in:: {name}", ""]
 
@@ -374,6 +401,7 @@ def with_links(code: str, targets: Mapping[tuple[int, int], str | None]) -> str:
 
 SETTINGS = {
     "add_function_parentheses": False,
+    "html_domain_indices": False,  # the rooms are listed by the page above them
     "napoleon_numpy_docstring": False,
     "napoleon_custom_sections": [("Attributes", "params_style")],
     "napoleon_use_rtype": False,
