@@ -296,7 +296,7 @@ def test_a_heading_sorts_its_table_and_a_third_press_restores_it(browser: object
 def test_numbers_sort_as_numbers(browser: object, tmp_path: Path) -> None:
     numbers = ["1,000", "0.5", "0.15", "-2", "90 ± 3"]
     rows = "".join(f"<tr><td>{number}</td></tr>" for number in numbers)
-    script = (ROOT / "lib/descent/assets/sortable.js").read_text()
+    script = (ROOT / "lib/descent_book/pages/assets/sortable.js").read_text()
     page = tmp_path / "page.html"
     head = "<!doctype html><meta charset=utf-8><title>a page</title>"
     table = f"<table class=sortable><thead><tr><th>n</th></tr></thead><tbody>{rows}</tbody></table>"

@@ -155,9 +155,8 @@ def write_docstring(app: Sphinx, what: str, name: str, *rest: Any) -> None:
     written = [block if ">>>" in block else _literal(block) for block in blocks]
     first = next((number for number, block in enumerate(blocks) if ">>>" in block), None)
     if first is not None:
-        indent = re.match(r"\s*", written[first])[0]  # type: ignore[index]
-        imports = "".join(f"{indent}>>> {line}\n" for line in _imports_of("\n".join(lines), rest[0]))
-        written[first] = imports + written[first]
+        imports = "".join(f"\\1>>> {line}\n" for line in _imports_of("\n".join(lines), rest[0]))
+        written[first] = re.sub(r"(?m)^([ ]*)(?=>>>)", imports + r"\1", written[first], count=1)
     lines[:] = "".join(written).splitlines()
     if name in public_names().values():
         lines += ["", f".. used-in:: {name}", ""]
