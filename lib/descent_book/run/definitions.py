@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from descent_book.run.meaning import Definition, Meaning, Outside, Target, Writer, sha
@@ -171,18 +172,40 @@ class Library:
         In each round a definition's digest takes in what was known of its targets. Where nothing refers to itself in a
         circle the digests soon stay; in a circle as many rounds as there are definitions bring everything round.
 
+        Two classes, or two values that can be told apart by their identity, may have the same digest, such as two empty
+        exceptions. Then it matters which of them is meant, and their names count.
+
         Args:
             definitions: with whatever they refer to, as `reached` gives them.
         """
-        said = {each: self.meaning(each) for each in definitions}
-        targets = {each: [t for t in m.targets if isinstance(t, Definition)] for each, m in said.items()}
-        users: dict[Definition, set[Definition]] = {each: set() for each in said}
+        plain = self._settled({each: self.meaning(each).own_digest for each in definitions})
+        counts = Counter(digest for each, digest in plain.items() if self._has_identity(each))
+        twins = {each for each in plain if counts[plain[each]] > 1 and self._has_identity(each)}
+        if not twins:
+            return plain
+        return self._settled(
+            {each: self.meaning(each).own_digest + (f" {each.name}" if each in twins else "") for each in definitions}
+        )
+
+    def _has_identity(self, definition: Definition) -> bool:
+        """Whether another definition of the same text would be another object: a class, a list, what a call gives."""
+        made = (ast.Call, ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
+        return not definition.is_effect and any(
+            isinstance(each, ast.ClassDef)
+            or (isinstance(each, (ast.Assign, ast.AnnAssign)) and any(isinstance(n, made) for n in ast.walk(each)))
+            for each in (self.statements(definition) if definition.name else [])
+        )
+
+    def _settled(self, own: Mapping[Definition, str]) -> dict[Definition, str]:
+        """The digest of each definition from its own and those of its targets, once no round changes any."""
+        targets = {each: [t for t in self.meaning(each).targets if isinstance(t, Definition)] for each in own}
+        users: dict[Definition, set[Definition]] = {each: set() for each in own}
         for each, known in targets.items():
             for target in known:
                 users[target].add(each)
-        found, due = dict.fromkeys(said, ""), set(said)
-        for _ in range(len(said) + 1):
-            new = {d: sha(" ".join([said[d].own_digest, *(found[target] for target in targets[d])])) for d in due}
+        found, due = dict.fromkeys(own, ""), set(own)
+        for _ in range(len(own) + 1):
+            new = {d: sha(" ".join([own[d], *(found[target] for target in targets[d])])) for d in due}
             due = {user for each, digest in new.items() if digest != found[each] for user in users[each]}
             found |= new
         return found

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from descent_book.run.definitions import Library
-from descent_book.run.meaning import Definition
+from descent_book.run.meaning import Definition, Outside
 
 NOT_COUNTED = ("setup", "parameters")  # cells that install, and literals that stand among the parameters
 # packages that decide no number and draw nothing, by the name that code imports; the pins of all others count
@@ -86,11 +86,21 @@ def key_of(
     own = {each: library.meaning(each).own_digest for each in reached}
     taken = [digests[each] for each in imported if isinstance(each, Definition)]
     effects = {each: digests[each] for each in reached if each.is_effect}
+    in_order: dict[str, list[str]] = {}  # the order of a module's effects counts, where the module stands does not
+    for each in sorted(effects, key=lambda effect: int(effect.name.split()[1])):
+        in_order.setdefault(each.module, []).append(effects[each])
+    # which of several places a name of the notebook comes from, where it has more than one
+    mixed = {
+        local: [target.path if isinstance(target, Outside) else digests[target] for target in targets]
+        for local, origins in notebook.imports.items()
+        if (len(origins) > 1 or local in notebook.bindings)
+        and (targets := [library.imported(*origin) for origin in origins])
+    }
     given = {value for value in parameters.values() if isinstance(value, str)}
     data = _data_named(root, library, reached, {chapter, *given})
     pins = _pins(root / "requirements.txt", {path.partition(".")[0] for path in outside})
     code = digests[Definition(name, "")]
-    parts = [code, sorted({*taken}), sorted({*effects.values()}), dict(sorted(parameters.items())), data, pins]
+    parts = [code, sorted({*taken}), mixed, sorted(in_order.values()), dict(sorted(parameters.items())), data, pins]
     return Key(
         digest=hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(),
         definitions={str(each): text for each, text in own.items() if each.module != name and not each.is_effect},
