@@ -55,11 +55,11 @@ def _overlaps(W: Tensor) -> Tensor:
 
 
 def dimensionality(W: Tensor) -> Tensor:
-    """D_i = ||W_i||^2 / sum_j (W^_i . W_j)^2, `(..., n)`: the share of a dimension that feature i has for itself.
+    """The share of a dimension that each feature has for itself, `(..., n)`.
 
-    The sum includes j = i. D_i is 1 for a feature that shares with no other, and 0 for a column of zeros; it does not
-    change with the scale of W. It equals the capacity of Scherlis et al. 2022 (section 2), which is
-    (W_i . W_i)^2 / sum_j (W_i . W_j)^2.
+    D_i = ||W_i||^2 / sum_j (W^_i . W_j)^2. The sum includes j = i. D_i is 1 for a feature that shares with no other, and
+    0 for a column of zeros; it does not change with the scale of W. It equals the capacity of Scherlis et al. 2022
+    (section 2), which is (W_i . W_i)^2 / sum_j (W_i . W_j)^2.
 
     Examples:
         Two opposite features in the first dimension, and one alone in the second:
@@ -72,9 +72,10 @@ def dimensionality(W: Tensor) -> Tensor:
 
 
 def interference(W: Tensor) -> Tensor:
-    """The sum over j != i of (W^_i . W_j)^2, `(..., n)`: how much other features move along the direction of feature i.
+    """How much the other features move along the direction of each feature, `(..., n)`.
 
-    It is 0 for a feature that is orthogonal to all others, and 1 for one of an antipodal pair of length one.
+    It is the sum over j != i of (W^_i . W_j)^2: 0 for a feature that is orthogonal to all others, and 1 for one of an
+    antipodal pair of length one.
     """
     return _overlaps(W).sum(-1) - feature_norms(W).square() * (feature_norms(W) >= NORM_FLOOR)
 

@@ -14,7 +14,9 @@ from torch import Tensor
 
 
 def fourier_basis(p: int) -> Tensor:
-    """The rows constant, cos 1, sin 1, cos 2, ... over the residues, `(p, p)` float64, orthonormal.
+    """The constant, and the cosines and sines over the residues, as orthonormal rows: `(p, p)` float64.
+
+    Their order is constant, cos 1, sin 1, cos 2, sin 2 and so on.
 
     Raises:
         ValueError: p is below 3, or even: then one wave has no partner.
