@@ -57,8 +57,8 @@ def _overlaps(W: Tensor) -> Tensor:
 def dimensionality(W: Tensor) -> Tensor:
     """The share of a dimension that each feature has for itself, `(..., n)`.
 
-    D_i = ||W_i||^2 / sum_j (W^_i . W_j)^2. The sum includes j = i. D_i is 1 for a feature that shares with no other, and
-    0 for a column of zeros; it does not change with the scale of W. It equals the capacity of Scherlis et al. 2022
+    D_i = ||W_i||^2 / sum_j (W^_i . W_j)^2. The sum includes j = i. D_i is 1 for a feature that shares with no other,
+    and 0 for a column of zeros; it does not change with the scale of W. It equals the capacity of Scherlis et al. 2022
     (section 2), which is (W_i . W_i)^2 / sum_j (W_i . W_j)^2.
 
     Examples:
