@@ -233,6 +233,18 @@ NAMED = {
         "def data_folder(): return 1\ndef f(): return data_folder() / 'checkpoints'",
         WEIGHT,
     ),
+    "weights whose folder is handed over": (
+        "from descent.a import f",
+        "def data_folder(): return 1\ndef g(x): return data_folder() / x\ndef f(): return g('checkpoints')",
+        WEIGHT,
+    ),
+    "weights below a folder with a name": (
+        "from descent.a import f",
+        "def data_folder(): return 1\nBASE = data_folder()\ndef f(): return BASE / 'checkpoints' / 'net'",
+        WEIGHT,
+    ),
+    "a record by the beginning of its name": ("folder(f'oth-{n}')", "", "data/records/oth-1/a.npz"),
+    "a record by a pattern": ("records.glob('oth*')", "", RECORD),
     "a file that stands beside the code": ("from descent.a import f", "def f(): return 't.csv'", "lib/descent/t.csv"),
 }
 
@@ -358,6 +370,11 @@ SEEDS = (
 LISTS = "A = []\nB = []\ndef g(): A.append(1)\ndef f():\n    g()\n    return {}\n"
 CAUGHT = "class E1(Exception): 'x'\nclass E2(Exception): 'y'\ndef f():\n    try: raise E1\n    except {}: return 1\n"
 
+JOINED = (
+    "from typing import Generic, TypeVar\nT = TypeVar('T')\nclass A(Generic[T]):\n    known = []\n"
+    "    def __init_subclass__(cls): A.known.append(cls)\nclass B(A[int]): v = {}\ndef f(): return A.known[0].v\n"
+)
+
 
 @pytest.mark.parametrize(
     ("one", "other"),
@@ -366,8 +383,9 @@ CAUGHT = "class E1(Exception): 'x'\nclass E2(Exception): 'y'\ndef f():\n    try:
         ("C = []\nC.append(1)\ndef f(): return C\n", "C = []\nC.append(1)\nC.append(1)\ndef f(): return C\n"),
         (LISTS.format("A"), LISTS.format("B")),
         (CAUGHT.format("E1"), CAUGHT.format("E2")),
+        (JOINED.format(1), JOINED.format(2)),
     ],
-    ids=["order of effects", "an effect twice", "two lists", "two empty exceptions"],
+    ids=["order of effects", "an effect twice", "two lists", "two empty exceptions", "a class that joins a list"],
 )
 def test_order_number_and_identity_count(tmp_path: Path, one: str, other: str) -> None:
     digests = []

@@ -170,7 +170,7 @@ def train_modular_transformer(
     plan = TrainingPlan(
         experiment.steps,
         start.scheduler,
-        checkpoints=folder and folder / "checkpoints",
+        checkpoints=folder and folder / "unfinished",
         checkpoint_every=10 * experiment.every,
         run=experiment.digest(),
         progress=progress,

@@ -27,7 +27,7 @@ _PURE_CALLS = frozenset(
     {"bool", "bytes", "collections.namedtuple", "complex", "cycler.cycler", "dataclasses.field", "dict", "enumerate",
      "float", "frozenset", "functools.partial", "int", "lazy_loader.attach_stub", "len", "list", "logging.getLogger",
      "object", "pathlib.Path", "pydantic.ConfigDict", "pydantic.Field", "range", "re.compile", "set", "slice", "str",
-     "threading.Lock", "tuple", "type", "typing.NewType", "typing.TypeVar", "zip"}
+     "threading.Lock", "tuple", "typing.NewType", "typing.TypeVar", "zip"}
 )  # fmt: skip
 _PURE_DECORATORS = frozenset(
     {"abc.abstractmethod", "classmethod", "contextlib.contextmanager", "dataclasses.dataclass", "functools.cache",
@@ -275,6 +275,7 @@ class Library:
             return makers == _MAKERS
         if any(each.arg == "metaclass" for each in node.keywords) or set(makers) & set(bound_by(node.body)):
             return True
-        bases = [self._target(module, base) for base in node.bases]
+        plain = [base.value if isinstance(base, ast.Subscript) else base for base in node.bases]  # A of A[int]
+        bases = [self._target(module, base) for base in plain]
         known = [(self.module(base.module), base) for base in bases if isinstance(base, Definition)]
         return any(self._makes(m, statement, makers) for m, base in known if m for statement in self.statements(base))

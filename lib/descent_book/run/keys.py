@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -139,13 +140,19 @@ def _statements(chapter: str, source: str) -> list[ast.stmt]:
 def _data_named(root: Path, library: Library, reached: Sequence[Definition], given: set[str]) -> dict[str, str]:
     """SHA-256 of the committed records and weights whose folder the code, or what it reaches, or a text given, names.
 
-    A folder of records is named by its own name, wherever that stands; that of the weights beside "data". A file of
-    the library that is no code counts where its name stands.
+    A folder of records is named by its own name, by a pattern, or by the beginning of an f-string, wherever that
+    stands; that of the weights where "data" is named too, be it elsewhere. A file of the library that is no code counts
+    where its name stands.
     """
-    texts = [_texts(library, each) for each in reached]
-    named = set().union(*texts, given)
-    folders = [folder for folder in sorted((root / "data" / "records").glob("*")) if folder.name in named]
-    if any({"data", "checkpoints"} <= each for each in texts):
+    named = set().union(*(_texts(library, each) for each in reached), given)
+    patterns = [text if "*" in text else f"{text}*" for text in named if "*" in text or text.endswith(("-", "_"))]
+    patterns = [pattern for pattern in patterns if pattern.strip("*?-_")]
+    folders = [
+        folder
+        for folder in sorted((root / "data" / "records").glob("*"))
+        if folder.name in named or any(fnmatchcase(folder.name, pattern) for pattern in patterns)
+    ]
+    if {"data", "checkpoints"} <= named:
         folders.append(root / "data" / "checkpoints")
     files = {file.relative_to(root / "data"): file for folder in folders for file in folder.rglob("*")}
     files |= {f.relative_to(library.folder.parent): f for f in library.folder.rglob("*") if f.name in named}
