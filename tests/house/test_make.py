@@ -1,5 +1,6 @@
 """`make check` looks at the folders of one room, which exist, and refuses any other room by name."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -12,7 +13,9 @@ ROOMS = sorted(path.parent.name for path in (ROOT / "lib" / "descent").glob("*/_
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["make", "READY=Makefile", *arguments]  # nothing is to be installed
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    outer = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}  # of the make that runs the tests
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("room", [*ROOMS, "book", "house"])
