@@ -1,9 +1,11 @@
 """The reference of the library: what it says comes from docstrings and doors, its links from the notebooks' code."""
 
+import doctest
 import inspect
 import re
 from collections.abc import Sequence
 from html import unescape
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -174,3 +176,20 @@ def test_a_room_that_is_not_there_fails_the_build(tmp_path: Path) -> None:
     built = build(small_book(tmp_path, change))
     assert built.code != 0
     assert "room 'cellar': expected one of curvature, data" in built.log
+
+
+def examples() -> list[tuple[str, object]]:
+    """The public names whose docstrings have an example, with what they stand for."""
+    parts = [path.rpartition(".") for path in api.public_names().values()]
+    named = {f"{room}.{name}": getattr(import_module(room), name) for room, _, name in parts}
+    return [(path, thing) for path, thing in named.items() if ">>>" in (inspect.getdoc(thing) or "")]
+
+
+@pytest.mark.parametrize(("path", "thing"), examples(), ids=lambda each: each if isinstance(each, str) else "")
+def test_an_example_runs_as_the_page_shows_it(path: str, thing: object) -> None:
+    """In an empty namespace: the imports that it needs stand above it."""
+    lines = (inspect.getdoc(thing) or "").splitlines()
+    api.write_docstring(None, "function", path, thing, None, lines)  # type: ignore[arg-type]
+    shown = doctest.DocTestParser().get_doctest("\n".join(lines), {}, path, None, 0)
+    said: list[str] = []
+    assert doctest.DocTestRunner(verbose=False).run(shown, out=said.append).failed == 0, "".join(said)
