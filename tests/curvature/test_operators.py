@@ -308,3 +308,22 @@ def test_bad_parameters_are_named() -> None:
     model[1].float()
     with pytest.raises(ValueError, match=r"torch.float32 on cpu and torch.float64 on cpu: expected one dtype"):
         hessian(model, CROSS, [data()])
+
+
+@pytest.mark.parametrize("operator", [hessian, gauss_newton])
+def test_a_loss_that_reads_weights_is_refused(operator: Any) -> None:
+    """The copy that is differentiated is not what the loss reads: its penalty would be left out in silence."""
+    model = nn.Linear(2, 1).double()
+    batch = [(torch.ones(3, 2).double(), torch.zeros(3, 1).double())]
+
+    def penalised(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.mse_loss(outputs, targets) + model.weight.square().sum()
+
+    with pytest.raises(ValueError, match="loss reads weights beside the outputs, as a penalty on weights does"):
+        operator(model, penalised, batch)
+
+
+def test_one_example_with_one_output_has_a_hessian() -> None:
+    model = nn.Linear(1, 1, bias=False).double()
+    batch = [(torch.full((1, 1), 3.0).double(), torch.zeros(1, 1).double())]
+    assert (hessian(model, nn.functional.mse_loss, batch) @ np.eye(1)).tolist() == [[18.0]]

@@ -132,11 +132,17 @@ def _check_mean(loss: LossFunction, outputs: Tensor, targets: Tensor) -> None:
 
 @torch.enable_grad()  # the caller may be inside no_grad
 def _check_derivatives(loss: LossFunction, outputs: Tensor, targets: Tensor) -> None:
-    """Refuse a loss without gradient, and one whose gradient jumps while its second derivative is zero everywhere.
+    """Refuse a loss without gradient, one of more than outputs and targets, and one that is piecewise linear.
 
-    The derivatives are taken at the outputs, at zero, where no softmax is saturated, far off to either side, and at
+    A loss is piecewise linear when its gradient jumps while its second derivative is zero everywhere. The derivatives
+    are taken at the outputs, at zero, where no softmax is saturated, far off to either side, and at
     the targets, around which a Huber loss is curved.
     """
+    if loss(outputs.detach(), targets.detach()).requires_grad:
+        raise ValueError(
+            "loss reads weights beside the outputs, as a penalty on weights does, and the matrix would lack that part: "
+            "expected a function of outputs and targets alone"
+        )
     ramp = torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype, device=outputs.device).reshape(outputs.shape)
     far = 10 * (1 + outputs.abs().max()) * (ramp + 0.5 / outputs.numel())
     points = [outputs, torch.zeros_like(outputs), outputs + far, outputs - far]
@@ -151,7 +157,7 @@ def _check_derivatives(loss: LossFunction, outputs: Tensor, targets: Tensor) -> 
         (gradient,) = torch.autograd.grad(value, point, create_graph=True, materialize_grads=True)
         if gradient.requires_grad:
             try:
-                (second,) = torch.autograd.grad(gradient, point, torch.ones_like(point) + ramp, materialize_grads=True)
+                (second,) = torch.autograd.grad(gradient, point, 2 + ramp, materialize_grads=True)
             except RuntimeError as error:
                 raise ValueError(f"loss cannot be differentiated twice: {error}") from error
             if second.any():
