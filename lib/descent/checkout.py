@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.resources import files
 from pathlib import Path
 
 
@@ -44,3 +45,14 @@ def data_folder() -> Path:
     from pooch import os_cache  # here, for in a notebook pooch's import warns that its bars lack widgets
 
     return Path(os_cache("anatomy-of-descent"))
+
+
+def chapter_file(name: str) -> Path:
+    """A file that stands beside the chapters, such as `claims/gradient_svd.yml`.
+
+    It is the checkout's own, `notebooks/<name>`; of a package installed away from one, what was installed with it.
+    """
+    root = Path(__file__).resolve().parents[2]
+    if (root / "pyproject.toml").is_file():
+        return root / "notebooks" / name
+    return Path(str(files("descent_chapters"))) / name

@@ -1,7 +1,6 @@
 from .claims import Claim as Claim
-from .claims import Scorecard as Scorecard
-from .claims import markdown_table as markdown_table
-from .claims import value_with_spread as value_with_spread
+from .estimates import Estimate as Estimate
+from .estimates import estimate as estimate
 from .files import InUseError as InUseError
 from .machine import colab_report as colab_report
 from .machine import compute_device as compute_device
@@ -11,6 +10,7 @@ from .records import find_record as find_record
 from .records import provenance as provenance
 from .records import record_path as record_path
 from .records import save_figure as save_figure
+from .scorecard import Scorecard as Scorecard
 from .seeding import deterministic as deterministic
 from .seeding import global_seed as global_seed
 from .seeding import numpy_generator as numpy_generator
@@ -18,3 +18,5 @@ from .seeding import torch_generator as torch_generator
 from .sweeps import Sweep as Sweep
 from .sweeps import SweepError as SweepError
 from .sweeps import sweep as sweep
+from .tables import markdown_table as markdown_table
+from .tables import number_text as number_text

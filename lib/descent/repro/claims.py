@@ -1,187 +1,265 @@
-"""Claims that could be false, and verdicts computed from a run."""
+"""Claims that could be false, registered before they are measured, and verdicts from intervals over repeated units.
+
+A chapter registers its claims in `notebooks/claims/<chapter>.yml` and judges each by one line. A verdict is computed
+from the estimate with its interval and from the null's, by the rules of `Claim.verdict`; nothing of it is ever typed.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+import datetime
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from descent.repro.files import write_json
+from descent.checkout import chapter_file
+from descent.repro.estimates import Estimate, Statistic, estimate, value_range
 
-Verdict = Literal["reproduced", "not reproduced", "not judged at this preset"]
+Kind = Literal["replication", "finding", "check"]
+Verdict = Literal[
+    "not reproduced", "not supported", "fails", "not distinguished", "inconclusive", "not indicated", "indicated",
+    "reproduced", "supported", "holds", "not testable here", "not judged at this preset",
+]  # fmt: skip
+_WORDS: dict[str, tuple[Verdict, Verdict]] = {  # kind -> what it is called where it agrees, and where it does not
+    "replication": ("reproduced", "not reproduced"),
+    "finding": ("supported", "not supported"),
+    "check": ("holds", "fails"),
+}
+FEWEST = 5  # units that a verdict at `paper` rests on; fewer can only indicate
+Interval = tuple[float | None, float | None]
 
 
-class Claim(BaseModel):
-    """One sentence of a source that could be false.
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Scale(_Strict):
+    """What one preset accepts where its scale changes it, and where that comes from."""
+
+    accepted: Interval
+    accepted_from: str = Field(alias="from", min_length=5)
+
+
+class Amendment(_Strict):
+    """A change of a claim after its first measurement."""
+
+    date: datetime.date
+    reason: str = Field(min_length=10)
+
+
+class Claim(_Strict):
+    """One sentence that could be false, and what would decide it.
 
     Attributes:
         id: chapter and name, `gradient_svd.count_at_0.1`.
-        cite: the source's key in `book/references.bib`.
+        kind: "replication", which a source says; "finding", ours, stated before it was measured; or "check", an
+            identity that the code has to fulfil.
         sentence: the claim.
-        source: the source's number, as it gives it.
-        interval: closed interval in which our mean over seeds counts as agreement; None is an open end.
-        interval_from: where that interval comes from.
-        judged_at: the presets at which a verdict is given.
+        cite: the source's key in `book/references.bib`; empty for our own.
+        source: the source's number or words; for our own where the expectation comes from.
+        unit: what was repeated, such as "training run"; says so where units share data, weights or a grid.
+        statistic: "mean", "median" or "share" over the units.
+        accepted: closed region that counts as agreement; None is an open end.
+        accepted_from: where that region comes from; `from` in the file.
+        null: the control that could win: which, and how it is computed; empty for a check alone.
+        judged_at: preset -> its own region, or None where the claim's own counts.
+        smallest_effect: for a claim of absence, the smallest effect that would matter, in words. It is judged by two
+            one-sided tests at 5 % each, which is a 90 % interval inside the region.
+        single: whether fewer than five units can be had, so that the claim can only be indicated.
+        not_testable: why the source's scale or data cannot be had here, and what would be needed.
+        amended: every change after the first measurement.
 
     Raises:
-        ValueError: a field has another form, the interval has no bound at all, or its lower bound is the larger one.
-
-    Example:
-        >>> claim = Claim(id="gradient_svd.count", cite="baker2022", sentence="Some 90 values lie above a tenth",
-        ...               source="92.5", interval=(80, 104), interval_from="the source's deviation",
-        ...               judged_at=("paper",))
-        >>> judged = claim.judge([95.0, 87.0], preset="paper")
-        >>> judged.measured, judged.seeds, judged.verdict
-        (91.0, 2, 'reproduced')
+        ValueError: a field has another form, or the claim could not fail.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     id: str = Field(pattern=r"^[a-z0-9_]+\.[a-z0-9_.]+$")
-    cite: str = Field(min_length=1)
+    kind: Kind
     sentence: str = Field(min_length=10)
-    source: str
-    interval: tuple[float | None, float | None]
-    interval_from: str = Field(min_length=5)
-    judged_at: tuple[str, ...]
+    cite: str = ""
+    source: str = Field(min_length=1)
+    unit: str = Field(min_length=3)
+    statistic: Statistic = "mean"
+    accepted: Interval
+    accepted_from: str = Field(alias="from", min_length=5)
+    null: str = ""
+    judged_at: dict[str, Scale | None]
+    smallest_effect: str = ""
+    single: bool = False
+    not_testable: str = ""
+    amended: tuple[Amendment, ...] = ()
 
     @model_validator(mode="after")
     def _can_fail(self) -> Claim:
-        low, high = self.interval
-        if low is None and high is None:
-            raise ValueError(f"{self.id}: an interval open at both ends cannot be missed; give one bound")
-        if low is not None and high is not None and low > high:
-            raise ValueError(f"{self.id}: interval={self.interval}: expected the lower bound first")
+        for low, high in (self.accepted, *(scale.accepted for scale in self.judged_at.values() if scale)):
+            if low is None and high is None:
+                raise ValueError(f"accepted={low, high}: a region open at both ends cannot be missed; give one bound")
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"accepted={low, high}: expected the lower bound first")
+            if self.smallest_effect and (low is None or high is None):
+                raise ValueError(f"accepted={low, high}: a claim of absence needs both bounds")
+        if self.kind == "replication" and not self.cite:
+            raise ValueError("cite: a replication names its source")
+        if self.kind != "check" and not (self.null or self.not_testable):
+            raise ValueError(f"null: a {self.kind} names the control that could win")
         return self
 
-    def judge(self, values: ArrayLike, preset: str) -> JudgedClaim:
-        """The verdict on `values` (one for each seed, or a single number) measured at `preset`.
+    @property
+    def name(self) -> str:
+        """The id without the chapter."""
+        return self.id.partition(".")[2]
 
-        The claim is reproduced if the mean over seeds lies in the interval. The spread is the sample standard
-        deviation over seeds, and 0 for a single value.
+    @property
+    def level(self) -> float:
+        """The confidence of the interval that decides: 0.9 for a claim of absence, else 0.95."""
+        return 0.9 if self.smallest_effect else 0.95
 
-        Raises:
-            ValueError: there is no value, or one that is not finite.
+    def region(self, preset: str) -> Interval:
+        """What counts as agreement at a preset."""
+        scale = self.judged_at.get(preset)
+        return scale.accepted if scale else self.accepted
+
+    def region_from(self, preset: str) -> str:
+        """Where `region(preset)` comes from."""
+        scale = self.judged_at.get(preset)
+        return scale.accepted_from if scale else self.accepted_from
+
+    def measure(self, values: Any, of: Callable[[NDArray[np.float64]], float] | None = None) -> Estimate:
+        """The estimate that decides, from one value per unit; of a check the range of all values."""
+        return value_range(values) if self.kind == "check" else estimate(values, of or self.statistic, self.level)
+
+    def verdict(self, preset: str, measured: Estimate | None, nulls: Mapping[str, Estimate]) -> tuple[Verdict, str]:
+        """The verdict and the reason for it.
+
+        - The claim agrees ("reproduced", "supported") where the whole interval lies in the region, and no null's does.
+        - Where a null's value lies there too, the claim is "not distinguished" from it, however wide its interval.
+        - It disagrees ("not reproduced", "not supported") where the whole interval lies outside.
+        - All else is "inconclusive": also a claim whose registered null was not measured.
+        - A claim on a single value, or on fewer than five units at `paper`, is "indicated" or "not indicated".
+        - A check "holds" where every value lies in the region.
         """
-        sample = np.atleast_1d(np.asarray(values, dtype=float))
-        if sample.size == 0 or not np.isfinite(sample).all():
-            raise ValueError(f"{self.id}: values={sample.tolist()}: expected finite numbers, one per seed")
-        mean, low, high = float(sample.mean()), self.interval[0], self.interval[1]
-        inside = (low is None or mean >= low) and (high is None or mean <= high)
-        verdict: Verdict = "reproduced" if inside else "not reproduced"
-        if preset not in self.judged_at:
-            verdict = "not judged at this preset"
-        spread = float(sample.std(ddof=1)) if sample.size > 1 else 0.0
-        return JudgedClaim(
-            **self.model_dump(), preset=preset, measured=mean, spread=spread, seeds=sample.size, verdict=verdict
-        )
+        agrees, disagrees = _WORDS[self.kind]
+        if self.not_testable:
+            return "not testable here", self.not_testable
+        if measured is None or preset not in self.judged_at:
+            return "not judged at this preset", f"judged at {', '.join(self.judged_at) or 'none'}"
+        region = self.region(preset)
+        place = _place(measured, region)
+        if self.kind == "check":
+            return (agrees if place == "inside" else disagrees), f"values are {place} of what is accepted"
+        few = self.single or measured.low is None or (preset == "paper" and measured.units < FEWEST)
+        if place == "across":
+            return "inconclusive", "the interval lies across a bound of what is accepted"
+        if place == "outside":
+            return ("not indicated" if few else disagrees), _told(measured, "outside")
+        if passed := [name for name, null in nulls.items() if _contains(region, null.value)]:
+            return "not distinguished", f"the null ({', '.join(passed)}) lies inside, too"
+        if not nulls:
+            return "inconclusive", "the null that is registered was not measured in this run"
+        return ("indicated" if few else agrees), _told(measured, "inside")
 
 
-class JudgedClaim(Claim):
-    """A claim with what was measured at `preset`: mean over seeds, sample standard deviation, seeds, verdict."""
+def _told(measured: Estimate, place: str) -> str:
+    what = f"the {measured.level:.0%} interval" if measured.low is not None else "the only value"
+    return f"{what} lies {place} of what is accepted; {measured.units} unit{'s' * (measured.units > 1)}"
 
+
+def _place(measured: Estimate, region: Interval) -> Literal["inside", "outside", "across"]:
+    """Where an interval lies, the value alone where there is none."""
+    low, high = (measured.value if end is None else end for end in (measured.low, measured.high))
+    if _contains(region, low) and _contains(region, high):
+        return "inside"
+    apart = (region[0] is not None and high < region[0]) or (region[1] is not None and low > region[1])
+    return "outside" if apart else "across"
+
+
+def _contains(region: Interval, value: float) -> bool:
+    return (region[0] is None or value >= region[0]) and (region[1] is None or value <= region[1])
+
+
+class JudgedClaim(NamedTuple):
+    """A claim with what was measured of it at `preset`, and the verdict on it."""
+
+    claim: Claim
     preset: str
-    measured: float
-    spread: float
-    seeds: int
+    measured: Estimate | None
+    nulls: Mapping[str, Estimate]
     verdict: Verdict
+    reason: str
 
+    @classmethod
+    def of(
+        cls, claim: Claim, preset: str, measured: Estimate | None, nulls: Mapping[str, Estimate] | None = None
+    ) -> JudgedClaim:
+        """The judgement of what was measured, by the claim's own rules."""
+        return cls(claim, preset, measured, nulls or {}, *claim.verdict(preset, measured, nulls or {}))
 
-class Scorecard:
-    """The claims of one chapter at one preset, in the order in which the chapter judges them.
-
-    In a notebook it shows itself as a table.
-    """
-
-    def __init__(self, chapter: str, preset: str) -> None:
-        self.chapter = chapter
-        self.preset = preset
-        self.claims: list[JudgedClaim] = []
-
-    def claim(self, name: str, values: ArrayLike, **fields: Any) -> JudgedClaim:
-        """Judge `Claim(id="<chapter>.<name>", **fields)` on `values`, one for each seed, and keep the result.
-
-        Raises:
-            ValueError: the name was judged before, a field is refused by `Claim`, or `values` are not finite.
-        """
-        claim = Claim(id=f"{self.chapter}.{name}", **fields)
-        if claim.id in [earlier.id for earlier in self.claims]:
-            raise ValueError(f"id={claim.id!r} was judged before in this chapter")
-        judged = claim.judge(values, self.preset)
-        self.claims.append(judged)
-        return judged
-
-    def only(self, *names: str) -> Scorecard:
-        """The part of the card with these claims, to be shown beside their figures.
-
-        Raises:
-            ValueError: one of them was not judged.
-        """
-        known = {claim.id.split(".", 1)[1]: claim for claim in self.claims}
-        if bad := [name for name in names if name not in known]:
-            raise ValueError(f"claim {bad[0]!r}: expected one of {', '.join(known)}")
-        part = Scorecard(self.chapter, self.preset)
-        part.claims = [known[name] for name in names]
-        return part
+    @property
+    def id(self) -> str:
+        """The claim's id."""
+        return self.claim.id
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values: chapter, preset, claims."""
-        claims = [claim.model_dump(mode="json") for claim in self.claims]
-        return {"chapter": self.chapter, "preset": self.preset, "claims": claims}
-
-    def save(self, folder: str | Path) -> None:
-        """Write `folder/claims.json`, atomically; if `folder` is empty, nothing is kept."""
-        if str(folder):
-            write_json(Path(folder) / "claims.json", self.as_dict())
-
-    def __repr__(self) -> str:
-        rows = []
-        for claim in self.claims:
-            measured, accepted = value_with_spread(claim.measured, claim.spread), interval_text(claim.interval)
-            name = claim.id.split(".", 1)[1]
-            rows.append((f"`{name}`", claim.source, accepted, measured, claim.seeds, claim.verdict))
-        return markdown_table(("claim", "the source", "accepted", "measured", "seeds", "verdict"), rows)
-
-    _repr_markdown_ = __repr__
+        """What was measured, as plain JSON values; the registration stays where it is."""
+        return {
+            "id": self.id,
+            "preset": self.preset,
+            "measured": self.measured and self.measured.model_dump(),
+            "nulls": {name: null.model_dump() for name, null in self.nulls.items()},
+            "verdict": self.verdict,
+        }
 
 
-def value_with_spread(value: float, spread: float = 0.0) -> str:
-    """`value ± spread`, with the spread to one digit and the value to as many decimals; without a spread, three digits.
+def registered_claims(chapter: str, folder: str | Path | None = None) -> dict[str, Claim]:
+    """The claims of a chapter by name, from `notebooks/claims/<chapter>.yml`, in its order.
 
-    Example:
-        >>> value_with_spread(92.53, 11.6), value_with_spread(0.01234)
-        ('93 ± 12', '0.0123')
+    Args:
+        chapter: its name.
+        folder: that holds `<chapter>.yml`; None for the checkout's own, or those that were installed with the library.
+
+    Raises:
+        ValueError: there is no such file, or it is refused: the message names file, claim and field.
     """
-    if spread <= 0:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    digits = max(0, -math.floor(math.log10(spread)))
-    return f"{value:.{digits}f} ± {spread:.{digits}f}"
+    path = Path(folder) / f"{chapter}.yml" if folder else chapter_file(f"claims/{chapter}.yml")
+    fields = read_mapping(path)
+    claims = {}
+    for name, given in fields.items():
+        try:
+            claims[name] = Claim(**{"id": f"{chapter}.{name}", **(given if isinstance(given, dict) else {"": given})})
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "claim"
+            raise ValueError(f"{path.name}: {name}: {field}: {first['msg']}") from error
+    return claims
 
 
-def interval_text(interval: Sequence[float | None]) -> str:
-    """An interval in words: `80.9 to 104`, `at most 0.05`, `at least 1`, `exactly 10`."""
-    low, high = interval
-    if low is None:
-        return f"at most {high:.3g}"
-    if high is None:
-        return f"at least {low:.3g}"
-    return f"{low:.3g} to {high:.3g}" if low != high else f"exactly {low:.3g}"
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file that holds `name: value`, each name once.
 
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table. Numbers are written as `str` does, so format them before.
-
-    Example:
-        >>> print(markdown_table(("rank", "error"), [(1, "0.50"), (2, "0.25")]))
-        | rank | error |
-        | --- | --- |
-        | 1 | 0.50 |
-        | 2 | 0.25 |
+    Raises:
+        ValueError: there is no such file, it is no mapping, or it names something twice.
     """
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def once(loader: Any, node: Any) -> dict[str, Any]:
+        names = [str(key.value) for key, _ in node.value]  # a name as it is written: `null` is one, too
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{path.name}: {twice[0]!r} stands there twice")
+        return dict(zip(names, (loader.construct_object(value, deep=True) for _, value in node.value), strict=True))
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, once)
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except OSError as error:
+        raise ValueError(f"{path}: no such file can be read") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path.name}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name}: expected lines `name: value`")
+    return found

@@ -1,0 +1,152 @@
+"""Estimates over repeated units, each with its interval: of a mean, a median, a share, and of nested units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+Statistic = Literal["mean", "median", "share"]
+RESAMPLES = 4999  # of the cluster bootstrap; the ends of a 95 % interval then vary by 2 % of its width
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Estimate(BaseModel):
+    """One number over repeated units, with its interval.
+
+    Attributes:
+        value: the mean, the median or the share.
+        low: lower end of the interval; None where the units are too few for one.
+        high: upper end, likewise.
+        units: how many units were measured; of nested units, how many groups.
+        level: the confidence of the interval, such as 0.95; 1 for the least and the greatest of all values.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: Finite
+    low: Finite | None
+    high: Finite | None
+    units: int = Field(ge=1)
+    level: float = Field(gt=0, le=1)
+
+
+def estimate(
+    values: ArrayLike | Sequence[ArrayLike],
+    statistic: Statistic | Callable[[NDArray[np.float64]], float] = "mean",
+    level: float = 0.95,
+) -> Estimate:
+    """The mean, median or share of independent units, with its interval; or a statistic of nested ones.
+
+    The interval of a mean is Student's, that of a share is Wilson's (1927), that of a median is made of order
+    statistics, which are too few below six units at 95 %. Where `values` holds a sequence for each group, such as the
+    points of each training run, or `statistic` is a function, whole groups are drawn with replacement (a cluster
+    bootstrap), and the percentiles are widened for few groups as Hesterberg advises (2015, What Teachers Should Know
+    About the Bootstrap).
+
+    Args:
+        values: one number per unit, 0 or 1 for a share; or one array of rows per group, whose first axis is joined.
+        statistic: of the values; or a function of the joined rows of the groups that gives a number.
+        level: confidence of the interval, between 0 and 1.
+
+    Raises:
+        ValueError: there is no value, one is not finite, one of a share is neither 0 nor 1, or the statistic of a
+            resample is not finite.
+
+    Example:
+        >>> estimate([95.0, 87.0, 91.0, 99.0, 88.0])
+        Estimate(value=92.0, low=85.79..., high=98.20..., units=5, level=0.95)
+        >>> estimate([1, 1, 1, 1, 1, 1], "share").low
+        0.6096...
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: expected a number between 0 and 1")
+    listed = list(values) if isinstance(values, (list, tuple)) else list(np.atleast_1d(np.asarray(values, dtype=float)))
+    groups = [np.atleast_1d(np.asarray(each, dtype=float)) for each in listed]
+    if not groups or any(0 in group.shape or not np.isfinite(group).all() for group in groups):
+        raise ValueError(f"values={_shown(values)}: expected finite numbers, at least one per unit")
+    if statistic == "share" and not all(np.isin(group, (0, 1)).all() for group in groups):
+        raise ValueError(f"values={_shown(values)}: expected 0 or 1 for each unit of a share")
+    if callable(statistic) or any(len(group) > 1 for group in groups):
+        return _of_groups(groups, statistic, level)
+    sample = np.concatenate(groups)
+    low, high = {"mean": _student, "median": _order, "share": _wilson}[statistic](sample, level)
+    value = float(np.median(sample) if statistic == "median" else sample.mean())
+    return Estimate(value=value, low=low, high=high, units=len(sample), level=level)
+
+
+def summarised(mean: float, deviation: float, units: int, level: float = 0.95) -> Estimate:
+    """The estimate of a mean from the mean and sample standard deviation of `units` values, by Student's t.
+
+    Example:
+        >>> summarised(92.5, 11.6, units=10)
+        Estimate(value=92.5, low=84.20..., high=100.79..., units=10, level=0.95)
+    """
+    half = _half_width(deviation, units, level) if units > 1 else None
+    ends = (None, None) if half is None else (mean - half, mean + half)
+    return Estimate(value=mean, low=ends[0], high=ends[1], units=units, level=level)
+
+
+def value_range(values: ArrayLike) -> Estimate:
+    """The mean of all values with the least and the greatest of them, for a check that each value has to pass.
+
+    Raises:
+        ValueError: there is no value, or one is not finite.
+    """
+    sample = np.ravel(np.asarray(values, dtype=float))
+    if not sample.size or not np.isfinite(sample).all():
+        raise ValueError(f"values={_shown(values)}: expected finite numbers, at least one")
+    ends = float(sample.min()), float(sample.max())
+    return Estimate(value=float(sample.mean()), low=ends[0], high=ends[1], units=sample.size, level=1.0)
+
+
+def _shown(values: Any) -> str:
+    text = " ".join(str(values).split())
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _half_width(deviation: float, units: int, level: float) -> float:
+    return float(scipy.stats.t.ppf((1 + level) / 2, units - 1) * deviation / np.sqrt(units))
+
+
+def _student(sample: NDArray[np.float64], level: float) -> tuple[float | None, float | None]:
+    if len(sample) < 2:
+        return None, None
+    half = _half_width(float(sample.std(ddof=1)), len(sample), level)
+    return float(sample.mean()) - half, float(sample.mean()) + half
+
+
+def _wilson(sample: NDArray[np.float64], level: float) -> tuple[float | None, float | None]:
+    if len(sample) < 2:
+        return None, None
+    ends = scipy.stats.binomtest(int(sample.sum()), len(sample)).proportion_ci(level, method="wilson")
+    return float(ends.low), float(ends.high)
+
+
+def _order(sample: NDArray[np.float64], level: float) -> tuple[float | None, float | None]:
+    ends = scipy.stats.quantile_test(sample, p=0.5).confidence_interval(level)
+    low, high = (None if np.isnan(end) else float(end) for end in ends)
+    return (None, None) if low is None or high is None else (low, high)
+
+
+def _of_groups(groups: Sequence[NDArray[np.float64]], statistic: Any, level: float) -> Estimate:
+    """The cluster bootstrap."""
+    of: Any = statistic if callable(statistic) else np.median if statistic == "median" else np.mean
+    value, count = float(of(np.concatenate(groups))), len(groups)
+    if not np.isfinite(value):
+        raise ValueError(f"the statistic of all {count} groups is {value}: expected a finite number")
+    if count < 2:
+        return Estimate(value=value, low=None, high=None, units=count, level=level)
+    generator = np.random.default_rng(0)  # the same groups have the same interval, on every machine
+    drawn = [generator.integers(count, size=count) for _ in range(RESAMPLES)]
+    resampled = np.array([float(of(np.concatenate([groups[i] for i in chosen]))) for chosen in drawn])
+    if not np.isfinite(resampled).all():
+        bad = int((~np.isfinite(resampled)).sum())
+        raise ValueError(f"the statistic of {bad} of {RESAMPLES} resamples is not finite: the groups are too few")
+    tail = scipy.stats.norm.cdf(-np.sqrt(count / (count - 1)) * scipy.stats.t.ppf((1 + level) / 2, count - 1))
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return Estimate(value=value, low=float(low), high=float(high), units=count, level=level)

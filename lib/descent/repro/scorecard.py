@@ -1,0 +1,182 @@
+"""The scorecard of one chapter: each registered claim judged by one line, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from descent.checkout import chapter_file
+from descent.repro.claims import JudgedClaim, read_mapping, registered_claims
+from descent.repro.files import write_json
+from descent.repro.tables import estimate_text, interval_text, markdown_table
+
+FREE = ("preset", "seed", "results_dir", "figures_dir", "scheduler")  # parameters that make no preset another
+
+
+class Scorecard:
+    """The claims of one chapter at one preset. In a notebook it shows itself as a table.
+
+    Args:
+        chapter: its name; its claims are registered in `notebooks/claims/<chapter>.yml`.
+        settings: the chapter's parameters, with a field `preset`.
+        parameters: where the notebook holds them, `globals()`; one that is changed after `settings` is noticed.
+        folder: that holds `claims/` and `presets/`; None for the checkout's, or what was installed with the library.
+
+    Attributes:
+        preset: the preset's name; `custom` where one value is not the preset's, other than the seed and where to write.
+        claims: what was judged, by name.
+
+    Raises:
+        ValueError: the chapter has no claims registered, or they are refused.
+    """
+
+    def __init__(
+        self,
+        chapter: str,
+        settings: BaseModel,
+        parameters: Mapping[str, Any] | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
+        self.chapter, self.settings, self.parameters = chapter, settings, parameters or {}
+        self.registered = registered_claims(chapter, Path(folder) / "claims" if folder else None)
+        self.changed = _changed(chapter, settings, Path(folder) if folder else None)
+        self.preset = "custom" if self.changed else str(settings.model_dump()["preset"])
+        self.claims: dict[str, JudgedClaim] = {}
+
+    def judge(
+        self,
+        name: str,
+        values: Any,
+        null: Any = None,
+        of: Callable[[NDArray[np.float64]], float] | None = None,
+    ) -> JudgedClaim:
+        """The verdict on a registered claim; a cell that runs again judges it again.
+
+        Args:
+            name: of the claim.
+            values: one number per unit, 0 or 1 for a share; for nested units one array per group.
+            null: the same measured on the null; or a mapping from the name of each null to its values.
+            of: a function of the joined rows of the groups, where the statistic is none of the registered ones.
+
+        Raises:
+            ValueError: no such claim is registered, a value is not finite, or a parameter was changed after `settings`.
+        """
+        self._refuse_changed()
+        if name not in self.registered:
+            raise ValueError(f"claim {name!r} is not registered; expected one of {', '.join(self.registered)}")
+        claim = self.registered[name]
+        given = {} if null is None else dict(null) if isinstance(null, Mapping) else {"null": null}
+        try:
+            nulls = {kind: claim.measure(each, of) for kind, each in given.items()}
+            self.claims[name] = JudgedClaim.of(claim, self.preset, claim.measure(values, of), nulls)
+        except ValueError as error:
+            raise ValueError(f"{claim.id}: {error}") from error
+        return self.claims[name]
+
+    def _refuse_changed(self) -> None:
+        for name in type(self.settings).model_fields:
+            now, then = self.parameters.get(name), getattr(self.settings, name)
+            if name in self.parameters and _plain(now) != _plain(then):
+                raise ValueError(
+                    f"{name}={now!r} was changed after `settings` took {then!r}; run the cell of `settings`"
+                )
+
+    def only(self, *names: str) -> ClaimsTable:
+        """The rows of these claims, to be shown beside their figures.
+
+        Raises:
+            ValueError: one of them was not judged.
+        """
+        if bad := [name for name in names if name not in self.claims]:
+            raise ValueError(f"claim {bad[0]!r}: expected one of {', '.join(self.claims) or 'none'}")
+        return ClaimsTable([self.claims[name] for name in names])
+
+    def judged(self) -> list[JudgedClaim]:
+        """Every registered claim in the order of the file; those that this preset does not judge say so.
+
+        Raises:
+            ValueError: a claim that is registered for this preset was not judged.
+        """
+        missing = [
+            name
+            for name, claim in self.registered.items()
+            if name not in self.claims and self.preset in claim.judged_at and not claim.not_testable
+        ]
+        if missing:
+            raise ValueError(
+                f"{self.chapter}: registered for preset {self.preset} and not judged: {', '.join(missing)}"
+            )
+        return [
+            self.claims.get(name) or JudgedClaim.of(claim, self.preset, None) for name, claim in self.registered.items()
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values: chapter, preset, claims."""
+        return {"chapter": self.chapter, "preset": self.preset, "claims": [each.as_dict() for each in self.judged()]}
+
+    def save(self, folder: str | Path) -> None:
+        """Write `folder/claims.json`, atomically; if `folder` is empty, nothing is kept.
+
+        Raises:
+            ValueError: a claim was not judged, or a parameter was changed after `settings`.
+        """
+        self._refuse_changed()
+        saved = self.as_dict()
+        if str(folder):
+            write_json(Path(folder) / "claims.json", saved)
+
+    def __repr__(self) -> str:
+        why = f"Preset `custom`: {'; '.join(self.changed)}.\n\n" if self.changed else ""
+        return why + repr(ClaimsTable(self.judged()))
+
+    _repr_markdown_ = __repr__
+
+
+class ClaimsTable:
+    """Judged claims as a table of name, verdict, what was measured, what is accepted, and the null."""
+
+    def __init__(self, claims: Sequence[JudgedClaim]) -> None:
+        self.claims = claims
+
+    def __repr__(self) -> str:
+        rows = [
+            (
+                f"`{each.claim.name}`",
+                each.verdict,
+                estimate_text(each.measured),
+                interval_text(each.claim.region(each.preset)),
+                "; ".join(f"{estimate_text(null)}" for null in each.nulls.values()) or "-",
+            )
+            for each in self.claims
+        ]
+        return markdown_table(("claim", "verdict", "measured", "accepted", "null"), rows)
+
+    _repr_markdown_ = __repr__
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as JSON would have it, so that a list equals the tuple that was made of it."""
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _changed(chapter: str, settings: BaseModel, folder: Path | None) -> list[str]:
+    """What makes these settings another than the preset that they name: `epochs=3 is not the preset's 5`."""
+    given = settings.model_dump(mode="json")
+    places = {
+        preset: folder / file if folder else chapter_file(file)
+        for preset in dict.fromkeys(("quick", str(given["preset"])))
+        for file in [f"presets/{preset}/{chapter}.yml"]
+    }
+    if missing := [preset for preset, place in places.items() if not place.is_file()]:
+        return [f"there is no preset {missing[0]!r}"]
+    values = {name: value for place in places.values() for name, value in read_mapping(place).items()}
+    return [
+        f"{name}={value!r} is not the preset's {values.get(name)!r}"
+        for name, value in given.items()
+        if name not in FREE and _plain(value) != _plain(values.get(name))
+    ]

@@ -1,0 +1,69 @@
+"""Numbers, estimates and tables as a chapter shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from descent.repro.estimates import Estimate
+
+
+def estimate_text(measured: Estimate | None) -> str:
+    """`93 (84 to 101)`: the value with its interval; the value alone where there is none.
+
+    Example:
+        >>> estimate_text(Estimate(value=92.53, low=84.2, high=100.8, units=10, level=0.95))
+        '93 (84 to 101)'
+    """
+    if measured is None:
+        return "-"
+    if measured.low is None or measured.high is None or measured.low == measured.high:
+        return number_text(measured.value)
+    width = measured.high - measured.low
+    value, low, high = (number_text(each, width) for each in (measured.value, measured.low, measured.high))
+    return f"{value} ({low} to {high})"
+
+
+def number_text(value: float, spread: float = 0.0) -> str:
+    """A number to three digits; where it has a spread, to two digits of that.
+
+    Example:
+        >>> number_text(0.01234), number_text(12345.6), number_text(92.53, spread=16.6)
+        ('0.0123', '12346', '93')
+    """
+    if spread <= 0:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    digits = max(0, 1 - int(np.floor(np.log10(spread))))
+    return f"{value:.{digits}f}" if digits < 5 else f"{value:.3g}"
+
+
+def interval_text(interval: Sequence[float | None]) -> str:
+    """An interval in words: `80.9 to 104`, `at most 0.05`, `at least 1`, `exactly 10`."""
+    low, high = interval
+    if low is None:
+        return f"at most {_bound(high)}"
+    if high is None:
+        return f"at least {_bound(low)}"
+    return f"{_bound(low)} to {_bound(high)}" if low != high else f"exactly {_bound(low)}"
+
+
+def _bound(value: float | None) -> str:
+    """A bound as it was registered: a rounded one could stand on the other side of a value that was measured."""
+    return (
+        np.format_float_positional(float(value or 0), trim="-") if abs(value or 0) > 1e-4 or not value else f"{value:g}"
+    )
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table. Numbers are written as `str` does, so format them before.
+
+    Example:
+        >>> print(markdown_table(("rank", "error"), [(1, "0.50"), (2, "0.25")]))
+        | rank | error |
+        | --- | --- |
+        | 1 | 0.50 |
+        | 2 | 0.25 |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
