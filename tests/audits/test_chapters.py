@@ -15,9 +15,10 @@ import pytest
 import torch
 from chapter_runs import CHAPTERS, begin, claims, memory, peak, stored_verdicts
 
-from descent.repro.claims import JudgedClaim
+from descent.repro.claims import registered_claims
 from descent.repro.machine import cores
 from descent_book.run.notebook import RELATIVE, alike, comparable, distance
+from descent_book.run.scorecard import Measurement
 
 MEMORY_GIB = 4.0
 OTHERS = {
@@ -33,7 +34,7 @@ REACHES = "import socket; socket.create_connection(('192.0.2.1', 80), 2)"
 Note = Callable[[str, object], None]
 
 
-def agrees(chapter: str, found: list[JudgedClaim]) -> None:
+def agrees(chapter: str, found: list[Measurement]) -> None:
     """Every verdict that the chapter's source keeps is the one that was found."""
     stored, judged = stored_verdicts(chapter), {claim.id.split(".", 1)[1]: claim.verdict for claim in found}
     assert stored, f"notebooks/{chapter}.ipynb keeps no outputs to compare with; make store CHAPTER={chapter}"
@@ -73,11 +74,11 @@ def test_the_memory_of_processes_below_counts(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[JudgedClaim]]:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Measurement]]:
     """The claims of a chapter as this machine judges them by itself; run once."""
-    known: dict[str, list[JudgedClaim]] = {}
+    known: dict[str, list[Measurement]] = {}
 
-    def of(chapter: str) -> list[JudgedClaim]:
+    def of(chapter: str) -> list[Measurement]:
         if chapter not in known:
             known[chapter] = claims(chapter, tmp_path_factory.mktemp(chapter), cores())
         return known[chapter]
@@ -89,7 +90,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[
 @pytest.mark.parametrize("how", OTHERS)
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_verdicts_are_the_same_on_other_threads_and_instructions(
-    chapter: str, how: str, tmp_path: Path, reference: Callable[[str], list[JudgedClaim]], record_property: Note
+    chapter: str, how: str, tmp_path: Path, reference: Callable[[str], list[Measurement]], record_property: Note
 ) -> None:
     threads, variables = OTHERS[how]
     told = {**os.environ, **variables}
@@ -105,7 +106,12 @@ def test_verdicts_are_the_same_on_other_threads_and_instructions(
     both = alike(*(f"{platform.machine()} {name}" for name in (used, torch.backends.cpu.get_cpu_capability())))
     differences, compared = {}, {}
     for one, other in zip(found, expected, strict=True):
-        differences[one.id] = distance(one.measured, other.measured, max(one.spread, other.spread), other.interval)
+        if one.measured is None or other.measured is None:
+            assert one.measured == other.measured
+            continue
+        region = registered_claims(chapter)[one.id.partition(".")[2]].region("quick")
+        widths = [(each.high or 0) - (each.low or 0) for each in (one.measured, other.measured)]
+        differences[one.id] = distance(one.measured.value, other.measured.value, max(widths), region)
         if comparable(one.verdict, both):
             compared[one.id] = differences[one.id]
     worst = max(differences, key=lambda name: differences[name])

@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 CHAPTERS = {name: Chapter.read(ROOT, name) for name in chapters(ROOT)}
 AUDITS = {name: audit_settings(chapter) for name, chapter in CHAPTERS.items()}
 CHANGES = [(name, parameter) for name, audit in AUDITS.items() for parameter in audit.other]
-MEASURED = ("measured", "spread", "seeds", "verdict")
 Recorded = dict[str, Any]
 
 
@@ -37,7 +36,11 @@ def run(chapter: str, folder: Path, **values: Any) -> Recorded:
     for path in sorted(folder.glob("*.npz")):
         recorded |= {f"{path.stem}.{key}": value for key, value in Record.load(path).values.items()}
     for claim in read_claims(folder / "claims.json"):
-        recorded |= {f"{claim.id}.{key}": getattr(claim, key) for key in MEASURED}
+        recorded[f"{claim.id}.verdict"] = claim.verdict
+        for name, found in {"measured": claim.measured, **claim.nulls}.items():
+            recorded |= {
+                f"{claim.id}.{name}.{key}": value for key, value in (found.model_dump() if found else {}).items()
+            }
     return recorded
 
 

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from small_project import CLAIM, command, edition, environment, read, write_chapter, write_preset, write_project
+from small_project import command, edition, environment, read, write_chapter, write_preset, write_project
 
+from descent.repro.claims import Claim, JudgedClaim
 from descent_book.run.edition import plan
 from descent_book.run.notebook import seal
-from descent_book.run.scorecard import ChapterResult, EditionScorecard
+from descent_book.run.scorecard import EditionScorecard, ScoredChapter
 
 REFUSALS = {
     "unknown": (
@@ -172,7 +173,7 @@ def test_an_unchanged_chapter_is_not_run_again_unless_forced(tmp_path, monkeypat
         status, said, _ = edition(root, "run", *arguments)
         assert status == 0, said
         assert ("first: unchanged, not run again" in said) == (counter.read_text() == "")
-        assert "1 claims at preset quick: 1 reproduced" in said
+        assert "1 claims at preset quick\n1 check: 1 holds" in said
         return len(counter.read_text())
 
     assert runs() == 1
@@ -237,7 +238,7 @@ def test_the_saved_notebook_knows_nothing_of_time_and_place(tmp_path):
     assert noted["parameters"] == dict(preset="custom", seed=0, dataset="digits", epochs=3, sizes=[1, 2], meeting="")
     assert len(noted["key"]) == 64
     assert noted["provenance"]["seed"] == 0
-    assert noted["claims"][0]["measured"] == 3
+    assert noted["claims"][0]["measured"]["value"] == 3
     assert "mind the gap" in text
 
 
@@ -257,14 +258,16 @@ def test_the_paper_preset_writes_the_published_edition_and_both_scorecards(tmp_p
     for name in ("first", "second"):
         status, said, _ = edition(root, "run", "--preset", "paper", "--chapter", name)
         assert status == 0, said
-    assert "second.count  4  reproduced" in said
-    assert "2 claims at preset paper: 2 reproduced" in said
+    assert "second.count  4  holds" in said
+    assert "2 claims at preset paper\n2 checks: 2 holds" in said
     scorecard = read(root / "book/scorecard.json")
     assert scorecard == read(root / "_build/scorecard.json")
     assert (scorecard["preset"], list(scorecard["chapters"])) == ("paper", ["first", "second"])
     first = scorecard["chapters"]["first"]
-    assert set(first) == {"claims", "seconds", "provenance"}
-    assert first["claims"] == read(root / "_build/editions/published/results/first/claims.json")["claims"]
+    assert set(first) == {"claims", "since", "seconds", "provenance"}
+    saved = read(root / "_build/editions/published/results/first/claims.json")["claims"]
+    assert [each["measured"] for each in first["claims"]] == [each["measured"] for each in saved]
+    assert first["claims"][0]["claim"]["sentence"] == "The count is that of the epochs"
     assert sorted(path.name for path in (root / "book").iterdir()) == sorted(
         ["intro.md", "first.ipynb", "second.ipynb", "scorecard.json"]
     )
@@ -310,21 +313,35 @@ def _soon(question, seconds=30.0):
     raise AssertionError("it did not happen in time")
 
 
-def test_the_summary_counts_verdicts(tmp_path):
+def test_the_summary_counts_verdicts_by_kind_the_worst_first(tmp_path):
+    def judged(name, kind, *ends, null=1e6):
+        fields = dict(
+            kind=kind, sentence="It is one hundred", source="100", cite="x", unit="run of it", null="none at all"
+        )
+        fields |= dict(accepted=(80, 120), accepted_from="twenty to either side", judged_at={"paper": None})
+        value, low, high = ends
+        measured = dict(value=value, low=low, high=high, units=5, level=0.95)
+        nulls = {"null": dict(value=null, low=None, high=None, units=1, level=0.95)}
+        return JudgedClaim(claim=Claim(id=f"a.{name}", **fields), preset="paper", measured=measured, nulls=nulls)
+
     claims = [
-        CLAIM | dict(id="a.x", measured=92.51, spread=4.2, verdict="reproduced"),
-        CLAIM | dict(id="a.longer", measured=1234.0, spread=0.0, verdict="not reproduced"),
-        CLAIM | dict(id="a.z", measured=0.5, spread=0.0, verdict="reproduced"),
+        judged("x", "replication", 92.51, 90, 95),
+        judged("longer", "replication", 1234.0, 1230, 1238),
+        judged("y", "replication", 92.0, 90, 94, null=100),
+        judged("z", "check", 100, 100, 100),
     ]
-    result = ChapterResult(claims=claims, seconds=1.0, provenance={})
+    result = ScoredChapter(claims=claims, seconds=1.0, provenance={})
     lines = EditionScorecard(preset="paper", chapters={"a": result}).summary().splitlines()
     assert lines == [
-        "a.x       93 ± 4  reproduced",
-        "a.longer    1234  not reproduced",
-        "a.z          0.5  reproduced",
-        "3 claims at preset paper: 1 not reproduced, 2 reproduced",
+        "a.x              92.5 (90.0 to 95.0)  reproduced",
+        "a.longer  1234.0 (1230.0 to 1238.0)  not reproduced",
+        "a.y              92.0 (90.0 to 94.0)  not distinguished",
+        "a.z                              100  holds",
+        "4 claims at preset paper",
+        "3 replications: 1 not reproduced, 1 not distinguished, 1 reproduced",
+        "1 check: 1 holds",
     ]
-    assert EditionScorecard.collect(tmp_path, "quick", ["absent"]).chapters == {}
+    assert EditionScorecard.collect(tmp_path, "quick", ["absent"], tmp_path).chapters == {}
 
 
 def test_storing_without_a_quick_edition_names_the_command(tmp_path):

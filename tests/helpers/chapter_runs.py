@@ -10,10 +10,9 @@ from pathlib import Path
 import psutil
 
 from descent.checkout import project_root
-from descent.repro.claims import JudgedClaim
 from descent_book.run.chapter import Chapter
 from descent_book.run.project import chapters, notebook_path
-from descent_book.run.scorecard import read_claims
+from descent_book.run.scorecard import Measurement, read_claims
 from descent_book.run.worker import environment
 
 ROOT = project_root()
@@ -24,7 +23,7 @@ from pathlib import Path
 from descent_book.run.worker import run_notebook
 notebook, folder = map(Path, sys.argv[1:])
 run_notebook(notebook, folder / "raw.ipynb", {"results_dir": str(folder)}, 3600, lambda *_: None)"""
-_ROW = re.compile(r"^\| `([^`]+)` \|.*\| ([^|]+) \|$", re.MULTILINE)
+_ROW = re.compile(r"^\| `([^`]+)` \| ([^|]+) \|", re.MULTILINE)
 
 
 def begin(chapter: str, folder: Path, threads: int, before: tuple[str, ...] = (), **variables: str) -> subprocess.Popen:
@@ -38,7 +37,7 @@ def begin(chapter: str, folder: Path, threads: int, before: tuple[str, ...] = ()
 
 def claims(
     chapter: str, folder: Path, threads: int, before: tuple[str, ...] = (), **variables: str
-) -> list[JudgedClaim]:
+) -> list[Measurement]:
     """Run it to its end; the claims that it has judged."""
     process = begin(chapter, folder, threads, before, **variables)
     said, _ = process.communicate(timeout=LIMIT_S)

@@ -30,7 +30,7 @@ from descent.repro.records import Record
 from descent.repro.sweeps import Sweep, sweep
 from descent.training.loop import DamagedCheckpointError, MiniBatches, TrainingPlan, cross_entropy, fit
 from descent_book.run.notebook import read_executed, seal
-from descent_book.run.scorecard import EditionScorecard
+from descent_book.run.scorecard import ChapterResult
 
 SMALL = ResNetDescription(8, "projection", width=4)
 
@@ -158,7 +158,7 @@ def executed(folder: Path) -> Kind:
     write_json(path, seal({"cells": [cell], "metadata": {"descent": noted}, "nbformat": 4, "nbformat_minor": 5}))
 
     def read() -> object:
-        return EditionScorecard.collect(folder, "quick", ["first"]).model_dump(), read_executed(path)
+        return ChapterResult.of(path), read_executed(path)
 
     return Kind(path, read, ValueError, "make it again")
 

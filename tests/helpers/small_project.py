@@ -47,30 +47,34 @@ SETTINGS = """class Settings(BaseModel, extra="forbid", frozen=True):
 
 settings = Settings(**{name: globals()[name] for name in Settings.model_fields})"""
 
+REGISTERED = """count:
+  kind: check
+  sentence: The count is that of the epochs
+  source: "2"
+  unit: run of the chapter
+  accepted: [1, null]
+  from: the epochs
+  judged_at: {quick: , paper: , custom: }
+"""
 CLAIM = {
     "id": "first.count",
-    "cite": "nobody2020",
-    "sentence": "The count is that of the epochs",
-    "source": "2",
-    "interval": [1.0, None],
-    "interval_from": "the epochs",
-    "judged_at": ["quick", "paper"],
     "preset": "quick",
-    "measured": 2.0,
-    "spread": 0.0,
-    "seeds": 1,
-    "verdict": "reproduced",
+    "measured": {"value": 2.0, "low": 2.0, "high": 2.0, "units": 1, "level": 1.0},
+    "nulls": {},
+    "verdict": "holds",
 }
 
 CLAIMS = f"""claim = json.loads({json.dumps(CLAIM)!r})
-claim |= {{"id": "NAME.count", "preset": settings.preset, "measured": float(settings.epochs)}}
+value = float(settings.epochs)
+measured = {{**claim["measured"], "value": value, "low": value, "high": value}}
+claim |= {{"id": "NAME.count", "preset": settings.preset, "measured": measured}}
 if settings.results_dir:
     text = json.dumps({{"chapter": "NAME", "preset": settings.preset, "claims": [claim]}})
     Path(settings.results_dir, "claims.json").write_text(text)"""
 
 
 def write_chapter(root: Path, name: str, body: str = "print(settings.epochs)", heading: str = "The work") -> Path:
-    """`notebooks/<name>.ipynb`: the parts of every chapter, and one code cell of its own under a heading."""
+    """`notebooks/<name>.ipynb`: the parts of every chapter, and one code cell of its own; its claim is registered."""
     cells = [
         new_markdown_cell(f"# {name}"),
         new_code_cell(IMPORTS, metadata={"tags": ["imports"]}),
@@ -83,7 +87,8 @@ def write_chapter(root: Path, name: str, body: str = "print(settings.epochs)", h
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
     path = root / "notebooks" / f"{name}.ipynb"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    (path.parent / "claims").mkdir(parents=True, exist_ok=True)
+    (path.parent / "claims" / f"{name}.yml").write_text(REGISTERED)
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x"}}), path)
     return path
 

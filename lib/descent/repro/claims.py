@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from descent.checkout import chapter_file
-from descent.repro.estimates import Estimate, Statistic, estimate, value_range
+from descent.repro.estimates import Estimate, Finite, Statistic, estimate, value_range
 
 Kind = Literal["replication", "finding", "check"]
 Verdict = Literal[
@@ -30,7 +30,7 @@ _WORDS: dict[str, tuple[Verdict, Verdict]] = {  # kind -> what it is called wher
     "check": ("holds", "fails"),
 }
 FEWEST = 5  # units that a verdict at `paper` rests on; fewer can only indicate
-Interval = tuple[float | None, float | None]
+Interval = tuple[Finite | None, Finite | None]
 
 
 class _Strict(BaseModel):
@@ -145,8 +145,10 @@ class Claim(_Strict):
         agrees, disagrees = _WORDS[self.kind]
         if self.not_testable:
             return "not testable here", self.not_testable
-        if measured is None or preset not in self.judged_at:
-            return "not judged at this preset", f"judged at {', '.join(self.judged_at) or 'none'}"
+        if preset not in self.judged_at:
+            return "not judged at this preset", f"judged at {', '.join(self.judged_at) or 'no preset'}"
+        if measured is None:
+            return "not judged at this preset", "registered since this run"
         region = self.region(preset)
         place = _place(measured, region)
         if self.kind == "check":
@@ -181,37 +183,32 @@ def _contains(region: Interval, value: float) -> bool:
     return (region[0] is None or value >= region[0]) and (region[1] is None or value <= region[1])
 
 
-class JudgedClaim(NamedTuple):
-    """A claim with what was measured of it at `preset`, and the verdict on it."""
+class JudgedClaim(_Strict):
+    """A claim with what was measured of it at `preset`; None where it was not."""
 
     claim: Claim
     preset: str
-    measured: Estimate | None
-    nulls: Mapping[str, Estimate]
-    verdict: Verdict
-    reason: str
-
-    @classmethod
-    def of(
-        cls, claim: Claim, preset: str, measured: Estimate | None, nulls: Mapping[str, Estimate] | None = None
-    ) -> JudgedClaim:
-        """The judgement of what was measured, by the claim's own rules."""
-        return cls(claim, preset, measured, nulls or {}, *claim.verdict(preset, measured, nulls or {}))
+    measured: Estimate | None = None
+    nulls: dict[str, Estimate] = {}
 
     @property
     def id(self) -> str:
         """The claim's id."""
         return self.claim.id
 
+    @property
+    def verdict(self) -> Verdict:
+        """What `Claim.verdict` says of what was measured."""
+        return self.claim.verdict(self.preset, self.measured, self.nulls)[0]
+
+    @property
+    def reason(self) -> str:
+        """Why the verdict is what it is."""
+        return self.claim.verdict(self.preset, self.measured, self.nulls)[1]
+
     def as_dict(self) -> dict[str, Any]:
         """What was measured, as plain JSON values; the registration stays where it is."""
-        return {
-            "id": self.id,
-            "preset": self.preset,
-            "measured": self.measured and self.measured.model_dump(),
-            "nulls": {name: null.model_dump() for name, null in self.nulls.items()},
-            "verdict": self.verdict,
-        }
+        return {**self.model_dump(mode="json", exclude={"claim"}), "id": self.id, "verdict": self.verdict}
 
 
 def registered_claims(chapter: str, folder: str | Path | None = None) -> dict[str, Claim]:

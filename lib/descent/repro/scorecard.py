@@ -73,9 +73,10 @@ class Scorecard:
         given = {} if null is None else dict(null) if isinstance(null, Mapping) else {"null": null}
         try:
             nulls = {kind: claim.measure(each, of) for kind, each in given.items()}
-            self.claims[name] = JudgedClaim.of(claim, self.preset, claim.measure(values, of), nulls)
+            measured = claim.measure(values, of)
         except ValueError as error:
             raise ValueError(f"{claim.id}: {error}") from error
+        self.claims[name] = JudgedClaim(claim=claim, preset=self.preset, measured=measured, nulls=nulls)
         return self.claims[name]
 
     def _refuse_changed(self) -> None:
@@ -112,7 +113,8 @@ class Scorecard:
                 f"{self.chapter}: registered for preset {self.preset} and not judged: {', '.join(missing)}"
             )
         return [
-            self.claims.get(name) or JudgedClaim.of(claim, self.preset, None) for name, claim in self.registered.items()
+            self.claims.get(name) or JudgedClaim(claim=claim, preset=self.preset)
+            for name, claim in self.registered.items()
         ]
 
     def as_dict(self) -> dict[str, Any]:

@@ -10,9 +10,10 @@ def setup(app: Any) -> dict[str, bool]:
         claims,
         figures,
         pdf,
+        scorecard,
         tables,
     )
 
-    for module in (figures, claims, tables, pdf, api):
+    for module in (figures, claims, scorecard, tables, pdf, api):
         module.setup(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""What the pages say of claims, all from `scorecard.json`: the scorecard, run times, single numbers, and links.
+"""What the pages say of claims, all from `scorecard.json`: single numbers, run times, and links.
 
 The file lies in the book's source folder, where the build puts it. The links are those that pages cannot write
 themselves: between a claim and the cell that judges it, and from a figure to the file that draws it.
@@ -7,14 +7,11 @@ themselves: between a claim and the cell that judges it, and from a figure to th
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 from docutils import nodes
-from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx import addnodes
 from sphinx.application import Sphinx
@@ -22,24 +19,32 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from descent.repro.claims import JudgedClaim, Verdict, interval_text, value_with_spread
-from descent_book.run.scorecard import ChapterResult, EditionScorecard
+from descent.repro.claims import JudgedClaim
+from descent.repro.tables import estimate_text, interval_text, number_text
+from descent_book.run.scorecard import EditionScorecard, ScoredChapter
 
 _LOG = logging.getLogger(__name__)
 _SAVED = re.compile(r'save_figure\(\w+, settings\.figures_dir, "([\w-]+)"\)')
 _VERSIONS = {"python": "Python", "torch": "torch", "numpy": "numpy", "scipy": "scipy", "scikit-learn": "scikit-learn"}
 # What `{claim}` can say of a claim, after a colon: {claim}`gradient_svd.count_at_0.1:verdict`
 FIELDS: dict[str, Callable[[JudgedClaim], object]] = {
-    "measured": lambda claim: value_with_spread(claim.measured, claim.spread),
-    "mean": lambda claim: value_with_spread(claim.measured),
-    "spread": lambda claim: value_with_spread(claim.spread),
-    "accepted": lambda claim: interval_text(claim.interval),
-    **{name: attrgetter(name) for name in ("seeds", "source", "interval_from", "verdict", "preset", "sentence")},
+    "measured": lambda judged: estimate_text(judged.measured),
+    "value": lambda judged: number_text(judged.measured.value) if judged.measured else "-",
+    "percent": lambda judged: f"{100 * judged.measured.value:.0f} %" if judged.measured else "-",
+    "units": lambda judged: judged.measured.units if judged.measured else "-",
+    "null": lambda judged: "; ".join(estimate_text(each) for each in judged.nulls.values()) or "-",
+    "accepted": lambda judged: interval_text(judged.claim.region(judged.preset)),
+    "from": lambda judged: judged.claim.region_from(judged.preset),
+    "source": lambda judged: judged.claim.source,
+    "sentence": lambda judged: judged.claim.sentence,
+    "verdict": lambda judged: judged.verdict,
+    "reason": lambda judged: judged.reason,
+    "preset": lambda judged: judged.preset,
 }
 Cell = list[nodes.Node]
 
 
-def read_chapters(env: BuildEnvironment) -> dict[str, ChapterResult]:
+def read_chapters(env: BuildEnvironment) -> dict[str, ScoredChapter]:
     """Chapter -> its claims, seconds and provenance; {} with a warning, which fails the build, where there is none."""
     path = Path(env.srcdir) / "scorecard.json"
     env.note_dependency(str(path))
@@ -60,15 +65,8 @@ def duration(seconds: float) -> str:
     return f"{total // 3600} h {total % 3600 // 60} min"
 
 
-def totals(chapters: Mapping[str, ChapterResult]) -> str:
-    """`11 claims: 8 reproduced, 2 not reproduced, 1 not judged at this preset`."""
-    count = Counter(claim.verdict for chapter in chapters.values() for claim in chapter.claims)
-    noun = "claim" if count.total() == 1 else "claims"
-    return f"{count.total()} {noun}: " + ", ".join(f"{count[verdict]} {verdict}" for verdict in get_args(Verdict))
-
-
-def _presets(chapter: ChapterResult) -> list[str]:
-    return sorted({claim.preset for claim in chapter.claims})
+def _presets(chapter: ScoredChapter) -> list[str]:
+    return sorted({claim.preset for claim in chapter.claims if claim.preset})
 
 
 def cell_label(identity: str) -> str:
@@ -137,41 +135,6 @@ class Table(SphinxDirective):
         return nodes.table("", caption, group, classes=["wide", "sortable", "colwidths-given", self.name])
 
 
-class ScorecardDirective(Table):
-    """{scorecard}: the claims of every chapter, a table each, and their totals; `:totals:` gives these alone."""
-
-    option_spec: ClassVar = {"totals": directives.flag}
-    widths: ClassVar = {"Claim": 33, "Source": 14, "Accepted": 24, "Measured": 14, "Verdict": 15}
-
-    def run(self) -> list[nodes.Node]:
-        """The tables, in the order of the scorecard."""
-        chapters = read_chapters(self.env)
-        summary = nodes.paragraph(text=totals(chapters) + ".", classes=["totals"])
-        if "totals" in self.options:
-            return [summary]
-        return [summary, *(self.chapter(name, chapter) for name, chapter in chapters.items())]
-
-    def chapter(self, name: str, chapter: ChapterResult) -> nodes.table:
-        """One chapter's table."""
-        presets = " and ".join(f"`{preset}`" for preset in _presets(chapter))
-        title = self.markdown(f"{{doc}}`{name}`, preset {presets}")
-        return self.table(title, self.widths, [self.claim(claim) for claim in chapter.claims])
-
-    def claim(self, claim: JudgedClaim) -> nodes.row:
-        """One claim's row; the verdict's cell carries the verdict as a class."""
-        seeds = f"{claim.seeds} seeds" if claim.seeds > 1 else "one value"
-        sentence = self.markdown(f"{claim.sentence} {{cite:p}}`{claim.cite}`")
-        name = link_to(cell_label(claim.id), self.env.docname, nodes.literal(text=claim.id))
-        sentence.append(nodes.paragraph("", "", name, classes=["detail"]))
-        accepted = self.text(FIELDS["accepted"](claim), claim.interval_from)
-        measured = self.text(FIELDS["measured"](claim), seeds)
-        row = self.row([sentence, self.text(claim.source), accepted, measured, self.text(claim.verdict)])
-        row.children[-1]["classes"] += ["verdict", nodes.make_id(claim.verdict)]
-        row["ids"].append(anchor := nodes.make_id(f"score-{claim.id}"))
-        note_target(self.env, row_label(claim.id), self.env.docname, anchor)
-        return row
-
-
 class RuntimesDirective(Table):
     """{runtimes}: what each chapter of this edition took, on which machine and with which versions."""
 
@@ -182,7 +145,7 @@ class RuntimesDirective(Table):
         rows = [self.chapter(name, chapter) for name, chapter in read_chapters(self.env).items()]
         return [self.table(self.text("Run times of this edition"), self.widths, rows)] if rows else []
 
-    def chapter(self, name: str, chapter: ChapterResult) -> nodes.row:
+    def chapter(self, name: str, chapter: ScoredChapter) -> nodes.row:
         """One chapter's row."""
         origin = chapter.provenance
         machine = f"{origin['machine']}, {origin['cpu_capability']}"
@@ -225,8 +188,10 @@ def link_claims(app: Sphinx, doctree: nodes.document) -> None:
     cells = list(_code_cells(doctree))
     result = read_chapters(app.env).get(chapter) if cells else None
     for claim in result.claims if result else []:
-        name = claim.id.partition(".")[2]
+        name = claim.claim.name
         cell = judging(cells, name)
+        if cell is None and claim.measured is None:
+            continue
         if cell is None:
             _LOG.warning(f"no cell of {chapter} judges {name}", location=chapter, type="descent", subtype="claim")
             continue
@@ -235,6 +200,16 @@ def link_claims(app: Sphinx, doctree: nodes.document) -> None:
         note_target(app.env, cell_label(claim.id), chapter, anchor)
         for literal in [node for each in cells for node in _names(each) if node.astext() == name]:
             literal.replace_self(link_to(row_label(claim.id), chapter, literal.deepcopy()))
+    if result and result.since:
+        doctree.next_node(nodes.section).insert(1, nodes.note("", _since(len(result.since), app.env)))
+
+
+def _since(count: int, env: BuildEnvironment) -> nodes.paragraph:
+    """Says that a page's own tables are of an edition that was judged by other rules."""
+    said = f"{count} verdicts that this page prints were judged by earlier rules, which looked at a mean alone. "
+    link = addnodes.pending_xref("", nodes.inline(text="scorecard"), refdomain="std", reftype="doc",
+                                 reftarget="scorecard", refexplicit=True, refwarn=True, refdoc=env.docname)  # fmt: skip
+    return nodes.paragraph("", "", nodes.Text(f"{said}The verdicts that hold are on the "), link, nodes.Text("."))
 
 
 def name_sources(app: Sphinx, doctree: nodes.document) -> None:
@@ -256,7 +231,6 @@ def name_sources(app: Sphinx, doctree: nodes.document) -> None:
 def setup(app: Sphinx) -> None:
     """Register this module with Sphinx."""
     app.add_role("claim", ClaimRole())
-    app.add_directive("scorecard", ScorecardDirective)
     app.add_directive("runtimes", RuntimesDirective)
     app.connect("doctree-read", link_claims, priority=650)
     app.connect("doctree-read", name_sources, priority=650)

@@ -19,7 +19,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from descent.repro.claims import value_with_spread
+from descent.repro.tables import number_text
 from descent_book.pages.claims import Table
 from descent_book.run.chapter import Parameter
 from descent_book.run.keys import in_short
@@ -77,7 +77,7 @@ def measured_text(name: str, values: Sequence[Any]) -> str:
     numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
     if len(numbers) < len(values):
         return f"{name}: {', '.join(sorted({str(value) for value in values}))}"
-    ends = dict.fromkeys(value_with_spread(float(end)) for end in (min(numbers), max(numbers)))
+    ends = dict.fromkeys(number_text(float(end)) for end in (min(numbers), max(numbers)))
     return f"{name}: {' to '.join(ends)}"
 
 

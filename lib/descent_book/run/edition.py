@@ -20,7 +20,14 @@ from descent.repro.machine import cores
 from descent_book.pages.build import BuildError, build, intro_picture
 from descent_book.run.chapter import Chapter, RefusedError, nearest_choice
 from descent_book.run.notebook import bring_words, read_executed, runner_notes, with_checked_outputs
-from descent_book.run.project import INTRODUCTION, NEUTRAL_PARAMETERS, RUNNER_PARAMETERS, chapters, edition_folder
+from descent_book.run.project import (
+    INTRODUCTION,
+    NEUTRAL_PARAMETERS,
+    RUNNER_PARAMETERS,
+    chapters,
+    claims_folder,
+    edition_folder,
+)
 from descent_book.run.worker import Job, run_jobs
 
 QUICK_TIMEOUT = 300  # seconds a cell may take at `quick`, on a machine with other work; `--cell-timeout` changes it
@@ -163,7 +170,7 @@ def _keep_scorecard(root: Path, folder: Path, preset: str) -> bool:
     for name in chapters(root):
         try:
             if result := ChapterResult.of(folder / f"{name}.ipynb"):
-                results[name] = result
+                results[name] = result.judged(claims_folder(root), name)
         except ValueError as error:
             click.echo(f"not in the scorecard: {error}", err=True)
     scorecard = EditionScorecard(preset=preset, chapters=results)
@@ -193,7 +200,7 @@ def build_command(edition: str, root: str | None) -> None:
         names = chapters(project)
         preset = "paper" if edition == "published" else edition
         folder = edition_folder(project, preset)
-        scorecard = EditionScorecard.collect(folder, preset, names)
+        scorecard = EditionScorecard.collect(folder, preset, names, claims_folder(project))
         known = {name: [row._asdict() for row in Chapter.read(project, name).parameters()] for name in names}
         data = {"scorecard": scorecard.model_dump(mode="json"), "parameters": known, "standing": standing(project)}
         page = build(project, folder, names, data)

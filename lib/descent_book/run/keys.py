@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from descent_book.run.definitions import Library
-from descent_book.run.meaning import Definition, Outside
+from descent_book.run.meaning import Definition, Outside, sha
 
 NOT_COUNTED = ("setup", "parameters")  # cells that install, and literals that stand among the parameters
 # packages that decide no number and draw nothing, by the name that code imports; the pins of all others count
@@ -71,7 +71,8 @@ def key_of(
     Args:
         root: a checkout, whose records, weights and `requirements.txt` count.
         library: the package `descent` whose definitions count, or its folder.
-        chapter: its name; records of this name count whether or not the code names them.
+        chapter: its name; records of this name count whether or not the code names them, and so does what is registered
+            of its claims and decides a verdict.
         sources: its code cells, as `counted_sources` gives them.
         parameters: all of them, less those that only say where to write or to compute.
 
@@ -99,6 +100,7 @@ def key_of(
     }
     given = {value for value in parameters.values() if isinstance(value, str)}
     data = _data_named(root, library, reached, {chapter, *given})
+    data |= _registered(root, chapter)
     pins = _pins(root / "requirements.txt", {path.partition(".")[0] for path in outside})
     code = digests[Definition(name, "")]
     parts = [code, sorted({*taken}), mixed, sorted(in_order.values()), dict(sorted(parameters.items())), data, pins]
@@ -161,6 +163,13 @@ def _data_named(root: Path, library: Library, reached: Sequence[Definition], giv
         for path, file in sorted(files.items())
         if file.is_file() and file.suffix not in (".py", ".pyi", ".pyc") and not any(p[0] == "." for p in path.parts)
     }
+
+
+def _registered(root: Path, chapter: str) -> dict[str, str]:
+    """A digest of what decides the verdict on each claim of a chapter."""
+    from descent_book.run.scorecard import decisive  # here, for it imports numpy
+
+    return {f"claim {name}": sha(repr(fields)) for name, fields in decisive(root, chapter).items()}
 
 
 def _texts(library: Library, definition: Definition) -> set[str]:

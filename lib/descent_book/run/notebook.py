@@ -19,8 +19,10 @@ from descent_book.run.project import NEUTRAL_PARAMETERS
 INJECTED = "injected-parameters"
 UNJUDGED = "not judged at this preset"
 RELATIVE = 0.5  # of the value, its spread or the bound that judges it, whichever is largest
-_ROW = re.compile(r"(\| `[^`]+` \| .* \| )([^|]+)( \| )([^|]+)( \| \d+ \| [^|]+ \|)")
-_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?")
+_ROW = re.compile(
+    r"(\| `[^`]+` \| [^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|"
+)  # claim, verdict; measured; accepted; null
+_NUMBER = re.compile(r"(?<![\w.])[-+]?[\d.]+(?:e[-+]?\d+)?")
 _SMALLEST = 2.0**-23  # what float32 cannot tell from zero beside one
 _ALIKE = ("x86_64 AVX2", "x86_64 AVX512")  # the second adds twice as many terms at a time as the first
 _SCRATCH_CELL = re.compile(r"\S*ipykernel_\d+/\d+\.py")
@@ -260,7 +262,7 @@ def distance(one: float, other: float, spread: float = 0.0, interval: Iterable[f
     Args:
         one: a measured value, in the claim's unit, as all the others.
         other: the same one elsewhere.
-        spread: over seeds, the larger one of the two.
+        spread: the width of the interval, the larger one of the two.
         interval: of the claim. Of its bounds the smallest in size that is not zero counts: beside a bound of 0.05, 0
             and -0.006 are close, though no fraction of zero says so.
     """
@@ -290,13 +292,26 @@ def _agree(one: str, other: str, both_alike: bool) -> bool:
     rows = [_ROW.fullmatch(line) for line in (one, other)]
     if not all(rows):
         return False
-    (head, accepted, _, value, tail), (*other_head, _, other_value, other_tail) = (row.groups() for row in rows if row)
-    if ([head, accepted], tail) != (other_head, other_tail):
-        return False
-    if not comparable(tail.strip("| ").split(" | ")[-1], both_alike):
-        return True
-    (mean, *spread), (other_mean, *other_spread) = (
-        [float(number) for number in text.split(" ± ")] for text in (value, other_value)
+    (head, value, accepted, nulls), (other_head, other_value, other_accepted, other_nulls) = (
+        row.groups() for row in rows if row
     )
-    bounds = [float(word) for word in accepted.split() if _NUMBER.fullmatch(word)]
-    return distance(mean, other_mean, max([*spread, *other_spread, 0.0]), bounds) <= RELATIVE
+    if (head, accepted) != (other_head, other_accepted):
+        return False
+    if not comparable(head.rpartition(" | ")[2], both_alike):
+        return True
+    bounds = [float(word) for word in _NUMBER.findall(accepted)]
+    found, stored = (_estimates(f"{text}; {null}") for text, null in ((value, nulls), (other_value, other_nulls)))
+    return len(found) == len(stored) and all(
+        len(mine) == len(theirs) and distance(mine[0], theirs[0], max(map(_width, (mine, theirs))), bounds) <= RELATIVE
+        for mine, theirs in zip(found, stored, strict=True)
+    )
+
+
+def _estimates(text: str) -> list[list[float]]:
+    """The numbers of each estimate: the value, then the ends of its interval where it has one."""
+    found = [[float(number) for number in _NUMBER.findall(part)] for part in text.split(";")]
+    return [numbers for numbers in found if numbers]
+
+
+def _width(numbers: list[float]) -> float:
+    return numbers[2] - numbers[1] if len(numbers) == 3 else 0.0

@@ -47,6 +47,11 @@ def notebook_path(root: Path, chapter: str) -> Path:
     return root / "notebooks" / f"{chapter}.ipynb"
 
 
+def claims_folder(root: Path) -> Path:
+    """The folder in which the claims of each chapter are registered, `<chapter>.yml`."""
+    return root / "notebooks" / "claims"
+
+
 def edition_folder(root: Path, edition: str) -> Path:
     """Where the executed chapters of an edition are: `book/` for `paper` (published), else below `_build/editions`."""
     return root / "book" if edition == "paper" else root / "_build" / "editions" / edition

@@ -1,46 +1,60 @@
-"""Judged claims, read back with their type: those of one run, and the scorecard of an edition.
+"""What was measured of claims, read back with its type, and an edition's scorecard, judged by today's registration.
 
 This module imports numpy through the claims; the runner imports it only once no parameter can be refused any more.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from descent.repro.claims import JudgedClaim, value_with_spread
+from descent.repro.claims import JudgedClaim, Verdict, registered_claims
+from descent.repro.estimates import Estimate
+from descent.repro.tables import estimate_text
 from descent_book.run.notebook import remedy, runner_notes
+from descent_book.run.project import claims_folder
+
+KINDS = {
+    "replication": ("replication", "replications"),
+    "finding": ("finding of ours", "findings of ours"),
+    "check": ("check", "checks"),
+}
 
 
-def _finite(claim: JudgedClaim) -> JudgedClaim:
-    if not (math.isfinite(claim.measured) and math.isfinite(claim.spread)):
-        raise ValueError(f"{claim.id}: {claim.measured} ± {claim.spread}: expected finite numbers")
-    return claim
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-MeasuredClaim = Annotated[JudgedClaim, AfterValidator(_finite)]  # JSON as Python writes it may hold NaN
+class Measurement(_Strict):
+    """What a run measured of one claim, and the verdict as the run printed it."""
+
+    id: str
+    preset: str
+    measured: Estimate | None
+    nulls: dict[str, Estimate]
+    verdict: Verdict
 
 
-class _SavedClaims(BaseModel, extra="forbid"):
+class _SavedClaims(_Strict):
     """What `descent.repro.Scorecard.save` writes."""
 
     chapter: str
     preset: str
-    claims: list[MeasuredClaim]
+    claims: list[Measurement]
 
 
 def first_fault(error: ValidationError) -> str:
-    """The first thing that is wrong, after the place where it stands: `claims.0.seeds: Field required`."""
+    """The first thing that is wrong, after the place where it stands: `claims.0.preset: Field required`."""
     first = error.errors()[0]
     return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
 
 
-def read_claims(path: Path) -> list[JudgedClaim]:
-    """The claims of one chapter that `descent.repro.Scorecard.save` wrote, in their order.
+def read_claims(path: Path) -> list[Measurement]:
+    """What `descent.repro.Scorecard.save` wrote of one chapter's claims, in their order.
 
     Raises:
         OSError: there is no such file.
@@ -52,18 +66,16 @@ def read_claims(path: Path) -> list[JudgedClaim]:
         raise ValueError(f"{path.name}: no claims of a chapter ({first_fault(error)})") from error
 
 
-class ChapterResult(BaseModel):
+class ChapterResult(_Strict):
     """What one chapter's run has left.
 
     Attributes:
-        claims: in the order in which the chapter judged them.
+        claims: what was measured, in the order of the registration.
         seconds: that the run took.
         provenance: versions, machine, threads and seed, as `descent.repro.provenance` gives them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    claims: list[MeasuredClaim]
+    claims: list[Measurement]
     seconds: float
     provenance: dict[str, Any]
 
@@ -80,24 +92,52 @@ class ChapterResult(BaseModel):
         except ValidationError as error:
             raise ValueError(f"{executed}: the runner's note: {first_fault(error)}; {remedy(executed)}") from error
 
+    def judged(self, registration: Path, chapter: str) -> ScoredChapter:
+        """The same, each claim judged by its registration in a folder; one registered since the run has no measurement.
 
-class EditionScorecard(BaseModel):
-    """The results of an edition's chapters, in the order of the book."""
+        Raises:
+            ValueError: the run measured what is no longer registered, or the registration is refused.
+        """
+        registered, measured = registered_claims(chapter, registration), {each.id: each for each in self.claims}
+        if gone := sorted(measured.keys() - {claim.id for claim in registered.values()}):
+            raise ValueError(f"{gone[0]} was judged by this edition and is no longer registered; run the chapter again")
+        preset = next((each.preset for each in self.claims), "")
+        judged = [
+            JudgedClaim(claim=claim, preset=each.preset, measured=each.measured, nulls=each.nulls)
+            if (each := measured.get(claim.id))
+            else JudgedClaim(claim=claim, preset=preset)
+            for claim in registered.values()
+        ]
+        printed = {each.id: each.verdict for each in self.claims}
+        since = [each.id for each in judged if printed.get(each.id) != each.verdict]
+        return ScoredChapter(claims=judged, since=since, seconds=self.seconds, provenance=self.provenance)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class ScoredChapter(_Strict):
+    """A chapter's claims, judged; `since` names those on which the chapter's own page prints another verdict."""
+
+    claims: list[JudgedClaim]
+    since: list[str] = []
+    seconds: float
+    provenance: dict[str, Any]
+
+
+class EditionScorecard(_Strict):
+    """The judged chapters of an edition, in the order of the book."""
 
     preset: str
-    chapters: dict[str, ChapterResult]
+    chapters: dict[str, ScoredChapter]
 
     @classmethod
-    def collect(cls, folder: Path, preset: str, names: Sequence[str]) -> EditionScorecard:
+    def collect(cls, folder: Path, preset: str, names: Sequence[str], registration: Path) -> EditionScorecard:
         """The scorecard of the executed notebooks in `folder`; a chapter without one is left out.
 
         Raises:
-            ValueError: a notebook is damaged, or its note is not the runner's.
+            ValueError: a notebook is damaged, its note is not the runner's, or a claim is not registered.
         """
         results = {name: ChapterResult.of(folder / f"{name}.ipynb") for name in names}
-        return cls(preset=preset, chapters={name: result for name, result in results.items() if result})
+        chapters = {name: result.judged(registration, name) for name, result in results.items() if result}
+        return cls(preset=preset, chapters=chapters)
 
     @classmethod
     def read(cls, path: Path) -> EditionScorecard:
@@ -118,10 +158,42 @@ class EditionScorecard(BaseModel):
         return [claim for chapter in self.chapters.values() for claim in chapter.claims]
 
     def summary(self) -> str:
-        """Lines of text: chapter.claim, the measured value, the verdict; and the totals."""
-        rows = [(claim.id, value_with_spread(claim.measured, claim.spread), claim.verdict) for claim in self.claims]
+        """Lines of text: chapter.claim, the measured value, the verdict; and the totals by kind."""
+        rows = [(claim.id, estimate_text(claim.measured), claim.verdict) for claim in self.claims]
         widths = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
         lines = [f"{name:<{widths[0]}}  {measured:>{widths[1]}}  {verdict}" for name, measured, verdict in rows]
-        verdicts: list[str] = [verdict for *_, verdict in rows]
-        counts = [f"{verdicts.count(each)} {each}" for each in sorted(set(verdicts), key=verdicts.count)]
-        return "\n".join([*lines, f"{len(rows)} claims at preset {self.preset}: {', '.join(counts) or 'none'}"])
+        return "\n".join([*lines, f"{len(rows)} claims at preset {self.preset}", *totals(self.claims)])
+
+
+def decisive(root: Path, chapter: str) -> dict[str, Any]:
+    """What is registered of each claim and decides its verdict: all but its words; {} where no claim is registered.
+
+    Raises:
+        ValueError: the registration is refused.
+    """
+    if not (claims_folder(root) / f"{chapter}.yml").is_file():
+        return {}
+    return {
+        name: [
+            claim.kind,
+            claim.statistic,
+            claim.level,
+            claim.single,
+            bool(claim.not_testable),
+            claim.accepted,
+            sorted((preset, claim.region(preset)) for preset in claim.judged_at),
+        ]
+        for name, claim in registered_claims(chapter, claims_folder(root)).items()
+    }
+
+
+def totals(claims: Iterable[JudgedClaim]) -> list[str]:
+    """A line for each kind of claim, the worst verdict first: `3 checks: 1 fails, 2 holds`."""
+    claims = list(claims)
+    lines = []
+    for kind, nouns in KINDS.items():
+        count = Counter(each.verdict for each in claims if each.claim.kind == kind)
+        if count:
+            told = [f"{count[verdict]} {verdict}" for verdict in get_args(Verdict) if count[verdict]]
+            lines.append(f"{count.total()} {nouns[count.total() > 1]}: {', '.join(told)}")
+    return lines
