@@ -223,11 +223,30 @@ def test_claim_table_of_a_chapter_is_a_table(pages: dict[str, str]) -> None:
 
 def test_scorecard_page(pages: dict[str, str]) -> None:
     text = pages["scorecard"]
-    for expected in ("92.5 ± 11.6", "80.9 to 104", "the source’s deviation", "113 ± 5", "10 seeds", "one value"):
-        assert f">{expected}<" in text.replace("'", "’")
-    assert 'class="verdict not-reproduced"' in text
+    for expected in (
+        "92.5 ± 11.6",
+        "the source’s deviation",
+        "training run; 10 measured; mean",
+        "measured 113.2 (108.6 to 117.8); accepted 80.9 to 104.1; Gaussian: 400.0 (399.0 to 401.0)",
+        "Gaussian rows of the same norms",
+        "Amended 2026-11-26",
+        "the 95% interval lies outside of what is accepted; 10 units",
+        "not reproduced",
+        "1 check: 1 holds",
+    ):
+        assert f">{expected}<" in text.replace("'", "’"), expected
     assert re.search(r'href="references\.html#[\w-]+"', text)
-    assert re.search(r"\d+ claims: 1 reproduced, \d+ not reproduced, 0 not judged at this preset\.", text)
+    assert re.search(r">\d+ replications: \d+ not reproduced<", text)
+    assert 'href="https://github.com/anatomy-of-descent/anatomy-of-descent/commits/' in text
+    cards = re.findall(r'<div class="[^"]*\bscore\b[^"]*verdict-([a-z-]+)', text)
+    assert cards == sorted(cards, key=["not-reproduced", "holds"].index)
+
+
+def test_a_card_shows_its_row_of_the_forest_plot(pages: dict[str, str]) -> None:
+    rows = re.findall(r'<svg class="forest".*?</svg>', pages["scorecard"])
+    assert len(rows) == pages["scorecard"].count('id="score-')
+    assert 'aria-label="measured 113.2 (108.6 to 117.8), accepted 80.9 to 104.1, Gaussian 400.0' in rows[0]
+    assert all(row.count('class="region"') == row.count('class="measured"') == 1 for row in rows)
 
 
 def test_scorecard_and_chapter_link_to_each_other(pages: dict[str, str]) -> None:
@@ -272,7 +291,9 @@ def test_parameters_page(pages: dict[str, str]) -> None:
 
 
 def test_quoted_numbers(pages: dict[str, str]) -> None:
-    assert '<span class="claim">113 ± 5</span>' in pages["intro"]
+    assert re.search(
+        r'<span class="claim">113\.2 \(108\.6 to 117\.8\)</span>|<span class="claim">113</span>', pages["intro"]
+    )
     assert "not reproduced" in pages["intro"]
 
 

@@ -273,12 +273,12 @@ def opened(browser: object, name: str, width: int = 1300) -> Visit:
 
 
 def test_a_heading_sorts_its_table_and_a_third_press_restores_it(browser: object) -> None:
-    visit = opened(browser, "scorecard.html")
-    button = visit.page.locator("table.scorecard th button", has_text="Verdict").first
-    verdicts = "t => [...t.tBodies[0].rows].map(row => row.cells[4].innerText.trim())"
+    visit = opened(browser, "parameters.html")
+    button = visit.page.locator("table.parameters th button", has_text="Parameter").first
+    names = "t => [...t.tBodies[0].rows].map(row => row.cells[0].innerText.trim())"
 
     def column() -> list[str]:
-        found: list[str] = visit.page.locator("table.scorecard").first.evaluate(verdicts)
+        found: list[str] = visit.page.locator("table.parameters").first.evaluate(names)
         return found
 
     before = column()
@@ -307,9 +307,37 @@ def test_numbers_sort_as_numbers(browser: object, tmp_path: Path) -> None:
     visit.page.close()
 
 
+def test_the_filters_of_the_scorecard_leave_what_is_asked_for(browser: object) -> None:
+    visit = opened(browser, "scorecard.html")
+    cards, said = visit.page.locator(".scores > .score:visible"), visit.page.locator("form.score-filters output")
+    everything = cards.count()
+    assert said.inner_text() == f"{everything} of {everything} claims"
+    kind = visit.page.get_by_label("kind")
+    kind.focus()
+    visit.page.keyboard.press("End")  # the last kind, by the keyboard alone
+    visit.page.keyboard.press("Enter")
+    checks = visit.page.locator(".scores > .score.kind-check").count()
+    assert 0 < checks < everything
+    assert (cards.count(), said.inner_text()) == (checks, f"{checks} of {everything} claims")
+    hidden = visit.page.locator(".scores > .score[hidden]").first.get_attribute("id")
+    visit.page.evaluate(f"location.hash = '{hidden}'")  # a link to a card that is hidden shows it
+    assert visit.until(f"document.getElementById('{hidden}').checkVisibility()")
+    assert visit.faults == []
+    visit.page.close()
+
+
+def test_without_scripts_every_card_is_shown(browser: object) -> None:
+    context = browser.new_context(java_script_enabled=False)  # type: ignore[attr-defined]
+    page = context.new_page()
+    page.goto((HTML / "scorecard.html").as_uri())
+    assert page.locator("form.score-filters").is_hidden()
+    assert page.locator(".scores > .score:visible").count() == page.locator(".scores > .score").count() > 10
+    context.close()
+
+
 def test_a_claim_leads_to_its_cell_and_back(browser: object) -> None:
     visit = opened(browser, "scorecard.html")
-    row = visit.page.locator("table.scorecard tbody tr").first
+    row = visit.page.locator(".scores > .score", has=visit.page.locator("p.detail a")).first
     identity = row.get_attribute("id")
     row.locator("p.detail a").first.click()
     visit.page.wait_for_load_state()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import nbformat
 from nbformat import v4
 
+from descent.repro.claims import Claim
 from descent_book.pages.figures import PLOTLY
 from descent_book.run.chapter import Chapter
 from descent_book.run.project import chapters
@@ -41,26 +42,38 @@ class Build(NamedTuple):
     html: Path
 
 
+def estimate(value: float, low: float | None = None, high: float | None = None, units: int = 1) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "units": units, "level": 0.95}
+
+
 def claim(identity: str, **other: Any) -> dict[str, Any]:
-    known = {
+    """A claim that was judged "not reproduced"; `other` is measured or registered of it instead."""
+    registered = {
         "id": identity,
+        "kind": "replication",
         "cite": "baker2022gradientsvd",
         "sentence": "About 92.5 values of $G$ lie above 0.1 of the largest.",
         "source": "92.5 ± 11.6",
-        "interval": [80.9, 104.1],
-        "interval_from": "the source's deviation",
-        "judged_at": ["paper"],
-        "preset": "paper",
-        "measured": 113.2,
-        "spread": 4.6,
-        "seeds": 10,
-        "verdict": "not reproduced",
+        "unit": "training run",
+        "accepted": [80.9, 104.1],
+        "accepted_from": "the source's deviation",
+        "null": "Gaussian rows of the same norms",
+        "judged_at": {"paper": None},
+        "amended": [{"date": "2026-11-26", "reason": "the mean alone decided before"}],
     }
-    return known | other
+    measured = {"measured": estimate(113.2, 108.6, 117.8, 10), "nulls": {"Gaussian": estimate(400, 399, 401, 10)}}
+    registered |= {name: value for name, value in other.items() if name in Claim.model_fields}
+    measured |= {name: value for name, value in other.items() if name not in Claim.model_fields}
+    return {"claim": registered, "preset": "paper", **measured}
 
 
 def scorecard(*claims: dict[str, Any]) -> dict[str, Any]:
-    chapter = {"claims": list(claims), "seconds": 754.2, "provenance": PROVENANCE | {"cpu_capability": "AVX2"}}
+    chapter = {
+        "claims": list(claims),
+        "since": [],
+        "seconds": 754.2,
+        "provenance": PROVENANCE | {"cpu_capability": "AVX2"},
+    }
     return {"preset": "paper", "chapters": {"gradient_svd": chapter}}
 
 
@@ -151,11 +164,13 @@ def real_book(folder: Path) -> Path:
     text = "".join(path.read_text() for path in source.glob("*.md"))
     quoted = sorted({match.partition(":")[0] for match in re.findall(r"\{claim\}`([^`]+)`", text)})
     claims = [claim(identity) for identity in quoted]
-    claims.append(claim("gradient_svd.toy", verdict="reproduced", measured=10.0, spread=0.0, seeds=1))
+    claims.append(
+        claim("gradient_svd.toy", kind="check", accepted=[10, 10], measured=estimate(10, 10, 10, 3), nulls={})
+    )
     (source / "scorecard.json").write_text(json.dumps(scorecard(*claims)))
     for name in chapters(ROOT):
         plain = v4.new_notebook(cells=[v4.new_markdown_cell("# Another chapter")])
-        names = [each["id"].partition(".")[2] for each in claims]
+        names = [each["claim"]["id"].partition(".")[2] for each in claims]
         nbformat.write(notebook(*names) if name == "gradient_svd" else plain, source / f"{name}.ipynb")
     return source
 
