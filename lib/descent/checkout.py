@@ -50,9 +50,16 @@ def data_folder() -> Path:
 def chapter_file(name: str) -> Path:
     """A file that stands beside the chapters, such as `claims/gradient_svd.yml`.
 
-    It is the checkout's own, `notebooks/<name>`; of a package installed away from one, what was installed with it.
+    It is looked for in the folder that `DESCENT_CHAPTERS` names; if that is not set, in the current folder, in
+    `notebooks/` of it and of those above it, and in the checkout of this package. Where none has it, it is the one that
+    was installed with the library, whether or not that exists.
     """
-    root = Path(__file__).resolve().parents[2]
+    if named := os.environ.get("DESCENT_CHAPTERS"):
+        return Path(named) / name
+    here, root = Path.cwd(), Path(__file__).resolve().parents[2]
+    for folder in (here, *(each / "notebooks" for each in (here, *here.parents, root))):
+        if (folder / name).is_file():
+            return folder / name
     if (root / "pyproject.toml").is_file():
         return root / "notebooks" / name
     return Path(str(files("descent_chapters"))) / name

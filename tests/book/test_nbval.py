@@ -51,12 +51,12 @@ def with_measured(change: Callable[[float], float]) -> tuple[str, str]:
     """The text of the template of a chapter, which is quick, with another number in its stored claim; that number."""
     true = json.loads(new_chapter.TEMPLATE.read_text())
     (cell,) = checked(new_chapter.TEMPLATE)
-    (row,) = (line for line in markdown(cell).splitlines() if line.startswith("| `falls` |"))
-    measured = row.split(" | ")[3]
+    (row,) = (line for line in markdown(cell).splitlines() if line.startswith("| `edge` |"))
+    measured, rest = row.split(" | ")[2].split(" ", 1)
     text = json.dumps(true, ensure_ascii=False)
-    assert text.count(f"{measured} |") == 2  # as Markdown and as plain text
-    planted = str(round(change(float(measured)), 3))
-    return text.replace(f"{measured} |", f"{planted} |"), planted
+    assert text.count(f"{measured} {rest} |") == 2  # as Markdown and as plain text
+    planted = f"{change(float(measured)):.3f}"
+    return text.replace(f"{measured} {rest} |", f"{planted} {rest} |"), planted
 
 
 def test_a_wrong_number_planted_in_a_stored_claim_is_found_and_the_right_one_passes(tmp_path: Path) -> None:

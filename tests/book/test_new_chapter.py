@@ -32,6 +32,8 @@ def test_a_new_chapter_passes_every_structure_test_and_its_output_is_what_it_com
     written = create(project, "my_chapter")
     assert [str(path.relative_to(project)) for path in written] == [
         "notebooks/my_chapter.ipynb",
+        "notebooks/claims/my_chapter.yml",
+        "notebooks/presets/quick/my_chapter.yml",
         "notebooks/presets/paper/my_chapter.yml",
         "notebooks/audits/my_chapter.yml",
         "_toc.yml",

@@ -11,17 +11,41 @@ import re
 import sys
 from pathlib import Path
 
+import yaml
+
 from descent.checkout import ProjectError, project_root
 from descent.repro.files import write_atomic, write_json
 from descent_book.run.chapter import Chapter, RefusedError
 from descent_book.run.notebook import tags
-from descent_book.run.project import chapters, notebook_path
+from descent_book.run.project import NEUTRAL_PARAMETERS, chapters, claims_folder, notebook_path
 
 TEMPLATE = Path(__file__).with_name("new_chapter.ipynb")
 PLACEHOLDER = "new_chapter"
 NAME = re.compile(r"[a-z][a-z0-9_]{2,39}")
 LAST_PART = "  - caption: Results and evidence\n"  # new chapters stand before it
 PRESET = "preset: paper\nsizes: [50, 100, 200, 400, 800]\nruns: 20\n"
+CLAIMS = """\
+# What the chapter claims, registered before it is measured. `book/how_to_read.md` says how each is judged.
+edge:
+  kind: replication
+  sentence: The largest eigenvalue of a large matrix of noise lies at the upper edge (over the edge)
+  cite: marchenko1967
+  source: (1 + √q)²
+  unit: matrix, each of its own noise
+  accepted: [0.9, 1.1]
+  from: "ours: a tenth"
+  null: entries with heavy tails, which have no such edge
+  judged_at: {quick: , paper: }
+falls:
+  kind: finding
+  sentence: The distance of the largest eigenvalue from the edge falls as a power of the size
+  source: -2/3, the power of its fluctuations
+  unit: run, with a matrix of each size
+  accepted: [-1.2, -0.2]
+  from: "ours: two thirds by less than a half"
+  null: the same distances, with the sizes in a random order in each run
+  judged_at: {quick: , paper: }
+"""
 AUDIT = """\
 # The cheapest settings at which the chapter still measures everything, and one other value for every parameter.
 small: {sizes: [10, 20], runs: 2}
@@ -56,7 +80,11 @@ def create(root: Path, name: str) -> list[Path]:
     (setup,) = (cell for cell in notebook["cells"] if "setup" in tags(cell))
     setup["source"] = known["source"]
     write_json(notebook_path(root, name), notebook)
+    defaults = Chapter.read(root, name).defaults
+    quick = {each: value for each, value in defaults.items() if each not in NEUTRAL_PARAMETERS}
     files = {
+        claims_folder(root) / f"{name}.yml": CLAIMS,
+        root / "notebooks" / "presets" / "quick" / f"{name}.yml": yaml.safe_dump(quick, sort_keys=False),
         root / "notebooks" / "presets" / "paper" / f"{name}.yml": PRESET,
         root / "notebooks" / "audits" / f"{name}.yml": AUDIT,
         contents: listed.replace(LAST_PART, f"  - caption: {title}\n    chapters:\n      - file: {name}\n{LAST_PART}"),

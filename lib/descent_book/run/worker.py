@@ -170,7 +170,7 @@ def work_on_job(job: Job, connection: Connection) -> None:
     os.setsid()  # an interrupt at the terminal goes to the runner, which ends its workers itself
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     Thread(target=_end_with_the_runner, daemon=True).start()
-    os.environ.update(environment(job.cores))
+    os.environ.update(environment(job.cores), DESCENT_CHAPTERS=str(job.notebook.parent))
     connection.send(execute(job, connection.send))
 
 
