@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from descent import checkout
 from descent.repro.records import provenance
 from descent_book.run import new_chapter
+from descent_book.run.chapter import Chapter
 from descent_book.run.notebook import processor
 
 ROOT = checkout.project_root()
@@ -59,6 +61,17 @@ def with_measured(change: Callable[[float], float]) -> tuple[str, str]:
     return text.replace(f"{measured} {rest} |", f"{planted} {rest} |"), planted
 
 
+@pytest.fixture
+def registered(tmp_path: Path) -> None:
+    """What the template registers, beside the notebooks that are made of it."""
+    quick = dict(Chapter(ROOT, "new_chapter", json.loads(new_chapter.TEMPLATE.read_text())).defaults)
+    files = {"claims/new_chapter.yml": new_chapter.CLAIMS, "presets/quick/new_chapter.yml": yaml.safe_dump(quick)}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+
+
+@pytest.mark.usefixtures("registered")
 def test_a_wrong_number_planted_in_a_stored_claim_is_found_and_the_right_one_passes(tmp_path: Path) -> None:
     """In the template of a chapter, less the figures: the cells before the claim in both copies, then the claim."""
     for name, error in (("true", 0.0), ("false", 0.001)):
@@ -72,6 +85,7 @@ def test_a_wrong_number_planted_in_a_stored_claim_is_found_and_the_right_one_pas
     assert planted in said
 
 
+@pytest.mark.usefixtures("registered")
 def test_a_number_stored_on_another_processor_may_differ_as_far_as_r2_goes(tmp_path: Path) -> None:
     """What is stored on this kind of processor is compared digit by digit, as where it is not said."""
     shutil.copy(ROOT / "notebooks" / "conftest.py", tmp_path)
