@@ -22,9 +22,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 from descent.checkout import project_root
 from descent.data.datasets import Dataset, load_dataset, standardise
 from descent.landscape.directions import weight_matrices
-from descent.models.resnet import set_gates
-from descent.models.vectors import flatten
-from descent.models.weights import ResNetDescription, round_to_float16, save_checkpoint
+from descent.models.flat_weights import flatten
+from descent.models.image_networks import set_gates
+from descent.models.published_weights import ResNetDescription, round_to_float16, save_checkpoint
 from descent.repro.machine import autocast, compute_device, has_bfloat16
 from descent.repro.records import Record, provenance
 from descent.repro.seeding import torch_generator

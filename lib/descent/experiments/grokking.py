@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from descent.data.operations import ModularTask, modular_task, split_pairs
+from descent.data.group_tables import ModularTask, modular_task, split_pairs
+from descent.models.flat_weights import flatten, unflatten
 from descent.models.transformer import OneLayerTransformer, TransformerSizes
-from descent.models.vectors import flatten, unflatten
 from descent.repro.machine import compute_device, keep_freed_memory
 from descent.training.capture import CapturePlan, GradientRecorder, GradientStack
 from descent.training.loop import Batch, MiniBatches, TrainingPlan, fit
@@ -36,7 +36,7 @@ class ModularExperiment:
     """All that decides a run; the defaults are the source's (section 3).
 
     Attributes:
-        task, p: name and modulus of the operation, see `descent.data.operations.modular_task`.
+        task, p: name and modulus of the operation, see `descent.data.group_tables.modular_task`.
         fraction: share of the examples that training sees.
         width, heads, hidden: see `descent.models.transformer.TransformerSizes`.
         weight_decay: that of AdamW, on every parameter.

@@ -4,7 +4,6 @@ from .claims import markdown_table as markdown_table
 from .claims import value_with_spread as value_with_spread
 from .files import InUseError as InUseError
 from .machine import colab_report as colab_report
-from .machine import compute_device as compute_device
 from .machine import cores as cores
 from .records import Record as Record
 from .records import find_record as find_record

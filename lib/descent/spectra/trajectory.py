@@ -20,9 +20,9 @@ SAMPLES = 400  # points at equal distances along a path, between which turns are
 
 @dataclass(frozen=True)
 class TrajectoryPlane:
-    """The plane of the first two principal components of a path of k weight vectors (Li et al. 2018, section 7).
+    """The plane of the first two principal components of a path of k weight vectors, through the last of them.
 
-    The plane goes through the last point.
+    It is that of Li et al. 2018, section 7.
 
     Attributes:
         directions: `(2, P)` float32, orthonormal.
@@ -65,12 +65,6 @@ def trajectory_plane(rows: NDArray[np.floating]) -> TrajectoryPlane:
     missed = 1 - (coordinates**2).sum(1) / np.where(distance > 0, distance, 1)
     residual = np.where(distance > 0, missed.clip(0), 0)
     return TrajectoryPlane(directions, coordinates, explained[:-1], residual, products)
-
-
-def path_coordinates(products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The coordinates of a `TrajectoryPlane`, `(k, 2)` in units of weight, from its `gram` `(k, k)` alone."""
-    path, _ = principal_path(products, 2)
-    return cast("Array", path - path[-1])
 
 
 def random_walk(points: int, size: int, seed: int) -> NDArray[np.float64]:

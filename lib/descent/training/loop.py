@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from descent.repro.files import exclusive_folder, sha256_of, write_atomic
 from descent.repro.seeding import torch_generator
+from descent.training.capture import GradientRecorder
 
 Batch = tuple[Tensor, ...]
 BatchLoss = Callable[[nn.Module, Batch], Tensor]
@@ -86,7 +87,7 @@ class MiniBatches:
         return tuple(tensor[index] for tensor in self.tensors)
 
 
-def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+def batch_cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     """Cross-entropy of the logits `model(inputs)` for the classes `targets`, in nats, mean per example; `()`."""
     inputs, targets = batch
     return nn.functional.cross_entropy(model(inputs), targets)
@@ -128,13 +129,6 @@ class History:
     resumed_at: int = 0
 
 
-class Resumable(Protocol):
-    """What else a resumed run must put back beside the model, such as a `GradientRecorder`."""
-
-    def resume(self, step: int) -> None:
-        """Go on at `step`, the number of optimiser steps made so far."""
-
-
 def fit(
     model: nn.Module,
     loss: BatchLoss,
@@ -142,7 +136,7 @@ def fit(
     optimizer: Optimizer,
     plan: TrainingPlan,
     *,
-    recorders: Sequence[Resumable] = (),
+    recorders: Sequence[GradientRecorder] = (),
 ) -> History:
     """Train `model` in place until `plan.steps` steps are made, in this run and in those that it goes on from.
 
@@ -170,7 +164,7 @@ def fit(
         >>> model = torch.nn.Linear(3, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         >>> batches = MiniBatches((inputs, targets), batch_size=3, seed=0)
-        >>> history = fit(model, cross_entropy, batches, optimizer, TrainingPlan(steps=20))
+        >>> history = fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(steps=20))
         >>> history.losses.shape
         (20,)
         >>> bool(history.losses[-1] < history.losses[0])

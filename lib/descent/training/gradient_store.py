@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from descent.models.vectors import Layout, unflatten
+from descent.models.flat_weights import Layout, unflatten
 from descent.repro.files import exclusive_folder, write_json
 
 Rows = NDArray[np.float32]

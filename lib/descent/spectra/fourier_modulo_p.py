@@ -63,12 +63,6 @@ def transform_pairs(values: Tensor) -> Tensor:
     return torch.einsum("ia,jb,abc->ijc", basis, basis, values.double().view(p, p, -1))
 
 
-def _check_frequencies(frequencies: Sequence[int], p: int) -> list[int]:
-    if bad := [k for k in frequencies if not 1 <= k <= p // 2]:
-        raise ValueError(f"frequency {bad[0]}: expected 1 to {p // 2} for p={p}")
-    return list(frequencies)
-
-
 def sum_waves(p: int, frequencies: Sequence[int]) -> Tensor:
     """The waves cos, sin of 2 pi k (a + b) / p over all pairs, `(2 len(frequencies), p * p)`, orthonormal.
 
@@ -76,7 +70,9 @@ def sum_waves(p: int, frequencies: Sequence[int]) -> Tensor:
         ValueError: a frequency out of range, or p is even.
     """
     basis, rows = fourier_basis(p), []
-    for k in _check_frequencies(frequencies, p):
+    for k in frequencies:
+        if not 1 <= k <= p // 2:
+            raise ValueError(f"frequency {k}: expected 1 to {p // 2} for p={p}")
         cos, sin = basis[2 * k - 1], basis[2 * k]
         rows.append((torch.outer(cos, cos) - torch.outer(sin, sin)).flatten() / math.sqrt(2))
         rows.append((torch.outer(sin, cos) + torch.outer(cos, sin)).flatten() / math.sqrt(2))
@@ -124,9 +120,9 @@ def answer_coefficients(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
     p = _side(logits)
     if logits.shape[1] != p:
         raise ValueError(f"logits of shape {tuple(logits.shape)}: expected (p * p, p); drop the logit of '='")
-    of_answers = fourier_basis(p)[[row for k in _check_frequencies(frequencies, p) for row in (2 * k - 1, 2 * k)]]
-    products = (sum_waves(p, frequencies) @ logits.double()) * of_answers
-    return products.sum(1).view(len(frequencies), 2).sum(1) / math.sqrt(2)
+    of_sums = sum_waves(p, frequencies) @ logits.double()
+    of_answers = fourier_basis(p)[[row for k in frequencies for row in (2 * k - 1, 2 * k)]]
+    return (of_sums * of_answers).sum(1).view(len(frequencies), 2).sum(1) / math.sqrt(2)
 
 
 def answer_share(logits: Tensor, frequencies: Sequence[int]) -> float:
