@@ -44,7 +44,7 @@ def test_batch_size_out_of_range_is_named(size: int) -> None:
 
 def test_fit_equals_a_plain_loop() -> None:
     model, batches, optimizer = setup()
-    history = fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(20))
+    found = fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(20))
     plain, _, other = setup()
     losses = []
     for step in range(20):
@@ -53,7 +53,7 @@ def test_fit_equals_a_plain_loop() -> None:
         loss.backward()
         other.step()
         losses.append(loss.item())
-    assert history.losses.tolist() == losses
+    assert found.tolist() == losses
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
 
 
@@ -62,7 +62,7 @@ def test_schedule_callbacks_and_progress(capsys: pytest.CaptureFixture[str]) -> 
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.1)
     seen: list[tuple[int, float]] = []
-    history = fit(
+    found = fit(
         model,
         batch_cross_entropy,
         batches,
@@ -71,7 +71,7 @@ def test_schedule_callbacks_and_progress(capsys: pytest.CaptureFixture[str]) -> 
     )
     assert schedule.get_last_lr() == [pytest.approx(0.01)]
     assert [step for step, _ in seen] == [0, 1, 2, 3]
-    assert [loss for _, loss in seen] == history.losses.tolist()
+    assert [loss for _, loss in seen] == found.tolist()
     assert "toy" in capsys.readouterr().err
 
 

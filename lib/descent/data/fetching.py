@@ -132,17 +132,11 @@ def _extract(archive: Path, source: CifarArchive, folder: Path) -> None:
 def _try_mirrors(
     source: IdxSource | CifarArchive, filename: str, take: Callable[[str], None], lacking: str, remedy: str
 ) -> None:
-    """Give `take` the file's address on each mirror in turn, until it does not fail; each mirror is asked once.
+    """Give `take` the file's address on each mirror in turn, until one does not fail.
 
-    Args:
-        source: names the mirrors; those in `DESCENT_<NAME>_MIRRORS`, separated by commas, replace them.
-        filename: the file on the server.
-        take: fetches, checks and keeps the file; keeps nothing when it raises OSError or DamagedDataError.
-        lacking: the first words of the message: which file is not where.
-        remedy: its last words: what to do without a mirror.
-
-    Raises:
-        MissingDataError: no mirror gave the file; the message says why, in a line for each.
+    The mirrors are those of `source`, or those in `DESCENT_<NAME>_MIRRORS`, separated by commas. `take` fetches, checks
+    and keeps the file, and keeps nothing when it raises OSError or DamagedDataError. If no mirror gives the file,
+    MissingDataError says that it is `lacking`, why, in a line for each mirror, and the `remedy`.
     """
     named = os.environ.get(f"DESCENT_{source.name.upper()}_MIRRORS", "").split(",")
     failures = []
@@ -156,9 +150,7 @@ def _try_mirrors(
 
 
 def download(url: str, path: Path) -> None:
-    """Write what `url` (http or https) gives to `path`, with a progress bar on stderr.
-
-    The bytes are written as they come, so `path` should be a temporary file.
+    """Write what `url` (http or https) gives to `path`, as it comes, so `path` should be a temporary file.
 
     Raises:
         OSError: the server refused, broke off or was silent for longer than `TIMEOUT_S`.

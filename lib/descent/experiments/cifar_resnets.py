@@ -196,7 +196,7 @@ def train_resnet(
     steps = np.linspace(0, batches.steps, schedule.snapshots, endpoint=False).astype(int)
     recipe = CapturePlan(steps, "weight", list(weight_matrices(model)))
     with GradientRecorder(model, optimizer, recipe, work / "weights") as recorder:
-        history = fit(model, loss, batches, optimizer, plan, recorders=[recorder])
+        losses = fit(model, loss, batches, optimizer, plan, recorders=[recorder])
         round_to_float16(model)
         if fading:
             set_gates(model, 0.0)  # the last step leaves a rest, and a resumed run may have made it before
@@ -206,7 +206,7 @@ def train_resnet(
             folder / f"{network.name}-path.npz"
         )
     error = error_rate(model, read(schedule.dataset, "test"), data, schedule.precision)
-    return save_checkpoint(folder, network, model.cpu(), _training_notes(schedule, history.losses, error, device))
+    return save_checkpoint(folder, network, model.cpu(), _training_notes(schedule, losses, error, device))
 
 
 def _training_notes(

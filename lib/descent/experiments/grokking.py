@@ -178,6 +178,6 @@ def train_modular_transformer(
     recipe = CapturePlan(range(0, experiment.steps, experiment.every), "weight")
     model, optimizer = start.model, start.optimizer
     with GradientRecorder(model, optimizer, recipe, folder and folder / "weights") as recorder:
-        history = fit(model, cross_entropy_in_double, start.batches, optimizer, plan, recorders=[recorder])
+        losses = fit(model, cross_entropy_in_double, start.batches, optimizer, plan, recorders=[recorder])
         stack = recorder.stack()
-        return GrokkingRun(experiment, start.task, start.train, start.test, history.losses, stack, model.cpu())
+        return GrokkingRun(experiment, start.task, start.train, start.test, losses, stack, model.cpu())

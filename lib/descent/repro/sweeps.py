@@ -93,7 +93,8 @@ def sweep(task: PointTask, points: Points, how: Sweep, key: str) -> Values:
         `{name: (n, ...)}` in the order of the points. NaN and infinities are results like any other.
 
     Raises:
-        ValueError: there are no points, or `how.folder` holds shards of another key or of other points.
+        ValueError: there are no points, `how.folder` holds shards of another key or of other points, or a worker of the
+            cluster has several threads, of which it would use one.
         SweepError: the task raised, gave arrays of another length, or its worker died again and again.
         InUseError: another sweep is writing to `how.folder`.
         ConnectionError: the scheduler cannot be reached, has no worker, or was lost during the sweep.
@@ -267,11 +268,7 @@ def _on_cluster(task: PointTask, shards: Mapping[int, Points], how: Sweep) -> Ge
 
 
 def host_and_port(scheduler: str) -> tuple[str, int]:
-    """The host and the port in "tcp://host:port", where an IPv6 host stands in brackets.
-
-    Raises:
-        ValueError: `scheduler` has another form.
-    """
+    """The host and the port in "tcp://host:port", where an IPv6 host stands in brackets."""
     match = _ADDRESS.fullmatch(scheduler)
     if match is None or not 0 < int(match["port"]) < 65536:
         raise ValueError(f"scheduler={scheduler!r}: expected 'tcp://host:port', such as 'tcp://10.0.0.1:8786', or ''")
@@ -280,13 +277,7 @@ def host_and_port(scheduler: str) -> tuple[str, int]:
 
 @contextmanager
 def connected_client(scheduler: str) -> Iterator[Client]:
-    """A client of the cluster at "tcp://host:port", closed after the block.
-
-    Raises:
-        ImportError: the package `distributed` is not installed.
-        ConnectionError: nothing answers there, or what answers is no Dask scheduler, or it has no worker.
-        ValueError: a worker has several threads; computations with reproducible bits use only one of them.
-    """
+    """A client of the cluster at "tcp://host:port", closed after the block."""
     try:
         from distributed import Client
     except ImportError as error:

@@ -28,14 +28,12 @@ class TrajectoryPlane:
         directions: `(2, P)` float32, orthonormal.
         coordinates: `(k, 2)`, each point less the last one along the directions, in units of weight.
         explained: `(k - 1,)`, share of the path's variance in each principal component, descending.
-        residual: `(k,)`, share of each point's squared distance from the last that the plane misses; 0 for the last.
         gram: `(k, k)` float64, the Gram matrix of the points less the last.
     """
 
     directions: NDArray[np.float32]
     coordinates: NDArray[np.float64]
     explained: NDArray[np.float64]
-    residual: NDArray[np.float64]
     gram: NDArray[np.float64]
 
 
@@ -61,10 +59,7 @@ def trajectory_plane(rows: NDArray[np.floating]) -> TrajectoryPlane:
     if explained[1] < FLAT:
         raise ValueError(f"{len(rows)} points on one line: expected a path that spans a plane")
     directions = singular_spectrum(products, centre=True).right(relative, 2).T.astype(np.float32)
-    coordinates, distance = path - path[-1], products.diagonal()
-    missed = 1 - (coordinates**2).sum(1) / np.where(distance > 0, distance, 1)
-    residual = np.where(distance > 0, missed.clip(0), 0)
-    return TrajectoryPlane(directions, coordinates, explained[:-1], residual, products)
+    return TrajectoryPlane(directions, path - path[-1], explained[:-1], products)
 
 
 def random_walk(points: int, size: int, seed: int) -> NDArray[np.float64]:
