@@ -33,12 +33,7 @@ class MissingDataError(FileNotFoundError):
 
 
 def read_idx(source: IdxSource, filename: str) -> NDArray[np.uint8]:
-    """The array in one IDX file of the folder `source.name` of the data folder, whether compressed or not.
-
-    Raises:
-        DamagedDataError: the content is not the published one; the message says how to mend it.
-        MissingDataError: the file is absent and no mirror gives it; the message says what to put where.
-    """
+    """The array in one IDX file of a source, compressed or not, in its data folder; raises as `load_dataset`."""
     folder = data_folder() / source.name
     packed = folder / f"{filename}.gz"
     path = next((path for path in (packed, folder / filename) if path.is_file()), packed)
@@ -68,12 +63,7 @@ def _fetch_idx(source: IdxSource, filename: str, folder: Path) -> None:
 
 
 def read_cifar(source: CifarArchive, split: str) -> Records:
-    """The `(n, 3073)` records of one split, from the folder `source.folder` of the data folder.
-
-    Raises:
-        DamagedDataError: the content is not the published one; the message says how to mend it.
-        MissingDataError: a file is absent and no mirror gives it; the message says what to put where.
-    """
+    """The `(n, 3073)` records of one split, from `source.folder` in the data folder; raises as `load_dataset`."""
     root = data_folder()
     paths = [root / source.folder / name for name in source.splits[split].files]
     if not all(path.is_file() for path in paths):

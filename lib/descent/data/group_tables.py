@@ -45,7 +45,7 @@ class ModularTask:
     """The table of an operation.
 
     Attributes:
-        name: `addition`, `subtraction`, `squares`, `division` or `s5`.
+        name: of the operation, as `modular_task` has it.
         symbols: number of elements of the set, which are the tokens 0 to symbols - 1.
         pairs: `(n, 2)` int64, every a and b, sorted by a, then by b.
         targets: `(n,)` int64, the result for each pair.
@@ -68,10 +68,8 @@ def is_prime(number: int) -> bool:
 def modular_task(name: str, p: int = 113) -> ModularTask:
     """All examples of an operation.
 
-    Args:
-        name: `addition`, `subtraction`, `squares` (a^2 + b^2) or `division` modulo p; or `s5`, the composition "b, then
-            a" of the 120 permutations of five things, which are numbered in lexicographic order.
-        p: the modulus; not used by `s5`.
+    It is `addition`, `subtraction`, `squares` (a^2 + b^2) or `division` modulo p; or `s5`, for which p is not used: the
+    composition "b, then a" of the 120 permutations of five things, which are numbered in lexicographic order.
 
     Raises:
         ValueError: the name is unknown, the modulus is below 2 or, for `division`, not prime.

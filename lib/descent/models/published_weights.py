@@ -94,7 +94,7 @@ def round_to_float16(model: nn.Module) -> nn.Module:
 
 
 def load_checkpoint(folder: str | Path, network: ResNetDescription) -> Checkpoint:
-    """Read what `save_checkpoint` wrote, its SHA-256 checked first.
+    """The trained network in `folder/<name>.safetensors`, its SHA-256 checked first against `folder/sha256.json`.
 
     Raises:
         FileNotFoundError: there is no such checkpoint; the message names those that there are.

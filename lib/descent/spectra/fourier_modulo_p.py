@@ -53,11 +53,7 @@ def _side(values: Tensor) -> int:
 
 
 def transform_pairs(values: Tensor) -> Tensor:
-    """The two-dimensional transform of functions of a pair, `(p * p, c) -> (p, p, c)`, in the order of `fourier_basis`.
-
-    Raises:
-        ValueError: the number of rows is not the square of an odd p.
-    """
+    """The transform along a and b of functions of a pair, `(p * p, c) -> (p, p, c)`, ordered as `fourier_basis`."""
     p = _side(values)
     basis = fourier_basis(p)
     return torch.einsum("ia,jb,abc->ijc", basis, basis, values.double().view(p, p, -1))
@@ -113,9 +109,6 @@ def answer_coefficients(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
 
     A wave is cos(2 pi k (a + b - c) / p) over all pairs and answers c, scaled to length one (Nanda et al. 2023, section
     4). It is never written out, as cos(x - y) = cos x cos y + sin x sin y, with x of a + b and y of c.
-
-    Raises:
-        ValueError: the logits have not p classes, a frequency is out of range, or p is even.
     """
     p = _side(logits)
     if logits.shape[1] != p:
@@ -128,8 +121,11 @@ def answer_coefficients(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
 def answer_share(logits: Tensor, frequencies: Sequence[int]) -> float:
     """The share of the variance of the logits that lies along the waves of a + b - c, 0 to 1.
 
-    The mean over answers, which changes no probability, is taken off for each pair first. Logits that do not vary give
-    0.
+    The mean over answers, which changes no probability, is taken off for each pair first. Logits `(p * p, p)` that do
+    not vary give 0.
+
+    Raises:
+        ValueError: the logits have not p classes, a frequency is out of range, or p is even.
 
     Examples:
         >>> a, b, c = torch.meshgrid(*[torch.arange(7).double()] * 3, indexing="ij")

@@ -116,7 +116,7 @@ def principal_path(products: Array, count: int) -> tuple[Array, Array]:
 def turning_angles(
     path: Array, times: NDArray[np.floating], window: float = 0.1, smooth: int = 1
 ) -> tuple[Array, Array]:
-    """The angle by which a path turns at each of `SAMPLES` places, equally spaced along it.
+    """The angle by which a path turns at places equally spaced along it.
 
     It is the angle between the chord from half a window behind to the place and the chord from the place to half a
     window ahead. Since places are equally spaced in length, a slow stretch counts as much as a fast one.
@@ -154,20 +154,12 @@ def turning_angles(
 def path_corners(
     path: Array, times: NDArray[np.floating], count: int, window: float = 0.1, smooth: int = 1
 ) -> tuple[Array, Array]:
-    """The sharpest turns of a path: peaks of `turning_angles`, of which no two lie within a window of each other.
+    """The `count` sharpest turns of a path: peaks of `turning_angles`, no two of them within a window of each other.
 
-    Args:
-        path: `(m, k)`, points in order.
-        times: `(m,)`, ascending.
-        count: the largest number of turns.
-        window: see `turning_angles`.
-        smooth: see `turning_angles`.
+    The other arguments are those of `turning_angles`, which raises what this raises.
 
     Returns:
         Times and angles (radians) of the turns, each `(count,)` or shorter, in the order of time.
-
-    Raises:
-        ValueError: as `turning_angles`.
     """
     when, angle = turning_angles(path, times, window, smooth)
     peaks = find_peaks(angle, distance=max(1, round(window * SAMPLES)))[0]
