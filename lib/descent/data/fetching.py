@@ -32,6 +32,13 @@ class MissingDataError(FileNotFoundError):
     """A file that is not on this machine, and that no mirror gave."""
 
 
+def _damaged(what: object, problem: object, name: str, folder: Path, *paths: Path) -> DamagedDataError:
+    """A refusal that ends with the command that replaces the files at `paths` of data set `name` in `folder`."""
+    remove = " ".join(["rm", *(shlex.quote(str(path)) for path in paths)])
+    again = f"DESCENT_DATA={shlex.quote(str(folder))} {shlex.quote(sys.executable)} -m descent.data.datasets {name}"
+    return DamagedDataError(f"{what} is damaged\n{problem}\nto mend it: {remove} && {again}")
+
+
 def read_idx(source: IdxSource, filename: str) -> NDArray[np.uint8]:
     """The array in one IDX file of a source, compressed or not, in its data folder; raises as `load_dataset`."""
     folder = data_folder() / source.name
@@ -41,7 +48,7 @@ def read_idx(source: IdxSource, filename: str) -> NDArray[np.uint8]:
         _fetch_idx(source, filename, folder)
     content, problem = _check_file(path, source, filename)
     if problem:
-        raise DamagedDataError(f"{path} is damaged\n{problem}\n{_how_to_mend(source.name, folder.parent, path)}")
+        raise _damaged(path, problem, source.name, folder.parent, path)
     return parse_idx(content, source.files[filename])
 
 
@@ -78,7 +85,7 @@ def read_cifar(source: CifarArchive, split: str) -> Records:
         return join_records(parts, source.splits[split])
     except ValueError as error:
         what = blamed[0] if len(blamed) == 1 else f"the {split} split of {source.name} in {root / source.folder}"
-        raise DamagedDataError(f"{what} is damaged\n{error}\n{_how_to_mend(source.name, root, *blamed)}") from error
+        raise _damaged(what, error, source.name, root, *blamed) from error
 
 
 def _fetch_cifar(source: CifarArchive, folder: Path) -> None:
@@ -92,8 +99,7 @@ def _fetch_cifar(source: CifarArchive, folder: Path) -> None:
         try:
             return _extract(archive, source, folder)
         except DamagedDataError as error:
-            message = f"{archive} is damaged\n{error}\n{_how_to_mend(source.name, folder, archive)}"
-            raise DamagedDataError(message) from error
+            raise _damaged(archive, error, source.name, folder, archive) from error
 
     def take(url: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -152,10 +158,3 @@ def download(url: str, path: Path) -> None:
     with tqdm(total=1, desc=url.rsplit("/", 1)[1], unit="B", unit_scale=True, leave=False) as bar:
         fetch = HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT_S, headers=headers)
         fetch(url, str(path), None)
-
-
-def _how_to_mend(name: str, folder: Path, *paths: Path) -> str:
-    """The last line of a refusal: the command that replaces the files at `paths` of data set `name` in `folder`."""
-    remove = " ".join(["rm", *(shlex.quote(str(path)) for path in paths)])
-    again = f"DESCENT_DATA={shlex.quote(str(folder))} {shlex.quote(sys.executable)} -m descent.data.datasets {name}"
-    return f"to mend it: {remove} && {again}"
