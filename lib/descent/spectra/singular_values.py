@@ -158,7 +158,7 @@ def captured_energy(gram_matrix: Matrix, sample: NDArray[np.int64]) -> tuple[Mat
     """How well the first k right vectors of some rows describe the others, for each k: a share and a remaining norm.
 
     P_k projects on the first k right vectors of the m rows in `sample`, less those whose singular value is below the
-    floor of a `Spectrum`. A row g is held out if it is not in `sample`.
+    floor of a `Spectrum`. The rows g that are not in `sample` are held out, in their order.
 
     Args:
         gram_matrix: `(n, n)` of all rows.
@@ -166,8 +166,7 @@ def captured_energy(gram_matrix: Matrix, sample: NDArray[np.int64]) -> tuple[Mat
 
     Returns:
         energy: `(m,)`; entry k - 1 is the sum of ||P_k g||^2 over the held-out rows g over the sum of ||g||^2, 0 to 1.
-        residual: `(n - m, m)`; a row for each held-out g, in the order of indices; its entry k - 1 is
-            ||g - P_k g|| / ||g||, 0 to 1, and 1 if g is zero.
+        residual: `(n - m, m)`; entry k - 1 of a held-out row is ||g - P_k g|| / ||g||, 0 to 1, and 1 if g is zero.
 
     Raises:
         ValueError: `sample` leaves no row held out.
