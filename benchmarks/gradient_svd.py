@@ -21,11 +21,11 @@ import scipy.sparse.linalg
 import torch
 from sklearn.utils.extmath import randomized_svd
 
-from descent.models.small import mlp
+from descent.models.image_networks import mlp
 from descent.repro.seeding import deterministic
 from descent.spectra.singular_values import gram_matrix, singular_spectrum
 from descent.training.capture import CapturePlan, GradientRecorder
-from descent.training.loop import MiniBatches, TrainingPlan, cross_entropy, fit
+from descent.training.loop import MiniBatches, TrainingPlan, batch_cross_entropy, fit
 from measure import PeakMemory, Result, repeat
 
 STEPS, PARAMETERS, LEADING = 1876, 101_770, 200
@@ -184,7 +184,7 @@ def step_seconds(batches: MiniBatches, recipe: CapturePlan | None, steps: int = 
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         recorder = GradientRecorder(model, optimizer, recipe, Path(folder)) if recipe is not None else None
         began = time.perf_counter()
-        fit(model, cross_entropy, batches, optimizer, TrainingPlan(steps))
+        fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(steps))
         if recorder is not None:
             recorder.close()  # what is still on its way to the disk counts
         return (time.perf_counter() - began) / steps

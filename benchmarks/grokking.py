@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.flop_counter import FlopCounterMode
 
-from descent.data.operations import modular_task, split_pairs
+from descent.data.group_tables import modular_task, split_pairs
 from descent.experiments.grokking import cross_entropy_in_double
+from descent.models.flat_weights import Layout, unflatten
 from descent.models.transformer import OneLayerTransformer, TransformerSizes, every_position
-from descent.models.vectors import Layout, unflatten
 from descent.repro.machine import cores, keep_freed_memory
 from descent.repro.records import Record
 from descent.repro.seeding import deterministic

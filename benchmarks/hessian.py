@@ -33,8 +33,7 @@ from descent.curvature.density import spectral_density
 from descent.curvature.eigen import extreme_eigenpairs
 from descent.curvature.operators import hessian
 from descent.data.datasets import load_dataset, standardise
-from descent.models.resnet import cifar_resnet
-from descent.models.small import mlp
+from descent.models.image_networks import cifar_resnet, mlp
 from descent.repro.seeding import numpy_generator, torch_generator
 from measure import Result, repeat
 

@@ -39,7 +39,7 @@ from descent.data.datasets import load_dataset, standardise
 from descent.landscape.directions import Direction, random_direction
 from descent.landscape.evaluator import Evaluator
 from descent.landscape.surface import plane_grid
-from descent.models.weights import ResNetDescription, load_checkpoint
+from descent.models.published_weights import ResNetDescription, load_checkpoint
 from descent.repro.machine import cores, has_bfloat16
 from descent.repro.seeding import torch_generator
 from measure import Result, gemm, importable, interleaved, operations

@@ -20,7 +20,7 @@ from descent.data.datasets import load_dataset, standardise
 from descent.landscape.directions import random_direction
 from descent.landscape.evaluator import Evaluator
 from descent.landscape.surface import plane_grid
-from descent.models.resnet import cifar_resnet
+from descent.models.image_networks import cifar_resnet
 from descent.repro.machine import cores
 from descent.repro.sweeps import Sweep, sweep
 from measure import Result

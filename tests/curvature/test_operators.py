@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, TensorDataset
 
 from descent.curvature.operators import gauss_newton, hessian
-from descent.models.small import mlp, small_convnet
-from descent.models.vectors import Layout, flatten, unflatten
+from descent.models.flat_weights import Layout, flatten, unflatten
+from descent.models.image_networks import mlp, small_convnet
 from descent.repro.seeding import torch_generator
 
 Batches = list[tuple[Tensor, Tensor]]

@@ -23,9 +23,9 @@ from descent.experiments.cifar_resnets import (
     training_path_record,
 )
 from descent.landscape.directions import weight_matrices
-from descent.models.resnet import Residual, cifar_resnet
-from descent.models.vectors import flatten
-from descent.models.weights import ResNetDescription, load_checkpoint
+from descent.models.flat_weights import flatten
+from descent.models.image_networks import Residual, cifar_resnet
+from descent.models.published_weights import ResNetDescription, load_checkpoint
 from descent.repro.files import sha256_of
 from descent.repro.machine import autocast
 from descent.repro.records import Record
@@ -332,7 +332,7 @@ def test_narrow_projections_are_not_trained_channels_last(width: int, shortcuts:
 NARROW = """
 import sys
 from pathlib import Path
-from descent.models.weights import ResNetDescription
+from descent.models.published_weights import ResNetDescription
 from descent.experiments.cifar_resnets import ResNetSchedule, train_resnet
 from descent.repro.seeding import deterministic
 options = {"dataset": "digits", "small_epochs": 0, "shift": 1, "mirror": False, "precision": "float32", "epochs": 7}

@@ -31,8 +31,8 @@ from descent.experiments.grokking_measures import (
     progress_measures,
     train_and_test_losses,
 )
+from descent.models.flat_weights import Layout, flatten, unflatten
 from descent.models.transformer import every_position
-from descent.models.vectors import Layout, flatten, unflatten
 from descent.repro.records import Record
 from descent.repro.seeding import deterministic
 from descent.spectra.singular_values import gram_matrix, singular_spectrum

@@ -24,7 +24,13 @@ from descent.landscape.directions import random_direction
 from descent.landscape.evaluator import Evaluator
 from descent.landscape.shape import EIGENVALUES, LineCurvature
 from descent.landscape.surface import LossSurface, loss_surface, plane_grid
-from descent.models.weights import Checkpoint, ResNetDescription, load_checkpoint, round_to_float16, save_checkpoint
+from descent.models.published_weights import (
+    Checkpoint,
+    ResNetDescription,
+    load_checkpoint,
+    round_to_float16,
+    save_checkpoint,
+)
 from descent.repro.files import sha256_of
 from descent.repro.records import find_record, provenance
 from descent.repro.seeding import torch_generator

@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as arrays
 from descent.data import cifar, mnist
 from descent.data.cifar import RECORD, CifarArchive, CifarSplit
 from descent.data.mnist import IdxFile, IdxSource
-from descent.models.weights import DIGESTS, ResNetDescription, fill_parameters, load_checkpoint
+from descent.models.published_weights import DIGESTS, ResNetDescription, load_checkpoint
 from descent.repro.files import sha256_of, write_json
 from descent.repro.records import Record
 from descent_book.run.notebook import read_executed, seal
@@ -143,7 +143,7 @@ def test_tensors_of_any_shape_come_back(tmp_path: Path, state: dict[str, np.ndar
     for name, value in state.items():
         model.register_buffer(f"b_{name}", torch.zeros(value.shape, dtype=torch.from_numpy(value).dtype))
     found = safetensors.torch.load(path.read_bytes())
-    fill_parameters(model, {f"b_{name}": tensor for name, tensor in found.items()}, "the file")
+    model.load_state_dict({f"b_{name}": tensor for name, tensor in found.items()})
     for name, value in state.items():
         assert model.state_dict()[f"b_{name}"].numpy().tobytes() == value.tobytes()
 

@@ -24,7 +24,7 @@ from descent.repro.files import sha256_of
 from descent.repro.records import Record
 from descent.repro.sweeps import Sweep, sweep
 from descent.training.capture import CapturePlan, GradientRecorder, open_stack
-from descent.training.loop import MiniBatches, TrainingPlan, cross_entropy, fit
+from descent.training.loop import MiniBatches, TrainingPlan, batch_cross_entropy, fit
 
 SIZES = (40, 60)  # layers that a training state of 60 kB comes from
 
@@ -48,9 +48,11 @@ def run(folder: Path, steps: int, capture: bool = False) -> bytes:
     batches = MiniBatches((torch.linspace(-1, 1, 50 * SIZES[0]).view(50, -1), torch.arange(50) % 3), 8, 0)
     if capture:
         with GradientRecorder(model, optimizer, CapturePlan(range(steps)), folder / "rows"):
-            fit(model, cross_entropy, batches, optimizer, TrainingPlan(steps))
+            fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(steps))
     else:
-        fit(model, cross_entropy, batches, optimizer, TrainingPlan(steps, None, (), folder / "states", 10, "disk"))
+        fit(
+            model, batch_cross_entropy, batches, optimizer, TrainingPlan(steps, None, (), folder / "states", 10, "disk")
+        )
     return b"".join(parameter.detach().numpy().tobytes() for parameter in model.parameters())
 
 

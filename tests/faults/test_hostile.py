@@ -13,7 +13,7 @@ from damage import SMALL, trained
 from small_runs import newest_checkpoint
 from sweep_tasks import POINTS
 
-from descent.models.weights import DIGESTS, load_checkpoint
+from descent.models.published_weights import DIGESTS, load_checkpoint
 from descent.repro.files import sha256_of, write_json
 from descent.repro.records import Record
 from descent.repro.sweeps import Sweep, sweep

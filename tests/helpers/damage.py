@@ -24,11 +24,11 @@ from sweep_tasks import POINTS
 from torch import nn
 
 from descent.data.fetching import DamagedDataError, read_cifar, read_idx
-from descent.models.weights import ResNetDescription, load_checkpoint, save_checkpoint
+from descent.models.published_weights import ResNetDescription, load_checkpoint, save_checkpoint
 from descent.repro.files import write_json
 from descent.repro.records import Record
 from descent.repro.sweeps import Sweep, sweep
-from descent.training.loop import DamagedCheckpointError, MiniBatches, TrainingPlan, cross_entropy, fit
+from descent.training.loop import DamagedCheckpointError, MiniBatches, TrainingPlan, batch_cross_entropy, fit
 from descent_book.run.notebook import read_executed, seal
 from descent_book.run.scorecard import ChapterResult
 
@@ -113,7 +113,7 @@ def trained(folder: Path, steps: int) -> dict[str, bytes]:
             parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
     batches = MiniBatches((torch.linspace(-1, 1, 300).view(50, 6), torch.arange(50) % 3), 8, 0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    fit(model, cross_entropy, batches, optimizer, TrainingPlan(steps, None, (), folder, 5, "damage"))
+    fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(steps, None, (), folder, 5, "damage"))
     return {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
 
 

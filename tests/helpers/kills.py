@@ -26,7 +26,7 @@ from descent.experiments import cifar_resnets
 from descent.experiments.cifar_resnets import ResNetSchedule
 from descent.experiments.grokking import ModularExperiment
 from descent.experiments.grokking import train_modular_transformer as train_grokking
-from descent.models.weights import ResNetDescription
+from descent.models.published_weights import ResNetDescription
 from descent.repro.files import sha256_of, write_atomic
 from descent.repro.seeding import deterministic, torch_generator
 from descent.repro.sweeps import Sweep, sweep

@@ -14,11 +14,11 @@ import torch
 from small_runs import newest_checkpoint
 from torch import nn
 
-from descent.models.vectors import flatten
+from descent.models.flat_weights import flatten
 from descent.repro.files import sha256_of, write_atomic
 from descent.repro.seeding import deterministic
 from descent.training.capture import CapturePlan, GradientRecorder
-from descent.training.loop import MiniBatches, TrainingPlan, cross_entropy, fit
+from descent.training.loop import MiniBatches, TrainingPlan, batch_cross_entropy, fit
 
 STEPS = 600
 
@@ -49,7 +49,7 @@ def run(folder: Path, kill_at: float = math.inf, delay: float = 0.0) -> None:
         plan = TrainingPlan(STEPS, schedule, (Kill(kill_at, delay),), folder / "checkpoints", 10, "kill me")
         batches = MiniBatches((inputs, targets), 32, 0)
         with GradientRecorder(model, optimizer, CapturePlan(range(0, STEPS, 3)), folder / "gradients") as recorder:
-            fit(model, cross_entropy, batches, optimizer, plan, recorders=[recorder])
+            fit(model, batch_cross_entropy, batches, optimizer, plan, recorders=[recorder])
         write_atomic(folder / "final.bin", flatten(dict(model.named_parameters())).detach().numpy().tobytes())
 
 

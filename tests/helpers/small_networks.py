@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from descent.models.resnet import Shortcuts, cifar_resnet
+from descent.models.image_networks import Shortcuts, cifar_resnet
 from descent.repro.seeding import torch_generator
 
 CLASSES = 4

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from descent.training.capture import CapturePlan, GradientRecorder
-from descent.training.loop import MiniBatches, TrainingPlan, cross_entropy, fit
+from descent.training.loop import MiniBatches, TrainingPlan, batch_cross_entropy, fit
 
 
 def setup() -> tuple[nn.Module, MiniBatches]:
@@ -24,7 +24,7 @@ def record(folder: Path, steps: int, first: int | None = None) -> None:
     with GradientRecorder(model, optimizer, CapturePlan(range(100)), folder) as recorder:
         if first is not None:
             recorder.resume(first)
-        fit(model, cross_entropy, lambda step: batches(step + (first or 0)), optimizer, TrainingPlan(steps))
+        fit(model, batch_cross_entropy, lambda step: batches(step + (first or 0)), optimizer, TrainingPlan(steps))
 
 
 def newest_checkpoint(folder: Path) -> tuple[int, Path | None]:

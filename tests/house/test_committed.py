@@ -9,7 +9,7 @@ import torch
 
 from descent.experiments.cifar_resnets import NETWORKS, PLANE_LIMIT, ResNetSchedule
 from descent.landscape.directions import weight_matrices
-from descent.models.weights import ResNetDescription, load_checkpoint
+from descent.models.published_weights import ResNetDescription, load_checkpoint
 from descent.repro.records import Record
 from descent.spectra.trajectory import principal_path
 

@@ -34,7 +34,7 @@ def test_the_contracts_between_rooms_are_kept():
         ("descent/plots/lines.py", "from descent.landscape.surface import LossSurface"),
         ("descent/repro/files.py", "from descent.data.datasets import Dataset"),
         ("descent/training/loop.py", "from descent_book.run.project import pages"),
-        ("descent_book/run/worker.py", "from descent.spectra.fourier import gini"),
+        ("descent_book/run/worker.py", "from descent.spectra.fourier_modulo_p import gini"),
     ],
 )
 def test_an_arrow_that_the_contracts_forbid_is_found(tmp_path, module, line):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from descent.landscape.directions import Direction, Scaling, direction_between, moved, random_direction
 from descent.landscape.evaluator import Evaluator
 from descent.landscape.surface import LossSurface, loss_surface, plane_grid, recompute_points
-from descent.models.resnet import Shortcuts
+from descent.models.image_networks import Shortcuts
 from descent.repro import machine
 from descent.repro.machine import autocast, chosen_precision, has_bfloat16
 from descent.repro.records import Record

@@ -14,8 +14,8 @@ from descent.landscape.shape import (
     star_share,
 )
 from descent.landscape.surface import LossSurface
-from descent.models.small import mlp
-from descent.models.vectors import Layout, flatten, unflatten
+from descent.models.flat_weights import Layout, flatten, unflatten
+from descent.models.image_networks import mlp
 
 FAR = 1e6  # added to a loss: its logarithm is then linear in it, and difference quotients of quadratics are exact
 ODD, EVEN = np.linspace(-5, 5, 6), np.linspace(-4, 4, 5)  # lines that never meet: no ties

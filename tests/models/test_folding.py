@@ -6,15 +6,8 @@ from small_networks import examples, settle, small_resnet
 from torch import nn
 
 from descent.landscape.directions import moved, random_direction
-from descent.models.folding import fold_batch_norm
-from descent.models.resnet import Shortcuts
-
-
-def largest_difference(model: nn.Module, folded: nn.Module, inputs: torch.Tensor) -> float:
-    """The largest difference of the outputs of two networks in evaluation mode, over the largest output."""
-    with torch.inference_mode():
-        one, other = (copy.deepcopy(network).eval()(inputs) for network in (model, folded))
-        return float((one - other).abs().max() / one.abs().max())
+from descent.models.folding import fold_batch_norm, largest_difference
+from descent.models.image_networks import Shortcuts
 
 
 @pytest.mark.parametrize("shortcuts", ["projection", "padding", "none"])

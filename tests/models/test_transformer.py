@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from descent.data.operations import modular_task
+from descent.data.group_tables import modular_task
+from descent.models.flat_weights import flatten
 from descent.models.transformer import OneLayerTransformer, TransformerSizes, every_position
-from descent.models.vectors import flatten
 
 SMALL = TransformerSizes(11, width=12, heads=3, hidden=20)
 

@@ -11,7 +11,7 @@ from small_networks import settle
 from small_runs import newest_checkpoint, record
 from sweep_tasks import POINTS
 
-from descent.models.weights import DIGESTS, load_checkpoint, save_checkpoint
+from descent.models.published_weights import DIGESTS, load_checkpoint, save_checkpoint
 from descent.repro import files
 from descent.repro.files import InUseError, exclusive_folder
 from descent.repro.records import Record

@@ -22,7 +22,7 @@ import sweep_tasks
 import torch
 from sweep_tasks import POINTS, Losses
 
-from descent.repro import cluster as cluster_module
+from descent.repro import sweeps
 from descent.repro.records import Record
 from descent.repro.seeding import deterministic
 from descent.repro.sweeps import Sweep, SweepError, sweep
@@ -314,7 +314,7 @@ def test_a_port_where_something_else_listens_is_named(server, says, why, tmp_pat
 
 
 def test_a_cluster_without_workers_is_named(tmp_path, capfd, caplog, monkeypatch):
-    monkeypatch.setattr(cluster_module, "PATIENCE", 0.5)
+    monkeypatch.setattr(sweeps, "PATIENCE", 0.5)
     with local_cluster(n_workers=0) as empty:
         address = empty.scheduler_address
         assert unreachable(address, tmp_path, capfd, caplog) == (

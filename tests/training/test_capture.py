@@ -9,8 +9,8 @@ from small_runs import record, setup
 from torch import nn
 
 from descent.training.capture import CapturePlan, GradientRecorder, even_steps, open_stack, random_steps
-from descent.training.loop import TrainingPlan, cross_entropy, fit
-from descent.training.stores import StoredRows
+from descent.training.gradient_store import StoredRows
+from descent.training.loop import TrainingPlan, batch_cross_entropy, fit
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
@@ -42,7 +42,7 @@ def test_rows_equal_those_of_a_plain_loop(name: str, what: Any, stored: bool, tm
     model, batches = setup()
     optimizer = OPTIMIZERS[name](model.parameters())
     with GradientRecorder(model, optimizer, CapturePlan(range(9), what), tmp_path if stored else None) as recorder:
-        fit(model, cross_entropy, batches, optimizer, TrainingPlan(9))
+        fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(9))
     stack = recorder.stack()
     assert np.array_equal(stack.rows, plain_rows(what, OPTIMIZERS[name], 9))
     assert stack.steps.tolist() == list(range(9))
@@ -75,7 +75,7 @@ def test_steps_of_the_plan_are_recorded(steps: Any, expected: list[int], tmp_pat
     model, batches = setup()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with GradientRecorder(model, optimizer, CapturePlan(steps), tmp_path):
-        fit(model, cross_entropy, batches, optimizer, TrainingPlan(10))
+        fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(10))
     stack = open_stack(tmp_path)
     assert stack.steps.tolist() == expected
     assert np.array_equal(stack.rows, plain_rows("gradient", OPTIMIZERS["sgd"], 10)[expected])
@@ -86,7 +86,7 @@ def test_chosen_parameters_keep_their_place_in_the_layout() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     plan = CapturePlan(range(2), parameters=["2.bias", "0.weight"])
     with GradientRecorder(model, optimizer, plan) as recorder:
-        fit(model, cross_entropy, batches, optimizer, TrainingPlan(2))
+        fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(2))
     assert recorder.layout.names == ("0.weight", "2.bias")
     assert recorder.stack().rows.shape == (2, 30 + 3)
 
@@ -159,7 +159,7 @@ def test_a_loop_of_ones_own_resumes_with_its_checkpoint(tmp_path: Path) -> None:
                 recorder.resume(first)
             for step in range(first, last):
                 optimizer.zero_grad()
-                cross_entropy(model, batches(step)).backward()
+                batch_cross_entropy(model, batches(step)).backward()
                 optimizer.step()
             return copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
 
@@ -179,7 +179,7 @@ def test_fit_resumes_the_recorders_that_it_is_given(named: bool, tmp_path: Path)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         training = TrainingPlan(steps, checkpoints=folder / "states", checkpoint_every=4)
         with GradientRecorder(model, optimizer, CapturePlan(range(20)), folder / "rows") as recorder:
-            fit(model, cross_entropy, batches, optimizer, training, recorders=[recorder] if named else [])
+            fit(model, batch_cross_entropy, batches, optimizer, training, recorders=[recorder] if named else [])
 
     run(tmp_path / "whole", 10)
     run(tmp_path / "parts", 7)
@@ -236,7 +236,7 @@ def test_checkpoint_waits_for_the_rows(tmp_path: Path) -> None:
     recorder = GradientRecorder(model, optimizer, CapturePlan(range(100)), tmp_path)
     for step in range(50):
         optimizer.zero_grad()
-        cross_entropy(model, batches(step)).backward()
+        batch_cross_entropy(model, batches(step)).backward()
         optimizer.step()
         optimizer.state_dict()
         assert len(open_stack(tmp_path).steps) == step + 1
@@ -251,9 +251,9 @@ def test_full_disk_stops_the_loop_with_the_folders_name(tmp_path: Path, monkeypa
     model, batches = setup()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     recorder = GradientRecorder(model, optimizer, CapturePlan(range(1000)), tmp_path)
-    monkeypatch.setattr("descent.training.stores._write_all", full)
+    monkeypatch.setattr("descent.training.gradient_store._write_all", full)
     with pytest.raises(OSError, match=f"{tmp_path.name}: recording stopped: .*No space left"):
-        fit(model, cross_entropy, batches, optimizer, TrainingPlan(1000))
+        fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(1000))
     with pytest.raises(OSError, match="recording stopped"):
         recorder.close()
 

@@ -13,7 +13,7 @@ from descent.training.loop import (
     DivergenceError,
     MiniBatches,
     TrainingPlan,
-    cross_entropy,
+    batch_cross_entropy,
     fit,
 )
 
@@ -44,16 +44,16 @@ def test_batch_size_out_of_range_is_named(size: int) -> None:
 
 def test_fit_equals_a_plain_loop() -> None:
     model, batches, optimizer = setup()
-    history = fit(model, cross_entropy, batches, optimizer, TrainingPlan(20))
+    found = fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(20))
     plain, _, other = setup()
     losses = []
     for step in range(20):
         other.zero_grad()
-        loss = cross_entropy(plain, batches(step))
+        loss = batch_cross_entropy(plain, batches(step))
         loss.backward()
         other.step()
         losses.append(loss.item())
-    assert history.losses.tolist() == losses
+    assert found.tolist() == losses
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
 
 
@@ -62,16 +62,16 @@ def test_schedule_callbacks_and_progress(capsys: pytest.CaptureFixture[str]) -> 
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.1)
     seen: list[tuple[int, float]] = []
-    history = fit(
+    found = fit(
         model,
-        cross_entropy,
+        batch_cross_entropy,
         batches,
         optimizer,
         TrainingPlan(4, scheduler=schedule, callbacks=[lambda step, loss: seen.append((step, loss))], progress="toy"),
     )
     assert schedule.get_last_lr() == [pytest.approx(0.01)]
     assert [step for step, _ in seen] == [0, 1, 2, 3]
-    assert [loss for _, loss in seen] == history.losses.tolist()
+    assert [loss for _, loss in seen] == found.tolist()
     assert "toy" in capsys.readouterr().err
 
 
@@ -80,7 +80,7 @@ def test_loss_that_is_not_finite_stops_naming_the_step() -> None:
 
     def diverging(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
         diverging.calls += 1  # type: ignore[attr-defined]
-        return cross_entropy(model, batch) * (float("inf") if diverging.calls == 4 else 1)  # type: ignore[attr-defined]
+        return batch_cross_entropy(model, batch) * (float("inf") if diverging.calls == 4 else 1)  # type: ignore[attr-defined]
 
     diverging.calls = 0  # type: ignore[attr-defined]
     with pytest.raises(DivergenceError, match="loss=inf at step 3"):
@@ -91,13 +91,13 @@ def test_loss_that_is_not_finite_stops_naming_the_step() -> None:
 def test_no_step_is_refused() -> None:
     model, batches, optimizer = setup()
     with pytest.raises(ValueError, match="steps=0"):
-        fit(model, cross_entropy, batches, optimizer, TrainingPlan(0))
+        fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(0))
 
 
 def checkpointed(folder: Path, steps: int, run: str = "a") -> nn.Module:
     model, batches, optimizer = setup()
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
-    fit(model, cross_entropy, batches, optimizer, TrainingPlan(steps, schedule, (), folder, 7, run))
+    fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(steps, schedule, (), folder, 7, run))
     return model
 
 

@@ -50,7 +50,7 @@ def hessian(
         loss: `loss(outputs, targets)`, a scalar that is a mean over the examples of a batch.
         batches: pairs (inputs, targets), the same at every pass: a list, or a loader that neither shuffles nor drops.
         parameters: names of the parameters to differentiate by; None takes all trained ones. Always in the order of
-            `model.named_parameters()`, flat as by `descent.models.vectors.flatten`; a tied weight counts once.
+            `model.named_parameters()`, flat as by `descent.models.flat_weights.flatten`; a tied weight counts once.
 
     Raises:
         ValueError: before any product is computed, with the culprit's name: batches that shuffle, drop examples, are

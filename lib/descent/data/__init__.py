@@ -1,7 +1,7 @@
-"""Data sets whose files are checked each time they are read, and tables of modular arithmetic and permutations.
+"""Data sets whose files are checked each time they are read.
 
-Start with `load_dataset("digits")`, which needs no download, and `standardise`; `modular_task` gives all examples of
-an operation, and `split_pairs` divides them as in the published code.
+Start with `load_dataset("digits")`, which needs no download, and `standardise`. The tables of modular arithmetic and of
+permutations that the chapters on grokking learn are in `descent.data.group_tables`.
 """
 
 import lazy_loader

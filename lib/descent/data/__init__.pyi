@@ -3,6 +3,3 @@ from .datasets import load_dataset as load_dataset
 from .datasets import standardise as standardise
 from .fetching import DamagedDataError as DamagedDataError
 from .fetching import MissingDataError as MissingDataError
-from .operations import ModularTask as ModularTask
-from .operations import modular_task as modular_task
-from .operations import split_pairs as split_pairs

@@ -24,10 +24,7 @@ Records = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class CifarSplit:
-    """The files of one split, and the SHA-256 of the sorted SHA-256s of all their records.
-
-    So the digest is the same in whatever order the records stand, and over however many files.
-    """
+    """The files of one split, and the SHA-256 of the sorted SHA-256s of all their records, whatever their order."""
 
     files: tuple[str, ...]
     sha256: str
@@ -78,15 +75,10 @@ CIFAR10 = CifarArchive(
 
 
 def read_records(stream: IO[bytes], size: int, source: CifarArchive) -> Records:
-    """The `(n, 3073)` records of one file, each a label, then 1,024 red, green and blue levels, row by row.
-
-    Args:
-        stream: the file, from its beginning.
-        size: its length in bytes; a file of another size than expected is not read.
-        source: the data set that the file belongs to.
+    """The `(n, 3073)` records of one file of `size` bytes, each a label, then 1,024 red, green and blue levels.
 
     Raises:
-        ValueError: another size than that of `source`'s files, or a label that is no class.
+        ValueError: another size than that of `source`'s files, which is not read, or a label that is no class.
     """
     content = b""
     if size == source.size:
@@ -102,9 +94,7 @@ def read_records(stream: IO[bytes], size: int, source: CifarArchive) -> Records:
 
 
 def join_records(parts: Sequence[Records], split: CifarSplit) -> Records:
-    """The records of the files of a split, sorted by their SHA-256s.
-
-    The n-th image is therefore the same, in whatever order the files hold them.
+    """The records of a split sorted by their SHA-256s, so that the n-th is the same in whatever order the files are.
 
     Raises:
         ValueError: the records are not those that were published.
@@ -145,8 +135,8 @@ class _Limited(io.RawIOBase):
 def read_archive(stream: BinaryIO, source: CifarArchive) -> dict[str, Records]:
     """The `(n, 3073)` records of every file in the archive, by file name, checked as those of single files are.
 
-    The tar file may be compressed by gzip, bzip2, xz or not at all. Its members are read into memory one by one, and
-    only regular files with the expected paths, so that no name or link in the archive decides what is written.
+    The tar file may be compressed by gzip, bzip2, xz or not at all. Only regular files with the expected paths are
+    read, into memory, so that no name or link in the archive decides what is written.
 
     Raises:
         ValueError: not such an archive, a broken one, or one without the published records.

@@ -64,9 +64,7 @@ def load_dataset(name: str, split: str = "train") -> Dataset:
     _check_choice("name", name, _LOADERS)
     _check_choice("split", split, ("train", "test"))
     images, labels = _LOADERS[name](split)
-    inputs = torch.from_numpy(images)
-    inputs = inputs if inputs.ndim == 4 else inputs.unsqueeze(1)
-    return Dataset(name, split, inputs, torch.from_numpy(labels.astype(np.int64)), classes=10)
+    return Dataset(name, split, torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), classes=10)
 
 
 def standardise(dataset: Dataset, reference: Dataset | None = None) -> Tensor:
@@ -115,13 +113,13 @@ def _digits(split: str) -> tuple[NDArray[np.float32], NDArray[Any]]:
     images, labels = load_digits(return_X_y=True)
     train, test = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
     rows = np.sort(train if split == "train" else test)
-    return (images[rows] / 16).astype(np.float32).reshape(-1, 8, 8), labels[rows]
+    return (images[rows] / 16).astype(np.float32).reshape(-1, 1, 8, 8), labels[rows]
 
 
 def _mnist(split: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     stem = "train" if split == "train" else "t10k"
-    labels = read_idx(MNIST, f"{stem}-labels-idx1-ubyte")
-    return read_idx(MNIST, f"{stem}-images-idx3-ubyte").astype(np.float32) / np.float32(255), labels
+    labels, images = (read_idx(MNIST, f"{stem}-{kind}-ubyte") for kind in ("labels-idx1", "images-idx3"))
+    return images[:, None].astype(np.float32) / np.float32(255), labels
 
 
 def _cifar10(split: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

@@ -32,13 +32,15 @@ class MissingDataError(FileNotFoundError):
     """A file that is not on this machine, and that no mirror gave."""
 
 
-def read_idx(source: IdxSource, filename: str) -> NDArray[np.uint8]:
-    """The array in one IDX file of the folder `source.name` of the data folder, whether compressed or not.
+def _damaged(what: object, problem: object, name: str, folder: Path, *paths: Path) -> DamagedDataError:
+    """A refusal that ends with the command that replaces the files at `paths` of data set `name` in `folder`."""
+    remove = " ".join(["rm", *(shlex.quote(str(path)) for path in paths)])
+    again = f"DESCENT_DATA={shlex.quote(str(folder))} {shlex.quote(sys.executable)} -m descent.data.datasets {name}"
+    return DamagedDataError(f"{what} is damaged\n{problem}\nto mend it: {remove} && {again}")
 
-    Raises:
-        DamagedDataError: the content is not the published one; the message says how to mend it.
-        MissingDataError: the file is absent and no mirror gives it; the message says what to put where.
-    """
+
+def read_idx(source: IdxSource, filename: str) -> NDArray[np.uint8]:
+    """The array in one IDX file of a source, compressed or not, in its data folder; raises as `load_dataset`."""
     folder = data_folder() / source.name
     packed = folder / f"{filename}.gz"
     path = next((path for path in (packed, folder / filename) if path.is_file()), packed)
@@ -46,7 +48,7 @@ def read_idx(source: IdxSource, filename: str) -> NDArray[np.uint8]:
         _fetch_idx(source, filename, folder)
     content, problem = _check_file(path, source, filename)
     if problem:
-        raise DamagedDataError(f"{path} is damaged\n{problem}\n{_how_to_mend(source.name, folder.parent, path)}")
+        raise _damaged(path, problem, source.name, folder.parent, path)
     return parse_idx(content, source.files[filename])
 
 
@@ -68,12 +70,7 @@ def _fetch_idx(source: IdxSource, filename: str, folder: Path) -> None:
 
 
 def read_cifar(source: CifarArchive, split: str) -> Records:
-    """The `(n, 3073)` records of one split, from the folder `source.folder` of the data folder.
-
-    Raises:
-        DamagedDataError: the content is not the published one; the message says how to mend it.
-        MissingDataError: a file is absent and no mirror gives it; the message says what to put where.
-    """
+    """The `(n, 3073)` records of one split, from `source.folder` in the data folder; raises as `load_dataset`."""
     root = data_folder()
     paths = [root / source.folder / name for name in source.splits[split].files]
     if not all(path.is_file() for path in paths):
@@ -88,7 +85,7 @@ def read_cifar(source: CifarArchive, split: str) -> Records:
         return join_records(parts, source.splits[split])
     except ValueError as error:
         what = blamed[0] if len(blamed) == 1 else f"the {split} split of {source.name} in {root / source.folder}"
-        raise DamagedDataError(f"{what} is damaged\n{error}\n{_how_to_mend(source.name, root, *blamed)}") from error
+        raise _damaged(what, error, source.name, root, *blamed) from error
 
 
 def _fetch_cifar(source: CifarArchive, folder: Path) -> None:
@@ -102,8 +99,7 @@ def _fetch_cifar(source: CifarArchive, folder: Path) -> None:
         try:
             return _extract(archive, source, folder)
         except DamagedDataError as error:
-            message = f"{archive} is damaged\n{error}\n{_how_to_mend(source.name, folder, archive)}"
-            raise DamagedDataError(message) from error
+            raise _damaged(archive, error, source.name, folder, archive) from error
 
     def take(url: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,17 +128,11 @@ def _extract(archive: Path, source: CifarArchive, folder: Path) -> None:
 def _try_mirrors(
     source: IdxSource | CifarArchive, filename: str, take: Callable[[str], None], lacking: str, remedy: str
 ) -> None:
-    """Give `take` the file's address on each mirror in turn, until it does not fail; each mirror is asked once.
+    """Give `take` the file's address on each mirror in turn, until one does not fail.
 
-    Args:
-        source: names the mirrors; those in `DESCENT_<NAME>_MIRRORS`, separated by commas, replace them.
-        filename: the file on the server.
-        take: fetches, checks and keeps the file; keeps nothing when it raises OSError or DamagedDataError.
-        lacking: the first words of the message: which file is not where.
-        remedy: its last words: what to do without a mirror.
-
-    Raises:
-        MissingDataError: no mirror gave the file; the message says why, in a line for each.
+    The mirrors are those of `source`, or those in `DESCENT_<NAME>_MIRRORS`, separated by commas. `take` fetches, checks
+    and keeps the file, and keeps nothing when it raises OSError or DamagedDataError. If no mirror gives the file,
+    MissingDataError says that it is `lacking`, why, in a line for each mirror, and the `remedy`.
     """
     named = os.environ.get(f"DESCENT_{source.name.upper()}_MIRRORS", "").split(",")
     failures = []
@@ -156,9 +146,7 @@ def _try_mirrors(
 
 
 def download(url: str, path: Path) -> None:
-    """Write what `url` (http or https) gives to `path`, with a progress bar on stderr.
-
-    The bytes are written as they come, so `path` should be a temporary file.
+    """Write what `url` (http or https) gives to `path`, as it comes, so `path` should be a temporary file.
 
     Raises:
         OSError: the server refused, broke off or was silent for longer than `TIMEOUT_S`.
@@ -170,10 +158,3 @@ def download(url: str, path: Path) -> None:
     with tqdm(total=1, desc=url.rsplit("/", 1)[1], unit="B", unit_scale=True, leave=False) as bar:
         fetch = HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT_S, headers=headers)
         fetch(url, str(path), None)
-
-
-def _how_to_mend(name: str, folder: Path, *paths: Path) -> str:
-    """The last line of a refusal: the command that replaces the files at `paths` of data set `name` in `folder`."""
-    remove = " ".join(["rm", *(shlex.quote(str(path)) for path in paths)])
-    again = f"DESCENT_DATA={shlex.quote(str(folder))} {shlex.quote(sys.executable)} -m descent.data.datasets {name}"
-    return f"to mend it: {remove} && {again}"

@@ -65,10 +65,9 @@ MNIST = IdxSource(
 
 
 def decompress(stream: BinaryIO, limit: int) -> tuple[bytearray, str]:
-    """The content of a stream, and why its decompression broke off ("" if it did not).
+    """The content of a stream, unpacked if it starts as gzip does, and why that broke off ("" if it did not).
 
-    The first bytes say whether the stream is compressed by gzip. Reading stops once `limit` bytes are exceeded, however
-    large a damaged or hostile file would become.
+    Reading stops once `limit` bytes are exceeded, however large a damaged or hostile file would become.
     """
     compressed = stream.read(len(_GZIP)) == _GZIP
     stream.seek(0)

@@ -22,9 +22,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 from descent.checkout import project_root
 from descent.data.datasets import Dataset, load_dataset, standardise
 from descent.landscape.directions import weight_matrices
-from descent.models.resnet import set_gates
-from descent.models.vectors import flatten
-from descent.models.weights import ResNetDescription, round_to_float16, save_checkpoint
+from descent.models.flat_weights import flatten
+from descent.models.image_networks import set_gates
+from descent.models.published_weights import ResNetDescription, round_to_float16, save_checkpoint
 from descent.repro.machine import autocast, compute_device, has_bfloat16
 from descent.repro.records import Record, provenance
 from descent.repro.seeding import torch_generator
@@ -196,7 +196,7 @@ def train_resnet(
     steps = np.linspace(0, batches.steps, schedule.snapshots, endpoint=False).astype(int)
     recipe = CapturePlan(steps, "weight", list(weight_matrices(model)))
     with GradientRecorder(model, optimizer, recipe, work / "weights") as recorder:
-        history = fit(model, loss, batches, optimizer, plan, recorders=[recorder])
+        losses = fit(model, loss, batches, optimizer, plan, recorders=[recorder])
         round_to_float16(model)
         if fading:
             set_gates(model, 0.0)  # the last step leaves a rest, and a resumed run may have made it before
@@ -206,7 +206,7 @@ def train_resnet(
             folder / f"{network.name}-path.npz"
         )
     error = error_rate(model, read(schedule.dataset, "test"), data, schedule.precision)
-    return save_checkpoint(folder, network, model.cpu(), _training_notes(schedule, history.losses, error, device))
+    return save_checkpoint(folder, network, model.cpu(), _training_notes(schedule, losses, error, device))
 
 
 def _training_notes(

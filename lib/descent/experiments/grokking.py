@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from descent.data.operations import ModularTask, modular_task, split_pairs
+from descent.data.group_tables import ModularTask, modular_task, split_pairs
+from descent.models.flat_weights import flatten, unflatten
 from descent.models.transformer import OneLayerTransformer, TransformerSizes
-from descent.models.vectors import flatten, unflatten
 from descent.repro.machine import compute_device, keep_freed_memory
 from descent.training.capture import CapturePlan, GradientRecorder, GradientStack
 from descent.training.loop import Batch, MiniBatches, TrainingPlan, fit
@@ -36,7 +36,7 @@ class ModularExperiment:
     """All that decides a run; the defaults are the source's (section 3).
 
     Attributes:
-        task, p: name and modulus of the operation, see `descent.data.operations.modular_task`.
+        task, p: name and modulus of the operation, see `descent.data.group_tables.modular_task`.
         fraction: share of the examples that training sees.
         width, heads, hidden: see `descent.models.transformer.TransformerSizes`.
         weight_decay: that of AdamW, on every parameter.
@@ -178,6 +178,6 @@ def train_modular_transformer(
     recipe = CapturePlan(range(0, experiment.steps, experiment.every), "weight")
     model, optimizer = start.model, start.optimizer
     with GradientRecorder(model, optimizer, recipe, folder and folder / "weights") as recorder:
-        history = fit(model, cross_entropy_in_double, start.batches, optimizer, plan, recorders=[recorder])
+        losses = fit(model, cross_entropy_in_double, start.batches, optimizer, plan, recorders=[recorder])
         stack = recorder.stack()
-        return GrokkingRun(experiment, start.task, start.train, start.test, history.losses, stack, model.cpu())
+        return GrokkingRun(experiment, start.task, start.train, start.test, losses, stack, model.cpu())

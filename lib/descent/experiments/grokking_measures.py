@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from descent.experiments.grokking import GrokkingRun, ModularExperiment, cross_entropy_in_double, prepare_experiment
-from descent.models.vectors import flatten
+from descent.models.flat_weights import flatten
 from descent.repro.machine import keep_freed_memory
-from descent.spectra.fourier import (
+from descent.spectra.fourier_modulo_p import (
     answer_coefficients,
     answer_share,
     excluded_logits,

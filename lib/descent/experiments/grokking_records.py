@@ -30,7 +30,7 @@ from descent.repro.machine import cores
 from descent.repro.records import Record, find_record, provenance, record_path
 from descent.repro.seeding import deterministic, numpy_generator
 from descent.repro.sweeps import Sweep, sweep
-from descent.spectra.fourier import key_frequencies
+from descent.spectra.fourier_modulo_p import key_frequencies
 from descent.spectra.singular_values import gram_matrix, singular_spectrum
 
 STEPS = {0: 40_000, 1: 15_000, 2: 15_000, 3: 15_000, 4: 15_000}  # of the runs, by seed

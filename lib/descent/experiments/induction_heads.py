@@ -169,6 +169,6 @@ def train_induction(of: InductionExperiment, count: int = 100, progress: str | N
     def batch(step: int) -> Batch:
         return repeated_blocks(of, of.batch_size, torch_generator(of.seed, f"sequences of step {step}"))
 
-    history = fit(model, predictable_loss, batch, optimizer, plan)
+    batch_losses = fit(model, predictable_loss, batch, optimizer, plan)
     looks = of.every * np.arange(len(losses), dtype=np.int64)
-    return InductionRun(history.losses, looks, np.stack(losses), known.flatten().numpy())
+    return InductionRun(batch_losses, looks, np.stack(losses), known.flatten().numpy())

@@ -16,7 +16,7 @@ from descent.landscape.directions import Scaling, random_direction
 from descent.landscape.evaluator import Evaluator
 from descent.landscape.shape import LineCurvature
 from descent.landscape.surface import loss_surface, plane_grid
-from descent.models.weights import Checkpoint, ResNetDescription, load_checkpoint
+from descent.models.published_weights import Checkpoint, ResNetDescription, load_checkpoint
 from descent.repro.machine import Precision
 from descent.repro.records import Record, find_record, provenance, record_path
 from descent.repro.sweeps import Sweep, sweep

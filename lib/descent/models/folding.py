@@ -1,7 +1,4 @@
-"""Batch normalisation folded into the convolution before it.
-
-In evaluation mode batch normalisation is an affine map, so the convolution can do its work at no cost.
-"""
+"""Batch normalisation, in evaluation mode an affine map, folded into the convolution before it, at no cost."""
 
 from __future__ import annotations
 

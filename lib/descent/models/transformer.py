@@ -64,11 +64,7 @@ class OneLayerTransformer(nn.Module):
 
     With width w, h heads, d = w / h, m neurons and v = symbols + 1 tokens, its weights are `W_E` (w, v), `W_pos`
     (3, w); `W_K`, `W_Q`, `W_V` (h, d, w), `W_O` (w, h d); `W_in` (m, w), `b_in` (m,), `W_out` (w, m), `b_out` (w,);
-    `W_U` (w, v). Weights start Gaussian with variance 1 / w, `W_U` with 1 / v; biases start at zero.
-
-    Args:
-        sizes: see `TransformerSizes`.
-        seed: decides the initial weights.
+    `W_U` (w, v). Weights start Gaussian, drawn from `seed`, with variance 1 / w, `W_U` with 1 / v; biases at zero.
 
     Example:
         >>> model = OneLayerTransformer(TransformerSizes(symbols=7, width=8, heads=2, hidden=16), seed=0)
@@ -100,9 +96,8 @@ class OneLayerTransformer(nn.Module):
     def activations(self, pairs: Tensor) -> Activations:
         """The logits, and what the network computes on the way to them.
 
-        Only the last position is computed, because nothing reads the others, and keys and values are computed once
-        for each token and place, not once for each example. The numbers are those of `every_position`, at a fraction
-        of the operations.
+        Only the last position is computed, because nothing reads the others, and keys and values once for each token
+        and place, not once for each example. The numbers are those of a pass over all positions.
         """
         heads, w, n = self.sizes.heads, self.sizes.width, len(pairs)
         end = self.W_E[:, -1] + self.W_pos[2]

@@ -3,7 +3,6 @@ from .estimates import Estimate as Estimate
 from .estimates import estimate as estimate
 from .files import InUseError as InUseError
 from .machine import colab_report as colab_report
-from .machine import compute_device as compute_device
 from .machine import cores as cores
 from .records import Record as Record
 from .records import find_record as find_record

@@ -13,21 +13,16 @@ from pathlib import Path
 
 
 def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        FileNotFoundError: no such file.
-    """
+    """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path in the folder of `path`, which is created if needed.
+    """A temporary path in the folder of `path`, which is created if needed; a reader of `path` never sees a part.
 
-    When the block ends, the temporary file is flushed to the disk and renamed to `path`; when the block raises, it is
-    removed. A reader therefore sees the old file or the new one, never a part.
+    When the block ends, the temporary file is flushed to the disk and renamed to `path`; when it raises, removed.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -78,11 +78,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def chosen_precision(wanted: str, device: torch.device) -> str:
-    """`float32` or `bfloat16`; `auto` means bfloat16 if the device has matrix instructions for it.
-
-    Raises:
-        ValueError: `wanted` is none of these names.
-    """
+    """`float32` or `bfloat16`; `auto` means bfloat16 if the device has matrix instructions for it."""
     if wanted not in get_args(Precision):
         raise ValueError(f"precision={wanted!r}: expected one of {', '.join(get_args(Precision))}")
     if wanted == "auto":
@@ -104,13 +100,9 @@ _LARGEST_MMAP_THRESHOLD = 32 << 20
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory that it frees; by default glibc returns blocks above 128 KiB to the system.
+    """Let this process keep the memory that it frees; glibc gives blocks above 128 KiB back, and zeroes them again.
 
-    A forward pass frees what the next one asks for, and each returned page costs a fault and is zeroed again. With this
-    setting the process stays as large as it ever was.
-
-    Returns:
-        Whether the C library accepted the settings; a library other than glibc is left as it is.
+    Returns whether the C library accepted the settings; a library other than glibc is left as it is.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

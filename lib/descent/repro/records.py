@@ -134,10 +134,9 @@ def find_record(path: Path, **settings: object) -> Record | None:
 
 
 def save_figure(figure: Any, folder: str | Path, name: str) -> list[Path]:
-    """Write a matplotlib figure as `folder/name.{png,svg,pdf}`, each atomically, at 200 dots per inch.
+    """Write a matplotlib figure as `folder/name.{png,svg,pdf}`, each atomically, at 200 dots per inch; their paths.
 
-    Returns:
-        The three paths. If `folder` is empty, nothing is written and the list is empty.
+    If `folder` is empty, nothing is written and the list is empty.
     """
     if not str(folder):
         return []

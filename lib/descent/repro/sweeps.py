@@ -6,17 +6,20 @@ The points are computed in shards, and each finished shard is kept, so that a ki
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
+import socket
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import CancelledError
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import numpy as np
@@ -24,16 +27,20 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from descent.repro.cluster import connected_client, host_and_port
 from descent.repro.files import exclusive_folder
 from descent.repro.machine import cores, keep_freed_memory
 from descent.repro.records import Record, provenance
 from descent.repro.seeding import deterministic
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 Points = NDArray[Any]
 Values = dict[str, NDArray[Any]]
 PointTask = Callable[[Points], Mapping[str, NDArray[Any]]]
 Finished = tuple[int, Values, Mapping[str, Any]]
+PATIENCE = 4.0  # seconds to wait for each answer, of which there are at most two before an error
+_ADDRESS = re.compile(r"tcp://(?P<host>\[[\da-fA-F:.]+\]|[\w.-]+):(?P<port>\d{1,5})")
 _ONE_AT_A_TIME = Lock()  # thread counts belong to the process: threads of one worker take turns
 
 
@@ -86,7 +93,8 @@ def sweep(task: PointTask, points: Points, how: Sweep, key: str) -> Values:
         `{name: (n, ...)}` in the order of the points. NaN and infinities are results like any other.
 
     Raises:
-        ValueError: there are no points, or `how.folder` holds shards of another key or of other points.
+        ValueError: there are no points, `how.folder` holds shards of another key or of other points, or a worker of the
+            cluster has several threads, of which it would use one.
         SweepError: the task raised, gave arrays of another length, or its worker died again and again.
         InUseError: another sweep is writing to `how.folder`.
         ConnectionError: the scheduler cannot be reached, has no worker, or was lost during the sweep.
@@ -257,3 +265,60 @@ def _on_cluster(task: PointTask, shards: Mapping[int, Points], how: Sweep) -> Ge
             except Exception as error:  # a worker lacks a package, or died again and again
                 raise SweepError(_complaint(number, shards[number][0].tolist(), error)) from error
             yield finished
+
+
+def host_and_port(scheduler: str) -> tuple[str, int]:
+    """The host and the port in "tcp://host:port", where an IPv6 host stands in brackets."""
+    match = _ADDRESS.fullmatch(scheduler)
+    if match is None or not 0 < int(match["port"]) < 65536:
+        raise ValueError(f"scheduler={scheduler!r}: expected 'tcp://host:port', such as 'tcp://10.0.0.1:8786', or ''")
+    return match["host"].strip("[]"), int(match["port"])
+
+
+@contextmanager
+def connected_client(scheduler: str) -> Iterator[Client]:
+    """A client of the cluster at "tcp://host:port", closed after the block."""
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ImportError(f"scheduler={scheduler!r} needs the package distributed: pip install distributed") from error
+    try:
+        _greet(*host_and_port(scheduler))
+        client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
+    except OSError as error:
+        raise ConnectionError(
+            f"{scheduler}: no Dask scheduler can be reached ({error}); check that `dask scheduler` runs there,"
+            " that host and port are right and that no firewall is between"
+        ) from error
+    with _silent("distributed.client"), client:  # who waits for a result learns of a lost scheduler
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError as error:
+            raise ConnectionError(
+                f"{scheduler}: the scheduler has no worker; start one: dask worker {scheduler} --nthreads 1"
+            ) from error
+        if several := [f"{worker} has {count}" for worker, count in client.nthreads().items() if count > 1]:
+            raise ValueError(f"{scheduler}: worker {several[0]} threads, expected 1: dask worker ... --nthreads 1")
+        yield client
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    log = logging.getLogger(name)
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _greet(host: str, port: int) -> None:
+    """Wait for the first bytes that a Dask scheduler sends to a new connection: the length of its greeting.
+
+    The client of Dask instead retries with log messages, and waits for ever on a port that accepts and says nothing.
+    """
+    with socket.create_connection((host, port), PATIENCE) as probe:
+        probe.settimeout(PATIENCE)
+        if not 0 < int.from_bytes(probe.recv(8), "little") < 2**20:
+            raise OSError("what answers there does not speak as one")

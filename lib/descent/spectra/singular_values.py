@@ -155,18 +155,27 @@ def stable_rank(values: ArrayLike) -> float:
 
 
 def captured_energy(gram_matrix: Matrix, sample: NDArray[np.int64]) -> tuple[Matrix, Matrix]:
-    """How much of the rows outside `sample` lies in the span of the first k right vectors of the rows inside it.
+    """How well the first k right vectors of some rows describe the others, for each k: a share and a remaining norm.
+
+    P_k projects on the first k right vectors of the m rows in `sample`, less those whose singular value is below the
+    floor of a `Spectrum`. The rows g that are not in `sample` are held out, in their order.
 
     Args:
         gram_matrix: `(n, n)` of all rows.
         sample: indices of the m sampled rows.
 
     Returns:
-        energy: `(m,)`; entry k - 1 is the share of the held-out rows' total squared norm that k vectors capture.
-        residual: `(n - m, m)`; for each held-out row g the relative norm ||g - P_k g|| / ||g|| that k vectors leave.
+        energy: `(m,)`; entry k - 1 is the sum of ||P_k g||^2 over the held-out rows g over the sum of ||g||^2, 0 to 1.
+        residual: `(n - m, m)`; entry k - 1 of a held-out row is ||g - P_k g|| / ||g||, 0 to 1, and 1 if g is zero.
 
     Raises:
         ValueError: `sample` leaves no row held out.
+
+    Examples:
+        >>> rows = np.array([[2.0, 0.0], [3.0, 4.0]])
+        >>> energy, residual = captured_energy(gram_matrix(rows), np.array([0]))
+        >>> energy.round(6).tolist(), residual.round(6).tolist()
+        ([0.36], [[0.8]])
     """
     held_out = np.setdiff1d(np.arange(len(gram_matrix)), sample)
     if len(held_out) == 0:

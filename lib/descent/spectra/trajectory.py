@@ -20,22 +20,20 @@ SAMPLES = 400  # points at equal distances along a path, between which turns are
 
 @dataclass(frozen=True)
 class TrajectoryPlane:
-    """The plane of the first two principal components of a path of k weight vectors (Li et al. 2018, section 7).
+    """The plane of the first two principal components of a path of k weight vectors, through the last of them.
 
-    The plane goes through the last point.
+    It is that of Li et al. 2018, section 7.
 
     Attributes:
         directions: `(2, P)` float32, orthonormal.
         coordinates: `(k, 2)`, each point less the last one along the directions, in units of weight.
         explained: `(k - 1,)`, share of the path's variance in each principal component, descending.
-        residual: `(k,)`, share of each point's squared distance from the last that the plane misses; 0 for the last.
         gram: `(k, k)` float64, the Gram matrix of the points less the last.
     """
 
     directions: NDArray[np.float32]
     coordinates: NDArray[np.float64]
     explained: NDArray[np.float64]
-    residual: NDArray[np.float64]
     gram: NDArray[np.float64]
 
 
@@ -61,16 +59,7 @@ def trajectory_plane(rows: NDArray[np.floating]) -> TrajectoryPlane:
     if explained[1] < FLAT:
         raise ValueError(f"{len(rows)} points on one line: expected a path that spans a plane")
     directions = singular_spectrum(products, centre=True).right(relative, 2).T.astype(np.float32)
-    coordinates, distance = path - path[-1], products.diagonal()
-    missed = 1 - (coordinates**2).sum(1) / np.where(distance > 0, distance, 1)
-    residual = np.where(distance > 0, missed.clip(0), 0)
-    return TrajectoryPlane(directions, coordinates, explained[:-1], residual, products)
-
-
-def path_coordinates(products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The coordinates of a `TrajectoryPlane`, `(k, 2)` in units of weight, from its `gram` `(k, k)` alone."""
-    path, _ = principal_path(products, 2)
-    return cast("Array", path - path[-1])
+    return TrajectoryPlane(directions, path - path[-1], explained[:-1], products)
 
 
 def random_walk(points: int, size: int, seed: int) -> NDArray[np.float64]:
@@ -127,7 +116,7 @@ def principal_path(products: Array, count: int) -> tuple[Array, Array]:
 def turning_angles(
     path: Array, times: NDArray[np.floating], window: float = 0.1, smooth: int = 1
 ) -> tuple[Array, Array]:
-    """The angle by which a path turns at each of `SAMPLES` places, equally spaced along it.
+    """The angle by which a path turns at places equally spaced along it.
 
     It is the angle between the chord from half a window behind to the place and the chord from the place to half a
     window ahead. Since places are equally spaced in length, a slow stretch counts as much as a fast one.
@@ -165,20 +154,12 @@ def turning_angles(
 def path_corners(
     path: Array, times: NDArray[np.floating], count: int, window: float = 0.1, smooth: int = 1
 ) -> tuple[Array, Array]:
-    """The sharpest turns of a path: peaks of `turning_angles`, of which no two lie within a window of each other.
+    """The `count` sharpest turns of a path: peaks of `turning_angles`, no two of them within a window of each other.
 
-    Args:
-        path: `(m, k)`, points in order.
-        times: `(m,)`, ascending.
-        count: the largest number of turns.
-        window: see `turning_angles`.
-        smooth: see `turning_angles`.
+    The other arguments are those of `turning_angles`, which raises what this raises.
 
     Returns:
         Times and angles (radians) of the turns, each `(count,)` or shorter, in the order of time.
-
-    Raises:
-        ValueError: as `turning_angles`.
     """
     when, angle = turning_angles(path, times, window, smooth)
     peaks = find_peaks(angle, distance=max(1, round(window * SAMPLES)))[0]

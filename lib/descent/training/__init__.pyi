@@ -6,9 +6,7 @@ from .capture import open_stack as open_stack
 from .capture import random_steps as random_steps
 from .loop import DamagedCheckpointError as DamagedCheckpointError
 from .loop import DivergenceError as DivergenceError
-from .loop import History as History
 from .loop import MiniBatches as MiniBatches
-from .loop import Resumable as Resumable
 from .loop import TrainingPlan as TrainingPlan
-from .loop import cross_entropy as cross_entropy
+from .loop import batch_cross_entropy as batch_cross_entropy
 from .loop import fit as fit

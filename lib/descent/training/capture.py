@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from descent.models.vectors import Layout
-from descent.training.stores import MemoryRows, Rows, StoredRows, read_layout, read_rows
+from descent.models.flat_weights import Layout
+from descent.training.gradient_store import MemoryRows, Rows, StoredRows, read_layout, read_rows
 
 
 def random_steps(total: int, count: int, generator: np.random.Generator) -> NDArray[np.int64]:

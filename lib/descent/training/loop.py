@@ -6,10 +6,10 @@ import hashlib
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from descent.repro.files import exclusive_folder, sha256_of, write_atomic
 from descent.repro.seeding import torch_generator
+from descent.training.capture import GradientRecorder
 
 Batch = tuple[Tensor, ...]
 BatchLoss = Callable[[nn.Module, Batch], Tensor]
@@ -86,7 +87,7 @@ class MiniBatches:
         return tuple(tensor[index] for tensor in self.tensors)
 
 
-def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+def batch_cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     """Cross-entropy of the logits `model(inputs)` for the classes `targets`, in nats, mean per example; `()`."""
     inputs, targets = batch
     return nn.functional.cross_entropy(model(inputs), targets)
@@ -115,26 +116,6 @@ class TrainingPlan:
     progress: str | None = None
 
 
-@dataclass(frozen=True)
-class History:
-    """What a run did.
-
-    Attributes:
-        losses: `(steps,)` float64; the loss of the batch of each step before the update, mean per example.
-        resumed_at: the step at which this process went on; 0 for a run from the start.
-    """
-
-    losses: NDArray[np.float64] = field(repr=False)
-    resumed_at: int = 0
-
-
-class Resumable(Protocol):
-    """What else a resumed run must put back beside the model, such as a `GradientRecorder`."""
-
-    def resume(self, step: int) -> None:
-        """Go on at `step`, the number of optimiser steps made so far."""
-
-
 def fit(
     model: nn.Module,
     loss: BatchLoss,
@@ -142,8 +123,8 @@ def fit(
     optimizer: Optimizer,
     plan: TrainingPlan,
     *,
-    recorders: Sequence[Resumable] = (),
-) -> History:
+    recorders: Sequence[GradientRecorder] = (),
+) -> NDArray[np.float64]:
     """Train `model` in place until `plan.steps` steps are made, in this run and in those that it goes on from.
 
     With `plan.checkpoints`, a run that was killed goes on from its newest checkpoint, and ends with the same bits as
@@ -151,12 +132,14 @@ def fit(
 
     Args:
         model: any module, left in the mode (training or evaluation) in which it came.
-        loss: `loss(model, batch) -> scalar`, mean per example.
+        loss: `loss(model, batch) -> scalar`, mean per example, such as `batch_cross_entropy`.
         batches: the batch of a step, such as `MiniBatches`. It must depend on the step alone, or a resumed run differs.
         optimizer: holds the model's parameters.
         plan: length, schedule, callbacks, checkpoints, progress.
-        recorders: each `GradientRecorder` with a store, so that it goes on from the same step as the training. Without
-            `plan.checkpoints` they need not be named.
+        recorders: those with a store, so that they go on from the same step; only with `plan.checkpoints`.
+
+    Returns:
+        `(steps,)` float64, the loss of the batch of each step before the update, mean per example.
 
     Raises:
         ValueError: `plan` asks for no step, or a recorder lacks rows of steps before the checkpoint.
@@ -170,11 +153,9 @@ def fit(
         >>> model = torch.nn.Linear(3, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         >>> batches = MiniBatches((inputs, targets), batch_size=3, seed=0)
-        >>> history = fit(model, cross_entropy, batches, optimizer, TrainingPlan(steps=20))
-        >>> history.losses.shape
-        (20,)
-        >>> bool(history.losses[-1] < history.losses[0])
-        True
+        >>> losses = fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(steps=20))
+        >>> losses.shape, bool(losses[-1] < losses[0])
+        ((20,), True)
     """
     if plan.steps < 1 or plan.checkpoint_every < 1:
         raise ValueError(f"steps={plan.steps}, checkpoint_every={plan.checkpoint_every}: expected at least 1 each")
@@ -191,8 +172,7 @@ def fit(
             value = loss(model, batches(step))
             losses[step] = value.item()
             if not math.isfinite(losses[step]):
-                message = f"loss={losses[step]} at step {step}: no longer finite; try a smaller learning rate"
-                raise DivergenceError(message)
+                raise DivergenceError(f"loss={losses[step]} at step {step}: not finite; try a smaller learning rate")
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if plan.scheduler is not None:
@@ -201,7 +181,7 @@ def fit(
                 callback(step, float(losses[step]))
             if plan.checkpoints is not None and ((step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps):
                 _save(model, optimizer, plan, losses[: step + 1])
-    return History(losses, start)
+    return losses
 
 
 def _save(model: nn.Module, optimizer: Optimizer, plan: TrainingPlan, losses: NDArray[np.float64]) -> None:
@@ -232,7 +212,7 @@ def _digest_path(path: Path) -> Path:
 
 
 def _resume(model: nn.Module, optimizer: Optimizer, plan: TrainingPlan, losses: NDArray[np.float64]) -> int:
-    """Restore model, optimiser, scheduler, generator and losses from the newest checkpoint, if any; the step of it."""
+    """Restore all that `_save` kept from the newest checkpoint, if there is one; returns its step."""
     if plan.checkpoints is None:
         return 0
     for unfinished in plan.checkpoints.glob(".step-*.tmp*"):  # left half written by a kill

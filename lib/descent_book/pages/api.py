@@ -184,9 +184,13 @@ def write_signature(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -
 
 
 def _aliases(module: Any) -> Mapping[str, ast.expr]:
-    """The types that a module gives a name of its own, such as `Matrix = NDArray[np.float64]`."""
+    """The types that a module, or one that it imports from, gives a name: `Matrix = NDArray[np.float64]`."""
     body = ast.parse(inspect.getsource(module)).body
-    return {
+    known: dict[str, ast.expr] = {}
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("descent."):
+            known |= _aliases(importlib.import_module(str(node.module)))
+    return known | {
         node.targets[0].id: node.value
         for node in body
         if isinstance(node, ast.Assign)

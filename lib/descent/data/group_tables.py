@@ -17,21 +17,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _Elements = NDArray[np.int64]
-_S5 = "s5"
 
 
-def _inverse(b: _Elements, p: int) -> _Elements:
-    return np.array([pow(int(value), -1, p) for value in b], dtype=np.int64)
+def _quotient(a: _Elements, b: _Elements, p: int) -> _Elements:
+    return a * np.array([pow(int(value), -1, p) for value in b], dtype=np.int64) % p
+
+
+def _composition(a: _Elements, b: _Elements, p: int) -> _Elements:
+    elements = np.array(list(itertools.permutations(range(5))))
+    number = {tuple(element): index for index, element in enumerate(elements.tolist())}
+    composed = np.take_along_axis(elements[a], elements[b], axis=1)
+    return np.array([number[tuple(row)] for row in composed.tolist()], dtype=np.int64)
 
 
 # name -> (a, b, p) -> result; `division` is by residues other than zero, which have inverses if p is prime
-_MODULAR: dict[str, Callable[[_Elements, _Elements, int], _Elements]] = {
+_OPERATIONS: dict[str, Callable[[_Elements, _Elements, int], _Elements]] = {
     "addition": lambda a, b, p: (a + b) % p,
     "subtraction": lambda a, b, p: (a - b) % p,
     "squares": lambda a, b, p: (a * a + b * b) % p,
-    "division": lambda a, b, p: a * _inverse(b, p) % p,
+    "division": _quotient,
+    "s5": _composition,
 }
-OPERATIONS = (*_MODULAR, _S5)
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class ModularTask:
     """The table of an operation.
 
     Attributes:
-        name: `addition`, `subtraction`, `squares`, `division` or `s5`.
+        name: of the operation, as `modular_task` has it.
         symbols: number of elements of the set, which are the tokens 0 to symbols - 1.
         pairs: `(n, 2)` int64, every a and b, sorted by a, then by b.
         targets: `(n,)` int64, the result for each pair.
@@ -62,10 +68,8 @@ def is_prime(number: int) -> bool:
 def modular_task(name: str, p: int = 113) -> ModularTask:
     """All examples of an operation.
 
-    Args:
-        name: `addition`, `subtraction`, `squares` (a^2 + b^2) or `division` modulo p; or `s5`, the composition "b, then
-            a" of the 120 permutations of five things, which are numbered in lexicographic order.
-        p: the modulus; not used by `s5`.
+    It is `addition`, `subtraction`, `squares` (a^2 + b^2) or `division` modulo p; or `s5`, for which p is not used: the
+    composition "b, then a" of the 120 permutations of five things, which are numbered in lexicographic order.
 
     Raises:
         ValueError: the name is unknown, the modulus is below 2 or, for `division`, not prime.
@@ -75,31 +79,19 @@ def modular_task(name: str, p: int = 113) -> ModularTask:
         >>> task.pairs[:3].tolist(), task.targets[-3:].tolist()
         ([[0, 0], [0, 1], [0, 2]], [1, 2, 3])
     """
-    if name not in OPERATIONS:
-        raise ValueError(f"operation {name!r}: expected one of {', '.join(OPERATIONS)}")
-    if name == _S5:
-        return _permutations()
-    if p < 2:
+    if name not in _OPERATIONS:
+        raise ValueError(f"operation {name!r}: expected one of {', '.join(_OPERATIONS)}")
+    if name == "s5":
+        p = 120
+    elif p < 2:
         raise ValueError(f"p={p}: expected a modulus of at least 2")
-    if name == "division" and not is_prime(p):
+    elif name == "division" and not is_prime(p):
         near = next(number for number in itertools.count(p) if is_prime(number))
         raise ValueError(f"p={p}: division needs a prime, such as {near}")
-    start = 1 if name == "division" else 0
-    a, b = (part.ravel() for part in np.meshgrid(np.arange(p), np.arange(start, p), indexing="ij"))
-    return _task(name, p, a, b, _MODULAR[name](a, b, p))
-
-
-def _permutations() -> ModularTask:
-    elements = np.array(list(itertools.permutations(range(5))))
-    number = {tuple(element): index for index, element in enumerate(elements.tolist())}
-    a, b = (part.ravel() for part in np.meshgrid(np.arange(120), np.arange(120), indexing="ij"))
-    composed = np.take_along_axis(elements[a], elements[b], axis=1)
-    return _task(_S5, 120, a, b, np.array([number[tuple(row)] for row in composed.tolist()]))
-
-
-def _task(name: str, symbols: int, a: _Elements, b: _Elements, results: _Elements) -> ModularTask:
-    pairs = torch.from_numpy(np.stack([a, b], axis=1).astype(np.int64))
-    return ModularTask(name, symbols, pairs, torch.from_numpy(results.astype(np.int64)))
+    elements, first = np.arange(p, dtype=np.int64), 1 if name == "division" else 0
+    a, b = (part.ravel() for part in np.meshgrid(elements, elements[first:], indexing="ij"))
+    pairs, results = np.stack([a, b], axis=1), _OPERATIONS[name](a, b, p)
+    return ModularTask(name, p, torch.from_numpy(pairs), torch.from_numpy(results))
 
 
 def split_pairs(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from descent.data.operations import modular_task
+from descent.data.group_tables import modular_task
 from descent.models.transformer import OneLayerTransformer, TransformerSizes
-from descent.spectra.fourier import (
+from descent.spectra.fourier_modulo_p import (
     answer_coefficients,
     answer_share,
     excluded_logits,

@@ -53,20 +53,10 @@ def _side(values: Tensor) -> int:
 
 
 def transform_pairs(values: Tensor) -> Tensor:
-    """The two-dimensional transform of functions of a pair, `(p * p, c) -> (p, p, c)`, in the order of `fourier_basis`.
-
-    Raises:
-        ValueError: the number of rows is not the square of an odd p.
-    """
+    """The transform along a and b of functions of a pair, `(p * p, c) -> (p, p, c)`, ordered as `fourier_basis`."""
     p = _side(values)
     basis = fourier_basis(p)
     return torch.einsum("ia,jb,abc->ijc", basis, basis, values.double().view(p, p, -1))
-
-
-def _check_frequencies(frequencies: Sequence[int], p: int) -> list[int]:
-    if bad := [k for k in frequencies if not 1 <= k <= p // 2]:
-        raise ValueError(f"frequency {bad[0]}: expected 1 to {p // 2} for p={p}")
-    return list(frequencies)
 
 
 def sum_waves(p: int, frequencies: Sequence[int]) -> Tensor:
@@ -76,7 +66,9 @@ def sum_waves(p: int, frequencies: Sequence[int]) -> Tensor:
         ValueError: a frequency out of range, or p is even.
     """
     basis, rows = fourier_basis(p), []
-    for k in _check_frequencies(frequencies, p):
+    for k in frequencies:
+        if not 1 <= k <= p // 2:
+            raise ValueError(f"frequency {k}: expected 1 to {p // 2} for p={p}")
         cos, sin = basis[2 * k - 1], basis[2 * k]
         rows.append((torch.outer(cos, cos) - torch.outer(sin, sin)).flatten() / math.sqrt(2))
         rows.append((torch.outer(sin, cos) + torch.outer(cos, sin)).flatten() / math.sqrt(2))
@@ -117,23 +109,23 @@ def answer_coefficients(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
 
     A wave is cos(2 pi k (a + b - c) / p) over all pairs and answers c, scaled to length one (Nanda et al. 2023, section
     4). It is never written out, as cos(x - y) = cos x cos y + sin x sin y, with x of a + b and y of c.
-
-    Raises:
-        ValueError: the logits have not p classes, a frequency is out of range, or p is even.
     """
     p = _side(logits)
     if logits.shape[1] != p:
         raise ValueError(f"logits of shape {tuple(logits.shape)}: expected (p * p, p); drop the logit of '='")
-    of_answers = fourier_basis(p)[[row for k in _check_frequencies(frequencies, p) for row in (2 * k - 1, 2 * k)]]
-    products = (sum_waves(p, frequencies) @ logits.double()) * of_answers
-    return products.sum(1).view(len(frequencies), 2).sum(1) / math.sqrt(2)
+    of_sums = sum_waves(p, frequencies) @ logits.double()
+    of_answers = fourier_basis(p)[[row for k in frequencies for row in (2 * k - 1, 2 * k)]]
+    return (of_sums * of_answers).sum(1).view(len(frequencies), 2).sum(1) / math.sqrt(2)
 
 
 def answer_share(logits: Tensor, frequencies: Sequence[int]) -> float:
     """The share of the variance of the logits that lies along the waves of a + b - c, 0 to 1.
 
-    The mean over answers, which changes no probability, is taken off for each pair first. Logits that do not vary give
-    0.
+    The mean over answers, which changes no probability, is taken off for each pair first. Logits `(p * p, p)` that do
+    not vary give 0.
+
+    Raises:
+        ValueError: the logits have not p classes, a frequency is out of range, or p is even.
 
     Examples:
         >>> a, b, c = torch.meshgrid(*[torch.arange(7).double()] * 3, indexing="ij")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from descent.models.vectors import Layout, flatten, unflatten
+from descent.models.flat_weights import Layout, flatten, unflatten
 
 
 def test_flatten_and_unflatten_are_inverse() -> None:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from descent.models.vectors import Layout, unflatten
+from descent.models.flat_weights import Layout, unflatten
 from descent.repro.files import exclusive_folder, write_json
 
 Rows = NDArray[np.float32]
@@ -166,12 +166,7 @@ def _write_all(file: Any, data: Any) -> None:
 
 
 def read_layout(folder: Path) -> Layout:
-    """The layout of the rows of a store.
-
-    Raises:
-        FileNotFoundError: the folder is not a store.
-        ValueError: the layout is damaged.
-    """
+    """The layout of the rows of a store; raises FileNotFoundError where there is none, and ValueError if damaged."""
     try:
         stored = json.loads((folder / _LAYOUT).read_text())
         return Layout(tuple(stored["names"]), tuple(tuple(shape) for shape in stored["shapes"]))
@@ -180,11 +175,7 @@ def read_layout(folder: Path) -> Layout:
 
 
 def read_rows(folder: Path, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
-    """The rows of a store, memory-mapped read-only, and their steps; a row that a kill has torn is left out.
-
-    Raises:
-        ValueError: a row or its step is not what was written; the message names the store.
-    """
+    """The rows of a store, memory-mapped read-only, and their steps; a row that a kill has torn is left out."""
     width = 4 * layout.size
     sizes = [(folder / name).stat().st_size if (folder / name).exists() else 0 for name in (_ROWS, _STEPS, _SUMS)]
     count = min(sizes[0] // width, sizes[1] // 8, sizes[2] // 4)

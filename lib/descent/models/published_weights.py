@@ -12,9 +12,9 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from descent.models.resnet import Shortcuts, cifar_resnet
+from descent.models.image_networks import Shortcuts, cifar_resnet
 from descent.repro.files import sha256_of, write_atomic, write_json
 
 DIGESTS = "sha256.json"
@@ -68,19 +68,13 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: str | Path, network: ResNetDescription, model: nn.Module, about: Mapping[str, Any]) -> Path:
-    """Write `folder/<name>.safetensors`, and its SHA-256 into `folder/sha256.json`.
+    """Write `folder/<name>.safetensors`, and its SHA-256 into `folder/sha256.json`; returns the path of the file.
 
     Weights are kept in float16, the buffers of batch normalisation as they are. So that the file holds the network that
     was measured, round `model` by `round_to_float16` before you measure anything on it.
-
-    Returns:
-        The path of the file.
     """
-    weights = {name for name, _ in model.named_parameters()}
-    state = {
-        name: (tensor.to(torch.float16) if name in weights else tensor).contiguous()
-        for name, tensor in model.state_dict().items()
-    }
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    state |= {name: parameter.detach().to(torch.float16).contiguous() for name, parameter in model.named_parameters()}
     about = {"network": asdict(network), **about}
     path = Path(folder) / f"{network.name}.safetensors"
     data = safetensors.torch.save(state, {"about": json.dumps(about)})
@@ -100,11 +94,11 @@ def round_to_float16(model: nn.Module) -> nn.Module:
 
 
 def load_checkpoint(folder: str | Path, network: ResNetDescription) -> Checkpoint:
-    """Read what `save_checkpoint` wrote, its SHA-256 checked first.
+    """The trained network in `folder/<name>.safetensors`, its SHA-256 checked first against `folder/sha256.json`.
 
     Raises:
         FileNotFoundError: there is no such checkpoint; the message names those that there are.
-        ValueError: the file is damaged, or does not fit the network; the message names what differs first.
+        ValueError: the file is damaged, or does not fit the network; the message names what differs.
     """
     path = Path(folder) / f"{network.name}.safetensors"
     if not path.is_file():
@@ -124,25 +118,11 @@ def load_checkpoint(folder: str | Path, network: ResNetDescription) -> Checkpoin
         if asked != stored[name]:
             raise ValueError(f"{name}={asked!r}: expected {stored[name]!r}, which is what {path} was trained with")
     model = network.build()
-    fill_parameters(model, state, str(path))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit {network.name}: {error}") from error
     return Checkpoint(network, model.eval(), about, digest)
-
-
-def fill_parameters(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
-    """Copy named tensors into the module.
-
-    Raises:
-        ValueError: names or shapes differ; the message names the first, and nothing is copied.
-    """
-    own = model.state_dict()
-    for name in [*own, *state]:
-        if name not in state or name not in own:
-            where = f"{origin} lacks it" if name in own else f"it is only in {origin}"
-            raise ValueError(f"{name!r} does not fit: {where}")
-        if own[name].shape != state[name].shape:
-            shapes = f"{tuple(state[name].shape)} in {origin}, {tuple(own[name].shape)} in the network"
-            raise ValueError(f"{name!r} does not fit: {shapes}")
-    model.load_state_dict({name: state[name].to(own[name].dtype) for name in own})
 
 
 def _digests(folder: Path) -> dict[str, str]:
