@@ -21,7 +21,7 @@ from descent.experiments.toy_models import (
     train_toy_models,
     train_toy_models_in_parts,
 )
-from descent.features.measures import dimensionality
+from descent.features.geometry import dimensionality
 from descent.repro.seeding import deterministic
 
 SHORT = ToyTraining(steps=30, batch=64, learning_rate=1e-2)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from descent.features.figures import cluster_edges, figure_frame
+from descent.features.geometry import cluster_edges, figure_frame
 from descent.plots.features import Solid, feature_rays, matrix_maps, norm_bars, solid_panels
 from descent.plots.style import Labels, use_style
 
