@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from descent.plots.layout import Figures, interactive_row, still_row
-from descent.plots.style import COLOURS, GREY, Labels
+from descent.plots.style import COLOURS, GREY, Figures, Labels, interactive_row, still_row
 
 Array = NDArray[Any]
 WHITE_TO_BLUE = ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")  # pale, so that the paths stand out
@@ -53,7 +52,7 @@ def relief_panels(panels: Mapping[str, Relief], labels: Labels) -> Figures:
     """
     names = dict.fromkeys(name for panel in panels.values() for name in panel.paths)
     colour = dict(zip(names, COLOURS[1:], strict=False))
-    interactive = interactive_row(list(panels))
+    interactive = interactive_row(panels)
     for column, panel in enumerate(panels.values(), 1):
         interactive.add_trace(_surface(panel), 1, column)
         for name, path in panel.paths.items():
@@ -103,26 +102,18 @@ def _camera(distance: float) -> dict[str, dict[str, float]]:
 
 
 def _still(panels: Mapping[str, Relief], colour: Mapping[str, str], labels: Labels) -> Figure:
-    figure, axes = still_row(len(panels), (max(6.4, 4.6 * len(panels)), 4.4), computed_zorder=False)
-    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
-        _draw(axis, panel, colour)
-        axis.set(title=title, xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
+    size = max(6.4, 4.6 * len(panels)), 4.4
+    figure, axes = still_row(panels, size, (38, 52), xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
+    for axis, relief in zip(axes, panels.values(), strict=True):
+        x, y = np.meshgrid(relief.x, relief.y)
+        axis.computed_zorder = False  # the paths lie above the surface
+        axis.plot_surface(x, y, relief.z, cmap="Blues_r", alpha=0.75, rcount=60, ccount=60, lw=0.15, edgecolor="white")
+        for name, path in relief.paths.items():
+            axis.plot(*path.T, color=colour[name], lw=2.2, zorder=5)
+            axis.plot(*path[-1:].T, "o", color=colour[name], ms=5, zorder=6)
     handles = [Line2D([], [], color=shade, lw=2.5, label=name) for name, shade in colour.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
     return figure
-
-
-def _draw(axis: Any, relief: Relief, colour: Mapping[str, str]) -> None:
-    x, y = np.meshgrid(relief.x, relief.y)
-    axis.plot_surface(x, y, relief.z, cmap="Blues_r", alpha=0.75, rcount=60, ccount=60, lw=0.15, edgecolor="white")
-    for name, path in relief.paths.items():
-        axis.plot(*path.T, color=colour[name], lw=2.2, zorder=5)
-        axis.plot(*path[-1:].T, "o", color=colour[name], ms=5, zorder=6)
-    axis.view_init(elev=38, azim=52)
-    axis.tick_params(labelsize=8, pad=0)
-    axis.set_box_aspect((1, 1, 0.75), zoom=0.97)
-    for pane in (axis.xaxis, axis.yaxis, axis.zaxis):
-        pane.pane.set_alpha(0.0)
 
 
 def moving_paths(relief: Relief, times: Array, labels: Labels, unit: str) -> Figures:
