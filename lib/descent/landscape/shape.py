@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from descent.curvature.eigen import extreme_eigenpairs
 from descent.curvature.operators import hessian
-from descent.landscape.directions import Direction, moved, weight_matrices
+from descent.landscape.directions import Direction, network_at, weight_matrices
 from descent.landscape.surface import LossSurface
 from descent.repro.seeding import numpy_generator
 
@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 EIGENVALUES = ("smallest", "largest", "residual", "converged")
 
 
-def descent_towards_centre(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -> Array:
+def descent_centre_cosine(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -> Array:
     """Cosine between steepest descent within the plane and the way to the centre, `(m, n)`.
 
     The gradient is the second-order difference quotient of the logarithm of the loss, which has the direction of the
@@ -41,11 +41,11 @@ def descent_towards_centre(surface: LossSurface, centre: tuple[float, float] = (
     return cosine
 
 
-def star_share(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -> float:
+def star_shaped_share(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -> float:
     """Share of the grid from which a small gradient step within the plane comes nearer to the centre, 0 to 1.
 
     It is 1 for a surface that falls towards its centre along every ray, whose level sets are then star-shaped, and
-    about one half for a surface that has nothing to do with the centre. Points at which `descent_towards_centre` is NaN
+    about one half for a surface that has nothing to do with the centre. Points at which `descent_centre_cosine` is NaN
     do not count.
 
     Raises:
@@ -54,10 +54,10 @@ def star_share(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -
     Examples:
         >>> axis = np.linspace(-1, 1, 5)
         >>> bowl = LossSurface(axis, axis, {"loss": 1 + axis[:, None] ** 2 + axis**2}, images=1, precision="float32")
-        >>> star_share(bowl)
+        >>> star_shaped_share(bowl)
         1.0
     """
-    cosine = descent_towards_centre(surface, centre)
+    cosine = descent_centre_cosine(surface, centre)
     counted = np.isfinite(cosine)
     if not counted.any():
         raise ValueError(f"none of {cosine.size} grid points has a finite gradient")
@@ -88,7 +88,7 @@ def plane_nonconvexity(surface: LossSurface) -> Array:
     return nonconvexity_ratio(middle - radius, middle + radius)
 
 
-class LineCurvature:
+class HessianExtremes:
     """Extreme eigenvalues of the Hessian of the cross-entropy at points of a plane; a task for `descent.repro.sweep`.
 
     The Hessian is that of the mean over all examples, in all weights of more than one dimension: biases and batch
@@ -126,7 +126,7 @@ class LineCurvature:
         return {name: np.array([row[name] for row in rows], float) for name in EIGENVALUES}
 
     def _at(self, point: Array) -> dict[str, float]:
-        model = moved(self._model, self._directions, point).eval()
+        model = network_at(self._model, self._directions, point).eval()
         names = list(weight_matrices(model))
         generator = numpy_generator(0, "eigenvalues on a plane")
         try:
