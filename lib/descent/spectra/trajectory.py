@@ -68,7 +68,14 @@ def trajectory_plane(rows: NDArray[np.floating]) -> TrajectoryPlane:
 
 
 def path_coordinates(products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The coordinates of a `TrajectoryPlane`, `(k, 2)` in units of weight, from its `gram` `(k, k)` alone."""
+    """Where a path of k weight vectors lies in its principal plane, `(k, 2)` in units of weight, its end at the origin.
+
+    These are the `coordinates` that `trajectory_plane` gives, without the weights: from `products` `(k, k)`, the inner
+    products of the weight vectors less the last one, which it gives as `gram`. Each column has an arbitrary sign.
+
+    Raises:
+        ValueError: all points are the same.
+    """
     path, _ = principal_path(products, 2)
     return cast("Array", path - path[-1])
 
