@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
@@ -132,7 +131,13 @@ def moving_paths(relief: Relief, times: Array, labels: Labels, unit: str) -> Fig
         raise ValueError(f"path {bad[0]!r} of {len(relief.paths[bad[0]])} points: expected {len(times)}, one per time")
     colour = dict(zip(relief.paths, (*COLOURS, GREY), strict=False))
     first = [_trail(path[:1], name, colour[name], True) for name, path in relief.paths.items()]
-    frames = [_frame(relief, index, str(time)) for index, time in enumerate(times)]
+    trails = list(range(1, len(first) + 1))  # the surface, before them, stays as it is
+    frames = [
+        go.Frame(
+            data=[go.Scatter3d(_course(path[:end])) for path in relief.paths.values()], traces=trails, name=str(time)
+        )
+        for end, time in enumerate(times, 1)
+    ]
     interactive = go.Figure([_surface(relief), *first], frames=frames)
     interactive.update_scenes(**_axes(labels), camera=_camera(2.2))
     move = {"frame": {"duration": 60, "redraw": True}, "transition": {"duration": 0}, "mode": "immediate"}
@@ -146,11 +151,6 @@ def moving_paths(relief: Relief, times: Array, labels: Labels, unit: str) -> Fig
     legend["bgcolor"] = "rgba(0,0,0,0)"
     interactive.update_layout(height=640, margin=margin, legend=legend, sliders=[slider], updatemenus=[buttons])
     return interactive, _still({f"after {times[-1]} {unit}s": relief}, colour, labels)
-
-
-def _frame(relief: Relief, index: int, name: str) -> go.Frame:
-    data = [go.Scatter3d(_course(path[: index + 1])) for path in relief.paths.values()]
-    return go.Frame(data=data, traces=list(range(1, len(data) + 1)), name=name)
 
 
 def path_3d(points: Array, colour: Array, labels: Labels, colour_label: str) -> Figures:
@@ -168,18 +168,18 @@ def path_3d(points: Array, colour: Array, labels: Labels, colour_label: str) -> 
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points of shape {points.shape}: expected (n, 3)")
     x, y, z = points.astype(np.float32).T
-    marker = {"size": 3, "color": colour.astype(np.float32), "colorscale": "Viridis"}
-    marker["colorbar"] = {"title": colour_label}
+    marker = {
+        "size": 3,
+        "color": colour.astype(np.float32),
+        "colorscale": "Viridis",
+        "colorbar": {"title": colour_label},
+    }
     line = {"color": "rgba(120,120,120,0.25)", "width": 2}
     interactive = go.Figure(go.Scatter3d(x=x, y=y, z=z, mode="lines+markers", marker=marker, line=line))
     margin = {"l": 0, "r": 0, "t": 10, "b": 0}
     interactive.update_layout(scene=_axes(labels), height=560, margin=margin, template="plotly_white")
-    static = plt.figure(figsize=(8, 5.5))
-    axis = static.add_subplot(projection="3d")
+    static, (axis,) = still_row([""], (8, 5.5), (30, -60), xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
     axis.plot(x, y, z, color="grey", lw=0.4, alpha=0.4)
     dots = axis.scatter(x, y, z, c=colour, s=6)
-    axis.set(xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
-    axis.tick_params(labelsize=8)
-    axis.set_box_aspect(None, zoom=0.85)
     static.colorbar(dots, ax=axis, label=colour_label, shrink=0.7, pad=0.12)
     return interactive, static
