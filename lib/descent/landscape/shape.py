@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -88,6 +89,7 @@ def plane_nonconvexity(surface: LossSurface) -> Array:
     return nonconvexity_ratio(middle - radius, middle + radius)
 
 
+@dataclass(frozen=True, eq=False)
 class HessianExtremes:
     """Extreme eigenvalues of the Hessian of the cross-entropy at points of a plane; a task for `descent.repro.sweep`.
 
@@ -95,7 +97,7 @@ class HessianExtremes:
     normalisation are left out (Li et al. 2018, section 6). It is taken on copies of the model, in evaluation mode and
     in the weights' own precision.
 
-    Args:
+    Attributes:
         model: a trained network.
         inputs: `(n, ...)`.
         targets: `(n,)` classes.
@@ -103,16 +105,11 @@ class HessianExtremes:
         tolerance: of the eigenvalues, relative to the larger one; 1e-2 is that of Li et al.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        targets: Tensor,
-        directions: Sequence[Direction],
-        tolerance: float = 1e-2,
-    ) -> None:
-        self._model, self._batch, self._directions = model, (inputs, targets), list(directions)
-        self._tolerance = tolerance
+    model: nn.Module
+    inputs: Tensor
+    targets: Tensor
+    directions: Sequence[Direction]
+    tolerance: float = 1e-2
 
     def __call__(self, points: ArrayLike) -> dict[str, Array]:
         """The extreme eigenvalues at points `(s, k)`.
@@ -126,21 +123,18 @@ class HessianExtremes:
         return {name: np.array([row[name] for row in rows], float) for name in EIGENVALUES}
 
     def _at(self, point: Array) -> dict[str, float]:
-        model = network_at(self._model, self._directions, point).eval()
+        model = network_at(self.model, self.directions, point).eval()
         names = list(weight_matrices(model))
         generator = numpy_generator(0, "eigenvalues on a plane")
         try:
-            operator = hessian(model, nn.functional.cross_entropy, [self._batch], names)
-            pairs = extreme_eigenpairs(operator, 2, "both", generator, tolerance=self._tolerance, max_matvecs=400)
+            operator = hessian(model, nn.functional.cross_entropy, [(self.inputs, self.targets)], names)
+            pairs = extreme_eigenpairs(operator, 2, "both", generator, tolerance=self.tolerance, max_matvecs=400)
         except ValueError as error:
             if "finite" not in str(error):
                 raise
             return {**dict.fromkeys(EIGENVALUES, np.nan), "converged": 0.0}
-        values, residual = pairs.values, float(pairs.residuals.max(initial=0))
-        if len(values) < 2:
-            values = np.full(2, np.nan)
-        smallest, largest = float(values[0]), float(values[-1])
-        return {"smallest": smallest, "largest": largest, "residual": residual, "converged": float(pairs.converged)}
+        smallest, largest = pairs.values if len(pairs.values) == 2 else (np.nan, np.nan)
+        return dict(zip(EIGENVALUES, (smallest, largest, pairs.residuals.max(initial=0), pairs.converged), strict=True))
 
 
 def nonconvexity_ratio(smallest: ArrayLike, largest: ArrayLike) -> Array:

@@ -133,9 +133,7 @@ def moving_paths(relief: Relief, times: Array, labels: Labels, unit: str) -> Fig
     first = [_trail(path[:1], name, colour[name], True) for name, path in relief.paths.items()]
     trails = list(range(1, len(first) + 1))  # the surface, before them, stays as it is
     frames = [
-        go.Frame(
-            data=[go.Scatter3d(_course(path[:end])) for path in relief.paths.values()], traces=trails, name=str(time)
-        )
+        go.Frame(data=[go.Scatter3d(_course(p[:end])) for p in relief.paths.values()], traces=trails, name=str(time))
         for end, time in enumerate(times, 1)
     ]
     interactive = go.Figure([_surface(relief), *first], frames=frames)
@@ -168,12 +166,8 @@ def path_3d(points: Array, colour: Array, labels: Labels, colour_label: str) -> 
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points of shape {points.shape}: expected (n, 3)")
     x, y, z = points.astype(np.float32).T
-    marker = {
-        "size": 3,
-        "color": colour.astype(np.float32),
-        "colorscale": "Viridis",
-        "colorbar": {"title": colour_label},
-    }
+    bar = {"title": colour_label}
+    marker = {"size": 3, "color": colour.astype(np.float32), "colorscale": "Viridis", "colorbar": bar}
     line = {"color": "rgba(120,120,120,0.25)", "width": 2}
     interactive = go.Figure(go.Scatter3d(x=x, y=y, z=z, mode="lines+markers", marker=marker, line=line))
     margin = {"l": 0, "r": 0, "t": 10, "b": 0}
