@@ -60,9 +60,9 @@ def ours(seeds: list[int]) -> Callable[[], None]:
 def apart() -> tuple[float, float]:
     """Largest differences of losses and of gradients from the source's formulation on one batch, over the largest."""
     toys = ToyModels(N, M, range(MODELS), DENSITY)
-    inputs, (density, _, noise) = ToyInputs(toys, BATCH), toys.tensors()
+    inputs = ToyInputs(toys, BATCH)
     inputs.draw()
-    x = inputs.block(slice(0, MODELS), density, noise)[0].permute(2, 0, 1)
+    x = inputs.block(slice(0, MODELS))[0].permute(2, 0, 1)
     W, b = toys.start().requires_grad_(), torch.zeros(MODELS, N, requires_grad=True)
     expected = loss_of(W, b, x)
     expected.backward()

@@ -25,11 +25,11 @@ from descent.experiments.grokking_measures import (
     embedding_frequencies,
     first_lasting_step,
     generalisation_course,
-    logit_gram,
     losses_without_components,
     path_gradients,
     progress_measures,
     train_and_test_losses,
+    weight_and_logit_grams,
 )
 from descent.models.flat_weights import Layout, flatten, unflatten
 from descent.models.transformer import every_position
@@ -289,9 +289,8 @@ def test_without_components_takes_off_each_rows_own_part(small: GrokkingRun) -> 
 
 
 def test_the_logit_gram_is_of_all_examples_and_answers(small: GrokkingRun) -> None:
-    rows = small.stack.rows[:2]
-    expected = np.stack([small.logits(row).flatten().numpy() for row in rows]).astype(float)
-    np.testing.assert_allclose(logit_gram(small, rows), expected @ expected.T, rtol=1e-5)
+    expected = np.stack([small.logits(row).flatten().numpy() for row in small.stack.rows]).astype(float)
+    np.testing.assert_allclose(weight_and_logit_grams(small)["logits"], expected @ expected.T, rtol=1e-5)
 
 
 def test_embedding_frequencies_are_of_the_embedding_alone(small: GrokkingRun) -> None:

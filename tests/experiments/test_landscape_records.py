@@ -8,21 +8,21 @@ import torch
 from small_networks import settle
 
 from descent.data.datasets import Dataset, standardise
-from descent.experiments import landscape_records
-from descent.experiments.cifar_resnets import NETWORKS
-from descent.experiments.landscape_records import (
+from descent.experiments import cifar_resnets
+from descent.experiments.cifar_resnets import (
+    NETWORKS,
     first_images,
     make_curvature_record,
     make_resnet_landscape,
     make_surface_record,
-    plane_curvature,
     plane_evaluator,
+    plane_hessian_extremes,
     plane_record_key,
     plane_record_path,
 )
 from descent.landscape.directions import random_direction
 from descent.landscape.evaluator import Evaluator
-from descent.landscape.shape import EIGENVALUES, LineCurvature
+from descent.landscape.shape import EIGENVALUES, HessianExtremes
 from descent.landscape.surface import LossSurface, loss_surface, plane_grid
 from descent.models.published_weights import (
     Checkpoint,
@@ -59,7 +59,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "CURVATURE_IMAGES": FEW,
         "CURVATURE_SIDE": COARSE,
     }.items():
-        monkeypatch.setattr(landscape_records, name, value)
+        monkeypatch.setattr(cifar_resnets, name, value)
     save_checkpoint(tmp_path / "data" / "checkpoints", TINY, round_to_float16(settle(TINY.build())), {})
     return tmp_path
 
@@ -68,7 +68,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many points each call of an evaluator had."""
     calls: list[int] = []
-    for kind in (Evaluator, LineCurvature):
+    for kind in (Evaluator, HessianExtremes):
         whole = kind.__call__
 
         def counting(self: Any, points: Any, whole: Any = whole) -> Any:
@@ -83,7 +83,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: object, points: object) -> None:
         raise ZeroDivisionError("nothing is to be computed")
 
-    for kind in (Evaluator, LineCurvature):
+    for kind in (Evaluator, HessianExtremes):
         monkeypatch.setattr(kind, "__call__", refuse)
 
 
@@ -154,7 +154,9 @@ def test_a_curvature_record_is_a_direct_evaluation(root: Path) -> None:
     assert record.name == "resnet8-curvature"
     assert set(record.values) == {"alpha", "beta", *EIGENVALUES}
     np.testing.assert_array_equal([record.values["alpha"], record.values["beta"]], [axis, axis])
-    direct = LineCurvature(checkpoint.model, *images, directions(checkpoint, 1))(plane_grid(axis, axis)[1:2])  # (-1, 1)
+    direct = HessianExtremes(checkpoint.model, *images, directions(checkpoint, 1))(
+        plane_grid(axis, axis)[1:2]  # (-1, 1)
+    )
     for name in EIGENVALUES:
         assert record.values[name].shape == (COARSE, COARSE)
         assert record.values[name][0, 1] == pytest.approx(direct[name][0], rel=1e-4)
@@ -166,9 +168,9 @@ def test_a_curvature_record_is_a_direct_evaluation(root: Path) -> None:
 
 def test_curvature_is_on_the_plane_of_its_arguments(root: Path) -> None:
     checkpoint, images = trained(root), first_images(FEW)
-    task = plane_curvature(checkpoint, images, 2, "layer")
-    expected = LineCurvature(checkpoint.model, *images, directions(checkpoint, 2, "layer"))
-    other = LineCurvature(checkpoint.model, *images, directions(checkpoint, 2))
+    task = plane_hessian_extremes(checkpoint, images, 2, "layer")
+    expected = HessianExtremes(checkpoint.model, *images, directions(checkpoint, 2, "layer"))
+    other = HessianExtremes(checkpoint.model, *images, directions(checkpoint, 2))
     largest = [each([[0.5, -0.5]])["largest"][0] for each in (task, expected, other)]
     assert largest[0] == largest[1] != largest[2]
 
@@ -209,7 +211,7 @@ def test_a_run_goes_on_from_its_shards(root: Path, computed: list[int], monkeypa
 def test_other_weights_have_shards_and_a_record_of_their_own(
     root: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(landscape_records, "NETWORKS", (TINY,))
+    monkeypatch.setattr(cifar_resnets, "NETWORKS", (TINY,))
     make_resnet_landscape(root, "")
     path = plane_record_path(root, TINY, "curvature", 0)
     before = sha256_of(path)
@@ -223,7 +225,7 @@ def test_other_weights_have_shards_and_a_record_of_their_own(
 
 
 def test_the_chapters_records_are_made_once(root: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(landscape_records, "NETWORKS", (TINY,))
+    monkeypatch.setattr(cifar_resnets, "NETWORKS", (TINY,))
     make_resnet_landscape(root, "")
     assert computed == [1] * 4  # the surface of a small network is made by the chapter
     (path,) = root.glob("data/records/*/*")
@@ -245,7 +247,7 @@ def test_deep_networks_have_two_surfaces_and_all_have_their_curvature(
         def make(network: ResNetDescription, seed: int, root: Path, scheduler: str, kind: str = kind) -> None:
             calls.append((kind, network.name, seed, root, scheduler))
 
-        monkeypatch.setattr(landscape_records, f"make_{kind}_record", make)
+        monkeypatch.setattr(cifar_resnets, f"make_{kind}_record", make)
     make_resnet_landscape(tmp_path, "tcp://far:8786")
     names = ["resnet110", "resnet110-noshort", "resnet56", "resnet56-noshort", "resnet20", "resnet20-noshort"]
     wanted = [("surface", name, seed) for name in names[:4] for seed in (0, 1)]

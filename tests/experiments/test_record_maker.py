@@ -22,8 +22,8 @@ def test_every_chapter_with_records_has_a_maker_and_no_other() -> None:
 
 def test_a_new_module_is_found_without_an_entry_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = list(record_makers())
-    (tmp_path / "tunnels_records.py").write_text("CHAPTERS = {'tunnels': print}")
-    (tmp_path / "tunnels.py").write_text("raise ZeroDivisionError('a study is not imported')")
+    (tmp_path / "tunnels.py").write_text("CHAPTERS = {'tunnels': print}")
+    (tmp_path / "bridges.py").write_text("'A study without records.'")
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
     assert list(record_makers()) == [*known, "tunnels"]
     assert record_makers()["tunnels"] is print

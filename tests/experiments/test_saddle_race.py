@@ -20,6 +20,22 @@ from descent.saddles.functions import classic_saddle
 course = EscapeCourse(dimension=3, condition=20.0, distances=(1e-2, 1e-4), runs=4, budget=3000, seed=0)
 
 
+@pytest.mark.parametrize(("dimension", "condition"), [(2, 49.0), (10, 100.0), (10, 1.0), (5, 8.0)])
+def test_a_saddle_has_one_unstable_direction_and_its_condition_number(dimension, condition):
+    h = replace(course, dimension=dimension, condition=condition).curvatures()
+    assert h.shape == (dimension,)
+    assert (h < 0).tolist() == [False] * (dimension - 1) + [True]
+    assert np.abs(h).max() / np.abs(h).min() == pytest.approx(condition, rel=1e-14)
+    ratios = h[1:-1] / h[:-2]
+    np.testing.assert_allclose(ratios, ratios[:1].repeat(len(ratios)))
+
+
+@pytest.mark.parametrize("wrong", [{"dimension": 1}, {"condition": 0.5}, {"condition": math.inf}])
+def test_what_is_no_saddle_is_refused(wrong):
+    with pytest.raises(ValueError, match="expected at least 2 dimensions, and a finite condition of at least 1"):
+        replace(course, **wrong)
+
+
 def test_plain_gradient_descent_takes_the_time_of_its_exact_solution():
     rate = 0.5
     _, starts, turns = course.lay_out()

@@ -21,7 +21,7 @@ from descent.experiments.toy_models import (
     train_toy_models,
     train_toy_models_in_parts,
 )
-from descent.features.measures import dimensionality
+from descent.features.geometry import dimensionality
 from descent.repro.seeding import deterministic
 
 SHORT = ToyTraining(steps=30, batch=64, learning_rate=1e-2)
@@ -35,8 +35,7 @@ def drawn(models: ToyModels, batch: int) -> tuple[ToyInputs, Tensor, Tensor]:
     """Inputs after a draw, the clean ones and the noisy ones as `(batch, k, n)`."""
     inputs = ToyInputs(models, batch)
     inputs.draw()
-    density, _, noise = models.tensors()
-    parts = inputs.block(slice(0, len(models)), density, noise)
+    parts = inputs.block(slice(0, len(models)))
     return inputs, *(part.permute(2, 0, 1).clone() for part in parts)
 
 
@@ -64,10 +63,10 @@ def test_training_is_that_of_the_textbook() -> None:
     W, b = models.start().requires_grad_(), torch.zeros(4, 6, requires_grad=True)
     optimizer = torch.optim.AdamW([W, b], SHORT.learning_rate, weight_decay=SHORT.weight_decay)
     inputs = ToyInputs(models, SHORT.batch)
-    density, importance, noise = models.tensors()
+    importance = models.tensors()[1]
     for _ in range(SHORT.steps):
         inputs.draw()
-        x = inputs.block(slice(0, 4), density, noise)[0].permute(2, 0, 1)
+        x = inputs.block(slice(0, 4))[0].permute(2, 0, 1)
         optimizer.zero_grad()
         (importance * (x - reconstruct_inputs(W, b, x)).square()).mean((0, 2)).sum().backward()
         optimizer.step()

@@ -10,7 +10,7 @@ from descent.landscape.directions import (
     Direction,
     batch_norm_variances,
     direction_between,
-    moved,
+    network_at,
     random_direction,
     rescale_direction,
     weight_matrices,
@@ -75,7 +75,7 @@ def test_between_two_networks_lie_their_weights_and_statistics() -> None:
     counters = {name for name in start.state_dict() if name.endswith("num_batches_tracked")}
     assert set(way) == set(start.state_dict()) - counters
     for share in (0.0, 0.25, 1.0):
-        found = moved(start, [way], [share]).state_dict()
+        found = network_at(start, [way], [share]).state_dict()
         for name in way:
             expected = (1 - share) * start.state_dict()[name] + share * end.state_dict()[name]
             torch.testing.assert_close(found[name], expected, rtol=1e-12, atol=1e-14)
@@ -96,20 +96,20 @@ def test_moving_adds_coordinates_times_directions_to_a_copy() -> None:
     model = nn.Linear(2, 2).double()
     before = copy.deepcopy(model.state_dict())
     directions = [random_direction(model, 0, name) for name in ("alpha", "beta")]
-    there = moved(model, directions, [2.0, -0.5])
+    there = network_at(model, directions, [2.0, -0.5])
     expected = before["weight"] + 2 * directions[0]["weight"] - 0.5 * directions[1]["weight"]
     torch.testing.assert_close(there.weight.detach(), expected, rtol=1e-14, atol=1e-15)
-    assert equal(dict(moved(model, directions, [0, 0]).state_dict()), dict(before))
+    assert equal(dict(network_at(model, directions, [0, 0]).state_dict()), dict(before))
     assert equal(dict(model.state_dict()), dict(before))
     with pytest.raises(ValueError, match=r"point of shape \(1,\): expected \(2,\), one a direction"):
-        moved(model, directions, [1.0])
+        network_at(model, directions, [1.0])
 
 
 def test_moving_refuses_a_direction_that_would_only_broadcast() -> None:
     with pytest.raises(ValueError, match=r"direction 0 has 'weight' of shape \(2, 1\); the model's is \(2, 2\)"):
-        moved(nn.Linear(2, 2), [{"weight": torch.ones(2, 1)}], [1.0])
+        network_at(nn.Linear(2, 2), [{"weight": torch.ones(2, 1)}], [1.0])
     with pytest.raises(ValueError, match="direction 0 moves 'wait', which the model lacks"):
-        moved(nn.Linear(2, 2), [{"wait": torch.ones(2, 2)}], [1.0])
+        network_at(nn.Linear(2, 2), [{"wait": torch.ones(2, 2)}], [1.0])
 
 
 def test_running_variances_are_known_by_their_names() -> None:
@@ -124,9 +124,9 @@ def test_running_variances_are_known_by_their_names() -> None:
 def test_moving_takes_a_variance_below_zero_as_zero_and_nothing_else() -> None:
     model = nn.BatchNorm1d(3).double()  # variances are one
     down = {name: torch.tensor([-1.0, -0.5, 1.0]).double() for name in ("running_var", "running_mean", "weight")}
-    state = moved(model, [down], [1.5]).state_dict()
+    state = network_at(model, [down], [1.5]).state_dict()
     assert state["running_var"].tolist() == [0, 0.25, 2.5]
     assert state["running_mean"].tolist() == [-1.5, -0.75, 1.5]
     assert state["weight"].tolist() == [-0.5, 0.25, 2.5]
-    twice = moved(model, [down, down], [3.0, -2.5]).state_dict()  # only the sum counts, not the way to it
+    twice = network_at(model, [down, down], [3.0, -2.5]).state_dict()  # only the sum counts, not the way to it
     assert twice["running_var"].tolist() == [0.5, 0.75, 1.5]

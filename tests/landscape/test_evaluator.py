@@ -13,7 +13,7 @@ import torch
 from small_networks import CLASSES, examples, settle, small_resnet
 from torch import Tensor, nn
 
-from descent.landscape.directions import Direction, Scaling, direction_between, moved, random_direction
+from descent.landscape.directions import Direction, Scaling, direction_between, network_at, random_direction
 from descent.landscape.evaluator import Evaluator
 from descent.landscape.surface import LossSurface, loss_surface, plane_grid, recompute_points
 from descent.models.image_networks import Shortcuts
@@ -50,7 +50,7 @@ def test_any_point_has_the_values_of_the_moved_network(shortcuts: Shortcuts) -> 
     centre = {name: values[0] for name, values in found.items()}
     assert centre == pytest.approx(plain(model, *data), rel=1e-6)
     for row, point in ((1, [0.4, -0.3]), (2, [-1, 2])):
-        expected = plain(moved(model, directions, point), *data)
+        expected = plain(network_at(model, directions, point), *data)
         assert {name: values[row] for name, values in found.items()} == pytest.approx(expected, rel=1e-5)
     assert len(np.unique(found["loss"])) == 3
 
@@ -61,7 +61,7 @@ def test_grid_keeps_its_order() -> None:
     found = loss_surface(Evaluator(model, *data, directions, precision="float32"), ALPHA, BETA)
     assert found.loss.shape == (5, 7)
     for i, j in ((0, 0), (1, 5), (4, 2), (4, 6)):
-        expected = plain(moved(model, directions, [ALPHA[i], BETA[j]]), *data)
+        expected = plain(network_at(model, directions, [ALPHA[i], BETA[j]]), *data)
         assert {name: values[i, j] for name, values in found.values.items()} == pytest.approx(expected, rel=1e-5)
     points = plane_grid([1, 2], [3, 4, 5])
     np.testing.assert_array_equal(points, [[1, 3], [1, 4], [1, 5], [2, 3], [2, 4], [2, 5]])
@@ -283,7 +283,7 @@ def test_a_line_beyond_two_networks_has_no_variance_below_zero() -> None:
     found = task([[-4.0], [5.0], [0.5]])
     norms = [name for name in start.state_dict() if name.endswith("running_var")]
     for row, share in enumerate((-4.0, 5.0)):
-        there = moved(start, [way], [share])
+        there = network_at(start, [way], [share])
         straight = {name: start.state_dict()[name] + share * way[name] for name in norms}
         assert any((part < 0).any() for part in straight.values())
         for name in norms:
@@ -291,7 +291,7 @@ def test_a_line_beyond_two_networks_has_no_variance_below_zero() -> None:
         expected = plain(there, *data)
         assert np.isfinite(expected["loss"])
         assert {n: values[row] for n, values in found.items()} == pytest.approx(expected, rel=1e-3)
-    halfway = plain(moved(start, [way], [0.5]), *data)  # and what was clamped there is not kept
+    halfway = plain(network_at(start, [way], [0.5]), *data)  # and what was clamped there is not kept
     assert found["loss"][2] == pytest.approx(halfway["loss"], rel=1e-5)
 
 
@@ -363,7 +363,7 @@ def test_normalisation_that_cannot_be_folded_is_moved_as_it_is() -> None:
     model = settle(Backwards(nn.Conv2d(3, 3, 8), nn.BatchNorm2d(3), nn.Sequential(nn.Flatten(), nn.Linear(3, CLASSES))))
     assert evaluator(model)([[0, 0]])["loss"][0] == pytest.approx(plain(model, *examples())["loss"], rel=1e-6)
     model = settle(nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.BatchNorm1d(3), nn.Linear(3, CLASSES)))
-    away = moved(model, plane(model), [0.4, -0.3])
+    away = network_at(model, plane(model), [0.4, -0.3])
     assert evaluator(model)([[0.4, -0.3]])["loss"][0] == pytest.approx(plain(away, *examples())["loss"], rel=1e-5)
     way = direction_between(model, settle(copy.deepcopy(model), 1))
     found = Evaluator(model, *examples(), [way], precision="float32")([[1.0]])["loss"]
@@ -462,7 +462,7 @@ def test_a_loss_of_ones_own_over_integers_and_tied_weights() -> None:
     values = task([[0, 0], [0.5, -1]])
     assert sorted(values) == ["loss", "standard_error"]
     for row, point in enumerate([[0, 0], [0.5, -1]]):
-        losses = word_losses(moved(model, plane(model), point)(words), words.flip(1)).detach().double()
+        losses = word_losses(network_at(model, plane(model), point)(words), words.flip(1)).detach().double()
         assert values["loss"][row] == pytest.approx(losses.mean().item(), rel=1e-6)
         assert values["standard_error"][row] == pytest.approx(losses.std().item() / 5**0.5, rel=1e-5)
     assert task.key() == task.in_float32().key() != Evaluator(model, words, words.flip(1), plane(model)).key()

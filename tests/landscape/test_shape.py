@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from descent.landscape.directions import Direction, moved, random_direction, weight_matrices
+from descent.landscape.directions import Direction, network_at, random_direction, weight_matrices
 from descent.landscape.shape import (
-    LineCurvature,
-    descent_towards_centre,
+    HessianExtremes,
+    descent_centre_cosine,
     nonconvexity_ratio,
     plane_nonconvexity,
-    star_share,
+    star_shaped_share,
 )
 from descent.landscape.surface import LossSurface
 from descent.models.flat_weights import Layout, flatten, unflatten
@@ -31,37 +31,37 @@ def lines(alpha: np.ndarray = EVEN, beta: np.ndarray = ODD) -> tuple[np.ndarray,
 
 def test_a_round_bowl_leads_to_its_centre_from_everywhere() -> None:
     a, b = lines(EVEN, EVEN)
-    cosine = descent_towards_centre(drawn(a**2 + b**2 + FAR, EVEN, EVEN))
+    cosine = descent_centre_cosine(drawn(a**2 + b**2 + FAR, EVEN, EVEN))
     assert np.isnan(cosine[2, 2])
     np.testing.assert_allclose(np.delete(cosine.ravel(), 12), np.ones(24), atol=1e-4)
-    assert star_share(drawn(a**2 + b**2 + FAR, EVEN, EVEN)) == 1
-    assert star_share(drawn(FAR - a**2 - b**2, EVEN, EVEN)) == 0
+    assert star_shaped_share(drawn(a**2 + b**2 + FAR, EVEN, EVEN)) == 1
+    assert star_shaped_share(drawn(FAR - a**2 - b**2, EVEN, EVEN)) == 0
 
 
 def test_an_oval_bowl_leads_there_askew_on_any_grid() -> None:
     alpha, beta = np.array([-3.0, -1.0, 0.5, 4.0]), np.array([-2.0, -0.5, 1.0, 1.5, 7.0])  # neither even nor equal
     a, b = lines(alpha, beta)
-    cosine = descent_towards_centre(drawn(a**2 + 9 * b**2 + FAR, alpha, beta))
+    cosine = descent_centre_cosine(drawn(a**2 + 9 * b**2 + FAR, alpha, beta))
     expected = (a**2 + 9 * b**2) / np.hypot(a, 9 * b) / np.hypot(a, b)
     np.testing.assert_allclose(cosine, expected, atol=1e-4)
     assert expected.min() < 0.7
-    assert star_share(drawn(a**2 + 9 * b**2 + FAR, alpha, beta)) == 1
+    assert star_shaped_share(drawn(a**2 + 9 * b**2 + FAR, alpha, beta)) == 1
 
 
 def test_a_saddle_leads_to_its_centre_from_where_it_rises() -> None:
     a, b = lines()
-    assert star_share(drawn(a**2 - b**2 + FAR)) == 12 / 30  # where |a| > |b|
+    assert star_shaped_share(drawn(a**2 - b**2 + FAR)) == 12 / 30  # where |a| > |b|
     a, b = lines(ODD, ODD)
-    assert star_share(drawn(a * b + FAR, ODD, ODD)) == 1 / 2  # the same saddle, turned: two quadrants of four
+    assert star_shaped_share(drawn(a * b + FAR, ODD, ODD)) == 1 / 2  # the same saddle, turned: two quadrants of four
 
 
 def test_a_bowl_elsewhere_leads_to_the_centre_from_outside_thales_circle() -> None:
     a, b = lines()
     bowl = drawn((a - 2) ** 2 + (b - 1.5) ** 2 + FAR)
     outside = a * (a - 2) + b * (b - 1.5) > 0  # the circle over the way from the centre to the bowl's
-    assert star_share(bowl) == outside.mean()
+    assert star_shaped_share(bowl) == outside.mean()
     assert not outside.all()
-    assert star_share(bowl, (2, 1.5)) == 1
+    assert star_shaped_share(bowl, (2, 1.5)) == 1
 
 
 def test_a_hole_takes_its_neighbours_with_it_and_no_more() -> None:
@@ -69,21 +69,21 @@ def test_a_hole_takes_its_neighbours_with_it_and_no_more() -> None:
     for value in (np.nan, np.inf, 0.0):
         height = a**2 + b**2 + FAR
         height[2, 3] = value
-        cosine = descent_towards_centre(drawn(height, ODD, ODD))
+        cosine = descent_centre_cosine(drawn(height, ODD, ODD))
         missing = np.zeros((6, 6), bool)
         missing[[1, 2, 3, 2, 2], [3, 3, 3, 2, 4]] = True
         missing[0, 3] = missing[2, 5] = True  # the edges look two lines inwards
         np.testing.assert_array_equal(np.isnan(cosine), missing)
-        assert star_share(drawn(height, ODD, ODD)) == 1
+        assert star_shaped_share(drawn(height, ODD, ODD)) == 1
 
 
 def test_flat_and_narrow_surfaces_say_nothing() -> None:
     flat = drawn(np.ones((5, 6)))
-    assert np.isnan(descent_towards_centre(flat)).all()
+    assert np.isnan(descent_centre_cosine(flat)).all()
     with pytest.raises(ValueError, match="none of 30 grid points has a finite gradient"):
-        star_share(flat)
+        star_shaped_share(flat)
     with pytest.raises(ValueError, match=r"a grid of \(2, 6\): expected at least 3 lines in each direction"):
-        descent_towards_centre(drawn(np.ones((2, 6)), EVEN[:2]))
+        descent_centre_cosine(drawn(np.ones((2, 6)), EVEN[:2]))
 
 
 def test_nonconvexity_is_the_share_of_negative_curvature() -> None:
@@ -95,13 +95,13 @@ def test_nonconvexity_is_the_share_of_negative_curvature() -> None:
     assert not np.signbit(nonconvexity_ratio([0.0], [1.0])).any()
 
 
-def task(tolerance: float = 1e-10) -> tuple[LineCurvature, nn.Module, list[Direction], Tensor, Tensor]:
+def task(tolerance: float = 1e-10) -> tuple[HessianExtremes, nn.Module, list[Direction], Tensor, Tensor]:
     model = mlp((3,), [5], 3, 0).double().eval()  # 30 weights, 8 biases: too many for a dense solution
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(12, 3, generator=generator, dtype=torch.float64)
     targets = torch.randint(3, (12,), generator=generator)
     directions = [random_direction(model, 0, name) for name in ("alpha", "beta")]
-    return LineCurvature(model, inputs, targets, directions, tolerance), model, directions, inputs, targets
+    return HessianExtremes(model, inputs, targets, directions, tolerance), model, directions, inputs, targets
 
 
 def extremes(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
@@ -121,7 +121,7 @@ def test_curvature_is_the_dense_hessians_of_the_matrices() -> None:
     points = [[0.0, 0.0], [0.7, -0.4], [-2.0, 1.0]]
     found = curvature(points)
     for row, point in enumerate(points):
-        smallest, largest = extremes(moved(model, directions, point), inputs, targets)
+        smallest, largest = extremes(network_at(model, directions, point), inputs, targets)
         assert smallest < 0 < largest
         assert found["smallest"][row] == pytest.approx(smallest, abs=1e-8 * largest)
         assert found["largest"][row] == pytest.approx(largest, rel=1e-8)
@@ -137,7 +137,7 @@ def test_curvature_is_within_its_tolerance_and_leaves_the_model() -> None:
     model.train()
     before = [parameter.detach().clone() for parameter in model.parameters()]
     found = curvature([[0.7, -0.4]])
-    smallest, largest = extremes(moved(model, directions, [0.7, -0.4]), inputs, targets)
+    smallest, largest = extremes(network_at(model, directions, [0.7, -0.4]), inputs, targets)
     assert found["converged"][0]
     assert abs(found["smallest"][0] - smallest) < 1e-2 * largest
     assert abs(found["largest"][0] - largest) < 1e-2 * largest
@@ -167,7 +167,7 @@ def test_where_loss_or_hessian_is_not_finite_curvature_is_nan() -> None:
         steep[1].weight.fill_(1e-25)
     still = {name: torch.zeros_like(weight) for name, weight in weight_matrices(steep).items()}
     inputs = torch.tensor([[1.0, 0.5], [0.5, 2.0], [1.5, 1.0]])
-    found = LineCurvature(steep, inputs, torch.tensor([0, 1, 0]), [still])([[0.0]])
+    found = HessianExtremes(steep, inputs, torch.tensor([0, 1, 0]), [still])([[0.0]])
     assert np.isnan(found["largest"]).all()
     assert not found["converged"].any()
 
@@ -176,7 +176,7 @@ def test_other_errors_of_a_curvature_are_not_hidden() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, track_running_stats=False))
     direction = random_direction(model, 0, "alpha")
     with pytest.raises(ValueError, match="BatchNorm1d '1' uses each batch's own"):
-        LineCurvature(model, torch.ones(4, 3), torch.tensor([0, 1, 0, 1]), [direction])([[0.0]])
+        HessianExtremes(model, torch.ones(4, 3), torch.tensor([0, 1, 0, 1]), [direction])([[0.0]])
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.7])

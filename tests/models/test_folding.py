@@ -5,7 +5,7 @@ import torch
 from small_networks import examples, settle, small_resnet
 from torch import nn
 
-from descent.landscape.directions import moved, random_direction
+from descent.landscape.directions import network_at, random_direction
 from descent.models.folding import fold_batch_norm, largest_difference
 from descent.models.image_networks import Shortcuts
 
@@ -54,8 +54,8 @@ def test_folding_maps_lines_to_lines() -> None:
     assert set(folded.scales) == set(direction) - {"8.weight"}  # the linear layer has no normalisation after it
     scaled = {name: part * folded.scales.get(name, 1) for name, part in direction.items()}
     for share in (-1.0, 0.5):
-        one = fold_batch_norm(moved(model, [direction], [share])).model
-        other = moved(folded.model, [scaled], [share])
+        one = fold_batch_norm(network_at(model, [direction], [share])).model
+        other = network_at(folded.model, [scaled], [share])
         for name, weight in one.state_dict().items():
             torch.testing.assert_close(other.state_dict()[name], weight, rtol=1e-12, atol=1e-14)
         assert largest_difference(one, other, inputs.double()) < 1e-12

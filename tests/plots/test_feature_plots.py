@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from descent.features.figures import cluster_edges, figure_frame
+from descent.features.geometry import cluster_edges, figure_frame
 from descent.plots.features import Solid, feature_rays, matrix_maps, norm_bars, solid_panels
 from descent.plots.style import Labels, use_style
 
@@ -54,8 +54,9 @@ def test_solids_come_interactive_and_still_with_their_edges() -> None:
     assert len(interactive.data) == 6
     assert len(interactive.data[1].x) == 3 * 6, "six edges, a gap after each"
     assert len(interactive.data[4].x) == 3 * 16
-    assert interactive.data[2].marker.showscale is True
-    assert interactive.data[5].marker.showscale is False
+    assert interactive.data[2].marker.coloraxis == interactive.data[5].marker.coloraxis == "coloraxis"
+    assert (interactive.layout.coloraxis.cmin, interactive.layout.coloraxis.cmax) == (0, 1)
+    assert interactive.layout.coloraxis.colorbar.title.text == "share"
     assert [axis.get_title() for axis in still.axes[:2]] == ["tetrahedron", "antiprism"]
     assert len(still.axes[0].lines) == 4 + 6
 

@@ -1,11 +1,14 @@
-"""How the residual networks of the book are trained on CIFAR-10: a one-cycle schedule that takes two cores some hours.
+"""The residual networks of the chapter `resnet_landscape`: their training on CIFAR-10, and the records of their loss.
 
-`python -m descent.experiments.cifar_resnets` trains the six that are missing from `data/checkpoints`, each resumably.
+A one-cycle schedule trains a network in some hours on two cores; `python -m descent.experiments.cifar_resnets` trains
+the six that are missing from `data/checkpoints`, each resumably. Surfaces and curvature around them take hours, too;
+the chapter checks their records in part.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -21,13 +24,23 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from descent.checkout import project_root
 from descent.data.datasets import Dataset, load_dataset, standardise
-from descent.landscape.directions import weight_matrices
+from descent.landscape.directions import Direction, Scaling, random_direction, weight_matrices
+from descent.landscape.evaluator import Evaluator
+from descent.landscape.shape import HessianExtremes
+from descent.landscape.surface import loss_surface, plane_grid
 from descent.models.flat_weights import flatten
 from descent.models.image_networks import set_gates
-from descent.models.published_weights import ResNetDescription, round_to_float16, save_checkpoint
-from descent.repro.machine import autocast, compute_device, has_bfloat16
-from descent.repro.records import Record, provenance
+from descent.models.published_weights import (
+    Checkpoint,
+    ResNetDescription,
+    load_checkpoint,
+    round_to_float16,
+    save_checkpoint,
+)
+from descent.repro.machine import Precision, autocast, compute_device, has_bfloat16
+from descent.repro.records import Record, find_record, provenance, record_path
 from descent.repro.seeding import torch_generator
+from descent.repro.sweeps import Sweep, sweep
 from descent.spectra.trajectory import trajectory_plane
 from descent.training.capture import CapturePlan, GradientRecorder
 from descent.training.loop import Batch, MiniBatches, TrainingPlan, fit
@@ -36,9 +49,15 @@ FEWEST_STEPS = 10  # OneCycleLR divides by zero where its rise is one step long
 # oneDNN's weight gradient of a strided 1 x 1 convolution in channels-last order writes past its memory where the input
 # has fewer channels than a vector register has numbers: 8 with AVX2, 16 with AVX-512 (uxlfoundation/oneDNN, issue 6035)
 SAFE_CHANNELS = 16
+CHECKPOINTS = Path("data", "checkpoints")  # of a project
 DEPTHS = (110, 56, 20)  # the longest trainings first
 PLANE_LIMIT = 1_000_000  # weights; the plane of a larger network would take more of the repository than its weights
 NETWORKS = tuple(ResNetDescription(depth, shortcuts) for depth in DEPTHS for shortcuts in ("projection", "none"))
+IMAGES, CURVATURE_IMAGES = 64, 16  # of each surface, and of each Hessian
+SIDES = {0: 51, 1: 25}  # of the surfaces: seed of the plane -> points a side
+CURVATURE_SIDE = 5
+SHARD_SIZES = {"surface": 51, "curvature": 1}  # points
+Images = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -182,7 +201,9 @@ def train_resnet(
     fading, work = network.shortcuts == "none", folder / ".work" / network.name
     data = read(schedule.dataset, "train")
     batches = AugmentedBatches(data, schedule, fading, device)
-    _refuse_short_schedule(schedule, batches.steps)
+    if batches.steps < FEWEST_STEPS:
+        sizes = f"epochs={schedule.epochs}, batch_size={schedule.batch_size}: {batches.steps} steps"
+        raise ValueError(f"{sizes}; expected at least {FEWEST_STEPS}, for the learning rate to rise and fall")
     model = (replace(network, shortcuts="padding") if fading else network).build(schedule.seed)
     batches.layout = memory_format(model)
     model.to(device, memory_format=batches.layout)  # type: ignore[call-overload]
@@ -221,14 +242,6 @@ def _training_notes(
     }
 
 
-def _refuse_short_schedule(schedule: ResNetSchedule, steps: int) -> None:
-    if steps < FEWEST_STEPS:
-        sizes = f"epochs={schedule.epochs}, batch_size={schedule.batch_size}"
-        raise ValueError(
-            f"{sizes}: {steps} steps; expected at least {FEWEST_STEPS}, for the learning rate to rise and fall"
-        )
-
-
 def training_path_record(network: ResNetDescription, rows: NDArray[Any], steps: list[int]) -> Record:
     """Reduce the path of a training, weight vectors of the matrices `(k, P)`, to a record.
 
@@ -242,12 +255,107 @@ def training_path_record(network: ResNetDescription, rows: NDArray[Any], steps: 
     return Record(f"{network.name}-path", values, {}, {})
 
 
+def plane_evaluator(
+    checkpoint: Checkpoint, images: Images, seed: int, scaling: Scaling = "filter", precision: Precision = "auto"
+) -> Evaluator:
+    """The evaluator of the loss on a random plane through a trained network.
+
+    Args:
+        checkpoint: the network.
+        images: standardised inputs `(n, c, h, w)` and targets `(n,)`.
+        seed: decides both directions.
+        scaling: see `descent.landscape.directions.rescale_direction`.
+        precision: see `Evaluator`.
+    """
+    return Evaluator(checkpoint.model, *images, _plane(checkpoint, seed, scaling), precision=precision)
+
+
+def plane_hessian_extremes(
+    checkpoint: Checkpoint, images: Images, seed: int, scaling: Scaling = "filter"
+) -> HessianExtremes:
+    """The task that finds the extreme Hessian eigenvalues on the same plane; arguments as for `plane_evaluator`."""
+    return HessianExtremes(checkpoint.model, *images, _plane(checkpoint, seed, scaling))
+
+
+def _plane(checkpoint: Checkpoint, seed: int, scaling: Scaling) -> list[Direction]:
+    return [random_direction(checkpoint.model, seed, stream, scaling) for stream in ("alpha", "beta")]
+
+
+def plane_record_key(checkpoint: Checkpoint, images: int, seed: int, scaling: Scaling = "filter") -> str:
+    """What a record belongs to: a file of weights, a plane and a number of images; the same text on every machine."""
+    return f"{checkpoint.sha256} plane {seed} {scaling} first {images} images of cifar10"
+
+
+def plane_record_path(root: Path, network: ResNetDescription, kind: str, seed: int) -> Path:
+    """Where the record of a plane lies in a project; `kind` is `surface` or `curvature`."""
+    return record_path(root, "resnet_landscape", f"{network.name}-{kind}-{seed}")
+
+
+def first_images(count: int) -> Images:
+    """The first training images of CIFAR-10, standardised: a random sample, as they are sorted by their SHA-256."""
+    data = load_dataset("cifar10")
+    return standardise(data)[:count].clone(), data.targets[:count].clone()
+
+
+def _kept_sweep(root: Path, network: ResNetDescription, kind: str, key: str, scheduler: str) -> Sweep:
+    """A sweep whose shards are kept; other weights, another plane or number of images have another folder."""
+    folder = root / "_build" / "sweeps" / f"{network.name}-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    return Sweep(scheduler, folder, SHARD_SIZES[kind], f"{network.name} {kind}")
+
+
+def make_surface_record(network: ResNetDescription, seed: int, root: Path, scheduler: str) -> None:
+    """Make the record of one surface unless it is there; its side is that of its seed in SIDES."""
+    checkpoint, path = load_checkpoint(root / CHECKPOINTS, network), plane_record_path(root, network, "surface", seed)
+    key = plane_record_key(checkpoint, IMAGES, seed)
+    if find_record(path, key=key):
+        return
+    evaluator = plane_evaluator(checkpoint, first_images(IMAGES), seed)
+    how = _kept_sweep(root, network, "surface", key, scheduler)
+
+    def run(task: Evaluator, points: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        return sweep(task, points, how, f"{task.key()} {task.precision}")
+
+    axis = np.linspace(-1, 1, SIDES[seed])
+    surface = loss_surface(evaluator, axis, axis, run)
+    settings = {"key": key, "seed": seed, "scaling": "filter"}
+    surface.record(f"{network.name}-surface", settings, provenance(seed)).save(path)
+
+
+def make_curvature_record(network: ResNetDescription, seed: int, root: Path, scheduler: str) -> None:
+    """Make the record of the extreme Hessian eigenvalues on a coarse grid, unless it is there."""
+    checkpoint, path = load_checkpoint(root / CHECKPOINTS, network), plane_record_path(root, network, "curvature", seed)
+    key = plane_record_key(checkpoint, CURVATURE_IMAGES, seed)
+    if find_record(path, key=key):
+        return
+    images, axis = first_images(CURVATURE_IMAGES), np.linspace(-1, 1, CURVATURE_SIDE)
+    how = _kept_sweep(root, network, "curvature", key, scheduler)
+    exact = plane_evaluator(checkpoint, images, seed).key()  # on this machine; the record's key holds on all
+    columns = sweep(plane_hessian_extremes(checkpoint, images, seed), plane_grid(axis, axis), how, exact)
+    squares = {name: column.reshape(len(axis), len(axis)) for name, column in columns.items()}
+    values = {"alpha": axis, "beta": axis, **squares}
+    settings = {"key": key, "seed": seed, "scaling": "filter", "images": CURVATURE_IMAGES, "precision": "float32"}
+    Record(f"{network.name}-curvature", values, settings, provenance(seed)).save(path)
+
+
+def make_resnet_landscape(root: Path, scheduler: str) -> None:
+    """Make the records that are missing or belong to other weights; the chapter computes small surfaces itself."""
+    for network in NETWORKS:
+        if network.depth > 20:
+            for seed in SIDES:
+                make_surface_record(network, seed, root, scheduler)
+    for network in NETWORKS:
+        make_curvature_record(network, 0, root, scheduler)
+
+
+CHAPTERS = {"resnet_landscape": make_resnet_landscape}
+
+
 def main(arguments: list[str]) -> None:
     """Train the named networks, or all, where their checkpoints are missing."""
     parser = argparse.ArgumentParser(prog="python -m descent.experiments.cifar_resnets", description=main.__doc__)
     names = {network.name: network for network in NETWORKS}
     parser.add_argument("network", nargs="*", choices=[[], *names], help=f"of {', '.join(names)}")
-    parser.add_argument("--folder", type=Path, default=project_root() / "data" / "checkpoints", help="where they go")
+    parser.add_argument("--folder", type=Path, default=project_root() / CHECKPOINTS, help="where they go")
     given = parser.parse_args(arguments)
     for network in [names[name] for name in given.network or names]:
         if not (given.folder / f"{network.name}.safetensors").is_file():

@@ -113,13 +113,9 @@ def cross_entropy_in_double(model: nn.Module, batch: Batch) -> Tensor:
     pairs, targets = batch
     logits: Tensor = model(pairs)
     if logits.requires_grad:
-        logits.register_hook(zero_subnormals)  # type: ignore[no-untyped-call]
+        tiny = torch.finfo(logits.dtype).tiny
+        logits.register_hook(lambda gradient: nn.functional.hardshrink(gradient, tiny))  # type: ignore[no-untyped-call]
     return nn.functional.cross_entropy(logits.double(), targets)
-
-
-def zero_subnormals(gradient: Tensor) -> Tensor:
-    """Set to zero what is smaller than the smallest normal number of its type; any shape."""
-    return nn.functional.hardshrink(gradient, torch.finfo(gradient.dtype).tiny)
 
 
 class TrainingStart(NamedTuple):

@@ -28,7 +28,6 @@ from descent.spectra.singular_values import Spectrum, gram_matrix
 from descent.training.loop import MiniBatches, TrainingPlan, fit
 
 Array = NDArray[np.float64]
-COURSE = ("generalised", "memorised", "peak", "accuracy")
 
 
 def mean_loss(logits: Tensor, targets: Tensor) -> float:
@@ -124,15 +123,16 @@ def path_gradients(
     return gradients
 
 
-def logit_gram(run: GrokkingRun, rows: NDArray[np.floating], progress: str | None = None) -> Array:
-    """The Gram matrix `(m, m)` of the flattened logits of all examples at each of `rows` `(m, P)`.
+def weight_and_logit_grams(run: GrokkingRun, progress: str | None = None) -> dict[str, Array]:
+    """Gram matrices `(m, m)` over the kept sets of weights: of the `weights`, and of the `logits` of all examples.
 
-    It determines the principal components of the logits over training, except for their directions.
+    They determine the principal components over training, except for their directions.
     """
+    rows = run.stack.rows
     logits = np.empty((len(rows), len(run.task) * run.task.symbols), np.float32)
     for index, row in enumerate(tqdm(rows, desc=progress, disable=progress is None)):
         logits[index] = run.logits(row).flatten().numpy()
-    return gram_matrix(logits)
+    return {"weights": gram_matrix(rows), "logits": gram_matrix(logits)}
 
 
 def losses_without_components(
@@ -186,9 +186,9 @@ def generalisation_course(steps: Array, train_loss: Array, test_loss: Array, tes
         that from which the training loss stays below 0.01; `peak`, the largest test loss; `accuracy`, the last share
         of right answers on test examples.
     """
-    indices = [first_lasting_step(test_loss, 1.0), first_lasting_step(train_loss, 0.01)]
-    times = [np.inf if index is None else float(steps[index]) for index in indices]
-    return dict(zip(COURSE, (*times, float(test_loss.max()), float(test_accuracy[-1])), strict=True))
+    indices = {"generalised": first_lasting_step(test_loss, 1.0), "memorised": first_lasting_step(train_loss, 0.01)}
+    times = {name: np.inf if index is None else float(steps[index]) for name, index in indices.items()}
+    return {**times, "peak": float(test_loss.max()), "accuracy": float(test_accuracy[-1])}
 
 
 class _GeneralisedError(Exception):
@@ -229,7 +229,7 @@ class GeneralisationTimes:
             ValueError: a fraction that leaves a part empty, or another setting out of range.
         """
         courses = [self._course(self.experiments[int(index)]) for (index,) in points]
-        return {name: np.array([course[name] for course in courses]) for name in COURSE}
+        return {name: np.array([course[name] for course in courses]) for name in courses[0]}
 
     def _course(self, experiment: ModularExperiment) -> dict[str, float]:
         keep_freed_memory()

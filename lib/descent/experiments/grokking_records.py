@@ -19,11 +19,11 @@ from descent.experiments.grokking import GrokkingRun, ModularExperiment, train_m
 from descent.experiments.grokking_measures import (
     GeneralisationTimes,
     embedding_frequencies,
-    logit_gram,
     losses_without_components,
     path_gradients,
     progress_measures,
     train_and_test_losses,
+    weight_and_logit_grams,
 )
 from descent.experiments.induction_heads import InductionExperiment, InductionRun, train_induction
 from descent.repro.machine import cores
@@ -78,11 +78,6 @@ def measure_curves(
     first = {"steps": run.stack.steps.astype(float), "final": run.final()}
     losses = train_and_test_losses(run, run.stack.rows, progress)
     return first | losses | progress_measures(run, sets, progress=progress)
-
-
-def weight_and_logit_grams(run: GrokkingRun, progress: str | None = None) -> dict[str, Array]:
-    """Gram matrices `(m, m)` over the kept sets of weights: of the `weights`, and of the `logits` of all pairs."""
-    return {"weights": gram_matrix(run.stack.rows), "logits": logit_gram(run, run.stack.rows, progress)}
 
 
 def measure_spectra(run: GrokkingRun, count: int, progress: str | None = None) -> dict[str, Array]:

@@ -1,8 +1,8 @@
 """Make the records that chapters read: `python -m descent.experiments.record_maker grokking`, or all of them.
 
-A study whose chapters read records has a module `<study>_records` in this room. Its `CHAPTERS` gives, for each of these
-chapters, the function that makes those records that are missing or belong to another set-up, and goes on where a killed
-run was. Nothing else lists them.
+A study whose chapters read records says so in one of its modules of this room: there `CHAPTERS` gives, for each of
+these chapters, the function that makes those records that are missing or belong to another set-up, and goes on where a
+killed run was. Nothing else lists them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ def record_makers() -> dict[str, RecordMaker]:
     """The maker of each chapter that has records; it takes the project's folder and a scheduler's address, or ""."""
     makers: dict[str, RecordMaker] = {}
     for module in pkgutil.iter_modules(experiments.__path__):
-        if module.name.endswith("_records"):
-            makers |= importlib.import_module(f"{experiments.__name__}.{module.name}").CHAPTERS
+        makers |= getattr(importlib.import_module(f"{experiments.__name__}.{module.name}"), "CHAPTERS", {})
     return makers
 
 

@@ -17,7 +17,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from descent.curvature.eigen import saddle_free_step
 from descent.curvature.operators import hessian
 from descent.repro.seeding import deterministic, torch_generator
-from descent.saddles.functions import SmoothFunction, quadratic, saddle_curvatures
+from descent.saddles.functions import SmoothFunction, quadratic
 
 Array = NDArray[np.float64]
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0, 1.9, 3.5, 10.0)  # plain SGD diverges at 2, as h = 1
@@ -53,6 +53,9 @@ class EscapeCourse:
         budget: number of steps after which a run counts as not escaped.
         seed: decides rotations, directions and noise.
         rotated: False leaves the saddle's axes along the coordinates.
+
+    Raises:
+        ValueError: fewer than two dimensions, or a condition below 1 or infinite.
     """
 
     dimension: int
@@ -63,12 +66,20 @@ class EscapeCourse:
     seed: int
     rotated: bool = True
 
+    def __post_init__(self) -> None:
+        if self.dimension < 2 or not 1 <= self.condition < math.inf:
+            raise ValueError(f"{self}: expected at least 2 dimensions, and a finite condition of at least 1")
+
+    def curvatures(self) -> Array:
+        """Those of the saddle, `(n,)`: positive ones evenly spaced in logarithm, then the unstable direction's."""
+        return np.append(np.geomspace(1, 1 / self.condition, self.dimension - 1), -1 / self.condition)
+
     def lay_out(self) -> tuple[SmoothFunction, Tensor, Tensor]:
         """Make the surface, the starts `(distances, runs, n)` and the rotations `(runs, n, n)`."""
         n, generator = self.dimension, torch_generator(self.seed, f"course {self.dimension} {self.condition}")
         turns = torch.linalg.qr(torch.randn(self.runs, n, n, dtype=torch.float64, generator=generator))[0]
         turns = turns if self.rotated else torch.eye(n, dtype=torch.float64).repeat(self.runs, 1, 1)
-        surface = quadratic(saddle_curvatures(n, 1, self.condition), turns)
+        surface = quadratic(self.curvatures(), turns)
         shape = (len(self.distances), self.runs, n)
         directions = torch.randn(shape, dtype=torch.float64, generator=generator)
         directions /= directions.norm(dim=-1, keepdim=True)
@@ -160,14 +171,12 @@ def race_optimiser(course: EscapeCourse, racer: str) -> tuple[float, Array]:
 
 def _newton_steps(course: EscapeCourse) -> Array:
     _, starts, turns = course.lay_out()
-    curvatures = saddle_curvatures(course.dimension, 1, course.condition)
-    surfaces = [quadratic(curvatures, turn) for turn in turns]
-    limit = min(course.budget, 200)
+    surfaces, goal = [quadratic(course.curvatures(), turn) for turn in turns], -1 / course.condition / 2
     steps = np.full(starts.shape[:-1], np.inf)
-    for place in np.ndindex(*steps.shape):
-        path = saddle_free_path(surfaces[place[1]], starts[place], limit, curvatures[-1] / 2)
-        lowest = float(surfaces[place[1]].value(torch.from_numpy(path[-1])))
-        steps[place] = len(path) - 1 if lowest <= curvatures[-1] / 2 else np.inf
+    for distance, run in np.ndindex(*steps.shape):
+        path = saddle_free_path(surfaces[run], starts[distance, run], min(course.budget, 200), goal)
+        if float(surfaces[run].value(torch.from_numpy(path[-1]))) <= goal:
+            steps[distance, run] = len(path) - 1
     return steps
 
 

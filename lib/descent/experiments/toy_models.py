@@ -11,11 +11,10 @@ The gradient is written out. With z = W^T h + b, h = W x and g = 2 I (ReLU(z) - 
 
     dL/db = sum g,    dL/dW = h g^T + (W g) x^T,
 
-summed over the B rows of the batch. These are five matrix products, as many as automatic differentiation makes; time is
-saved around them. Models are taken in blocks that fit the cache, large arrays are written in place, importances and
-1 / (B n) multiply the small result, and an input costs one uniform number u: x = max(0, (u - 1 + d) / d) is 0 with
-probability 1 - d. Inputs are `(models, features, batch)`: products of small models are many times faster with the batch
-along a row than with the features along it, and those of large models are no slower.
+summed over the B rows of the batch. Time is saved around these products: models are taken in blocks that fit the cache,
+large arrays are written in place, importances and 1 / (B n) multiply the small result, and an input costs one uniform
+number u: x = max(0, (u - 1 + d) / d) is 0 with probability 1 - d. Inputs are `(models, features, batch)`: products of
+small models are many times faster with the batch along a row, and those of large models no slower.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -90,9 +90,6 @@ class ToyModels:
         for name in ("density", "importance", "noise"):
             filled = _per_feature(getattr(self, name), len(self), 1 if name == "noise" else self.n, name)
             object.__setattr__(self, name, filled)
-        self._check_values()
-
-    def _check_values(self) -> None:
         density, importance, noise = self.tensors()
         most = 0.5 if self.pairing == "anticorrelated" else 1.0
         if not (density.min() > 0 and density.max() <= most):
@@ -109,10 +106,7 @@ class ToyModels:
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Density `(k, n)`, importance `(k, n)`, noise `(k, 1)`."""
-        assert isinstance(self.density, Tensor)
-        assert isinstance(self.importance, Tensor)
-        assert isinstance(self.noise, Tensor)
-        return self.density, self.importance, self.noise
+        return cast("tuple[Tensor, Tensor, Tensor]", (self.density, self.importance, self.noise))
 
     def part(self, chosen: Sequence[int]) -> ToyModels:
         """The models with these numbers."""
@@ -140,16 +134,16 @@ class ToyInputs:
         self, models: ToyModels, batch: int, name: str = "toy inputs", device: torch.device | str = "cpu"
     ) -> None:
         different = sorted(set(models.seeds))
-        n, noisy = models.n, bool(models.tensors()[2].any())
-        self.batch, self.n, self.pairing = batch, n, models.pairing
+        density, _, noise = models.tensors()
+        self.batch, self.n, self.pairing = batch, models.n, models.pairing
         self.stream = torch.tensor([different.index(seed) for seed in models.seeds])
         self._sources = [numpy_generator(seed, name) for seed in different]  # torch's are slower by a half
         self._noises = [torch_generator(seed, f"{name}, noise") for seed in different]
-        self._drawn = torch.empty(1 + noisy, len(different), n, batch)
+        self._drawn = torch.empty(1 + bool(noise.any()), len(different), self.n, batch)
         self.device = torch.device(device)
-        together = next(model_blocks(len(models.seeds), batch * n, self.device)).stop
-        self.space = torch.empty(3, together, n, batch, device=self.device)  # x, x' and error of a block, reused
-        self._hand_over()
+        self.slope, self.noise = (values.to(self.device).unsqueeze(-1) for values in (1 / density, noise))
+        together = next(model_blocks(len(models), batch * self.n, self.device)).stop
+        self.space = torch.empty(3, together, self.n, batch, device=self.device)  # x, x' and error of a block, reused
 
     def draw(self) -> None:
         """Draw the next batch of every stream."""
@@ -161,23 +155,16 @@ class ToyInputs:
         for drawn in gaussians:
             for generator, gaussian in zip(self._noises, drawn, strict=True):
                 gaussian.normal_(generator=generator)
-        self._hand_over()
+        self.uniform, *there = self._drawn.to(self.device)  # on the CPU in the same memory
+        self.gaussian = there[0] if there else None
 
-    def _hand_over(self) -> None:
-        """Move the numbers to where they are used; on the CPU they stay in the same memory."""
-        self.uniform, *gaussians = self._drawn.to(self.device)
-        self.gaussian = gaussians[0] if gaussians else None
-
-    def block(self, models: slice, density: Tensor, noise: Tensor, into: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Inputs of some models and the same inputs with noise, `(j, n, batch)`; the same array twice without noise.
-
-        The inputs are written to `into` where it is given.
-        """
+    def block(self, models: slice, into: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Inputs of some models, written to `into` if given, and those with noise, `(j, n, batch)`; after a `draw`."""
         stream = self.stream[models]
         one = bool((stream == stream[0]).all())
         rows = stream.to(self.device)
         uniform = self.uniform[int(stream[0])] if one else self.uniform.index_select(0, rows)
-        slope = 1 / density[models].unsqueeze(-1)
+        slope = self.slope[models]
         x = torch.mul(uniform, slope, out=into)  # addcmul takes longer than these three
         x.add_(1 - slope).clamp_(min=0)
         if self.pairing == "correlated":
@@ -185,7 +172,7 @@ class ToyInputs:
         if self.gaussian is None:
             return x, x
         gaussian = self.gaussian[int(stream[0])] if one else self.gaussian.index_select(0, rows)
-        return x, torch.addcmul(x, gaussian, noise[models].unsqueeze(-1))
+        return x, torch.addcmul(x, gaussian, self.noise[models])
 
 
 def model_blocks(count: int, size: int, device: torch.device) -> Iterator[slice]:
@@ -214,17 +201,17 @@ def toy_gradients(W: Tensor, b: Tensor, inputs: ToyInputs, models: ToyModels, lo
         W: `(k, m, n)`, with a gradient to overwrite.
         b: `(k, n)`, likewise.
         inputs: the inputs, after a `draw`.
-        models: their kind, densities, importances and noise.
+        models: their kind and importances.
         losses: whether the losses are needed, which take one more pass.
     """
-    density, importance, noise = (values.to(W.device) for values in models.tensors())
+    importance = models.tensors()[1].to(W.device)
     measured = torch.empty(len(W), device=W.device) if losses else None
     assert W.grad is not None
     assert b.grad is not None
     for part in model_blocks(len(W), inputs.batch * inputs.n, W.device):
         w, weight = W[part], importance[part].unsqueeze(1)
         x, out, error = inputs.space[:, : len(w)]
-        x, seen = inputs.block(part, density, noise, x)
+        x, seen = inputs.block(part, x)
         h = torch.bmm(w, seen)
         y, factor = _normalised(h) if models.kind == "layernorm" else (h, h)
         torch.bmm(w.mT, y, out=out).add_(b[part].unsqueeze(-1))
@@ -251,10 +238,10 @@ def _error(out: Tensor, x: Tensor, kind: str) -> Tensor:
 
 def batch_losses(W: Tensor, b: Tensor, inputs: ToyInputs, models: ToyModels) -> Tensor:
     """Losses `(k,)` of this batch, mean over rows and features, weighted by importance."""
-    density, importance, noise = (values.to(W.device) for values in models.tensors())
+    importance = models.tensors()[1].to(W.device)
     losses = torch.empty(len(W), device=W.device)
     for part in model_blocks(len(W), inputs.batch * inputs.n, W.device):
-        x, seen = inputs.block(part, density, noise)
+        x, seen = inputs.block(part)
         h = torch.bmm(W[part], seen)
         y = _normalised(h)[0] if models.kind == "layernorm" else h
         error = _error(torch.bmm(W[part].mT, y).add_(b[part].unsqueeze(-1)), x, models.kind)
@@ -310,7 +297,7 @@ class TrainedToys:
     """What training gave.
 
     Attributes:
-        toys, recipe: the models and how they were trained.
+        toys: the models.
         W: `(k, m, n)`, after the last step.
         b: `(k, n)`.
         steps: `(t,)` int64, of the kept weights: 0, every, 2 every, ..., and after the last step.
@@ -319,7 +306,6 @@ class TrainedToys:
     """
 
     toys: ToyModels
-    recipe: ToyTraining
     W: Tensor = field(repr=False)
     b: Tensor = field(repr=False)
     steps: Tensor = field(repr=False)
@@ -352,7 +338,7 @@ def train_toy_models(toys: ToyModels, recipe: ToyTraining, progress: str | None 
             if step < recipe.steps:
                 optimizer.step()
     steps = torch.tensor(sorted(marks))
-    return TrainedToys(toys, recipe, W.detach().cpu(), b.detach().cpu(), steps, torch.stack(kept), torch.stack(losses))
+    return TrainedToys(toys, W.detach().cpu(), b.detach().cpu(), steps, torch.stack(kept), torch.stack(losses))
 
 
 def _side_by_side(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -387,8 +373,7 @@ def train_toy_models_in_parts(
     def joined(name: str, along: int) -> Tensor:
         return torch.cat([getattr(part, name) for part in parts], along).index_select(along, order)
 
-    first, both = joined("W", 0), (joined("kept", 1), joined("losses", 1))
-    return TrainedToys(toys, recipe, first, joined("b", 0), parts[0].steps, *both)
+    return TrainedToys(toys, joined("W", 0), joined("b", 0), parts[0].steps, joined("kept", 1), joined("losses", 1))
 
 
 def _train_on_one_thread(toys: ToyModels, recipe: ToyTraining, progress: str | None) -> TrainedToys:

@@ -144,29 +144,22 @@ def sharing_boundary(density: ArrayLike) -> Array:
     return np.array(ratios)
 
 
-def bias_noise_ratio(density: float, length: str = "free") -> float:
+def bias_noise_ratio(density: float) -> float:
     """The ratio beta in b = -beta s, the best bias of a learnt feature whose ReLU gets little noise, of deviation s.
 
     Where a feature is absent the ReLU must clip the noise; where it is present the bias is an error of -beta s. At
-    length one, beta solves (1 - d) (phi(beta) - beta (1 - Phi(beta))) = d beta. If the squared length may move too, to
-    1 + 1.5 beta s, it makes up for the bias on average over x; a quarter of the cost remains, and d / 4 takes the place
-    of d on the right. Neither depends on the noise. For a feature with a dimension of its own, s is the noise of its
-    input; in a pair that of the other is added, and s is sqrt(2) times that, if both are rarely present together.
-
-    Args:
-        density: d.
-        length: "free" or "fixed", whether the squared length may move.
+    length one, beta would solve (1 - d) (phi(beta) - beta (1 - Phi(beta))) = d beta. As the squared length moves, too,
+    to 1 + 1.5 beta s, it makes up for the bias on average over x; a quarter of the cost remains, and d / 4 takes the
+    place of d on the right. Neither depends on the noise. For a feature with a dimension of its own, s is the noise of
+    its input; in a pair that of the other is added, and s is sqrt(2) times that, if both are rarely present together.
 
     Raises:
-        ValueError: a density out of range, or an unknown choice.
+        ValueError: a density out of range.
     """
     _check(density)
-    if length not in ("free", "fixed"):
-        raise ValueError(f"length {length!r}: expected one of free, fixed")
-    cost = density / 4 if length == "free" else density
 
     def slope(beta: float) -> float:
         clipped = float(_density(np.array(beta)) - beta * ndtr(-beta))
-        return (1 - density) * clipped - cost * beta
+        return (1 - density) * clipped - density / 4 * beta
 
     return float(brentq(slope, 0.0, 40.0))

@@ -1,13 +1,13 @@
 from .directions import direction_between as direction_between
-from .directions import moved as moved
+from .directions import network_at as network_at
 from .directions import random_direction as random_direction
 from .directions import weight_matrices as weight_matrices
 from .evaluator import Evaluator as Evaluator
-from .shape import LineCurvature as LineCurvature
-from .shape import descent_towards_centre as descent_towards_centre
+from .shape import HessianExtremes as HessianExtremes
+from .shape import descent_centre_cosine as descent_centre_cosine
 from .shape import nonconvexity_ratio as nonconvexity_ratio
 from .shape import plane_nonconvexity as plane_nonconvexity
-from .shape import star_share as star_share
+from .shape import star_shaped_share as star_shaped_share
 from .surface import LossSurface as LossSurface
 from .surface import export_surface as export_surface
 from .surface import loss_surface as loss_surface

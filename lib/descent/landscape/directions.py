@@ -102,7 +102,7 @@ def direction_between(start: nn.Module, end: nn.Module) -> Direction:
     return {name: second[name] - first[name] for name in first if first[name].is_floating_point()}
 
 
-def moved(model: nn.Module, directions: Sequence[Direction], point: ArrayLike) -> nn.Module:
+def network_at(model: nn.Module, directions: Sequence[Direction], point: ArrayLike) -> nn.Module:
     """A copy of the network at weights + sum of coordinates x directions; a running variance below zero becomes zero.
 
     Args:
@@ -117,7 +117,7 @@ def moved(model: nn.Module, directions: Sequence[Direction], point: ArrayLike) -
         Half way from one network to another:
 
         >>> start, end = nn.Linear(1, 1), nn.Linear(1, 1)
-        >>> middle = moved(start, [direction_between(start, end)], [0.5])
+        >>> middle = network_at(start, [direction_between(start, end)], [0.5])
         >>> torch.allclose(middle.weight, (start.weight + end.weight) / 2)
         True
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from descent.curvature.eigen import extreme_eigenpairs
 from descent.curvature.operators import hessian
-from descent.landscape.directions import Direction, moved, weight_matrices
+from descent.landscape.directions import Direction, network_at, weight_matrices
 from descent.landscape.surface import LossSurface
 from descent.repro.seeding import numpy_generator
 
@@ -18,7 +19,7 @@ Array = NDArray[np.float64]
 EIGENVALUES = ("smallest", "largest", "residual", "converged")
 
 
-def descent_towards_centre(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -> Array:
+def descent_centre_cosine(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -> Array:
     """Cosine between steepest descent within the plane and the way to the centre, `(m, n)`.
 
     The gradient is the second-order difference quotient of the logarithm of the loss, which has the direction of the
@@ -41,11 +42,11 @@ def descent_towards_centre(surface: LossSurface, centre: tuple[float, float] = (
     return cosine
 
 
-def star_share(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -> float:
+def star_shaped_share(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -> float:
     """Share of the grid from which a small gradient step within the plane comes nearer to the centre, 0 to 1.
 
     It is 1 for a surface that falls towards its centre along every ray, whose level sets are then star-shaped, and
-    about one half for a surface that has nothing to do with the centre. Points at which `descent_towards_centre` is NaN
+    about one half for a surface that has nothing to do with the centre. Points at which `descent_centre_cosine` is NaN
     do not count.
 
     Raises:
@@ -54,10 +55,10 @@ def star_share(surface: LossSurface, centre: tuple[float, float] = (0.0, 0.0)) -
     Examples:
         >>> axis = np.linspace(-1, 1, 5)
         >>> bowl = LossSurface(axis, axis, {"loss": 1 + axis[:, None] ** 2 + axis**2}, images=1, precision="float32")
-        >>> star_share(bowl)
+        >>> star_shaped_share(bowl)
         1.0
     """
-    cosine = descent_towards_centre(surface, centre)
+    cosine = descent_centre_cosine(surface, centre)
     counted = np.isfinite(cosine)
     if not counted.any():
         raise ValueError(f"none of {cosine.size} grid points has a finite gradient")
@@ -88,14 +89,15 @@ def plane_nonconvexity(surface: LossSurface) -> Array:
     return nonconvexity_ratio(middle - radius, middle + radius)
 
 
-class LineCurvature:
+@dataclass(frozen=True, eq=False)
+class HessianExtremes:
     """Extreme eigenvalues of the Hessian of the cross-entropy at points of a plane; a task for `descent.repro.sweep`.
 
     The Hessian is that of the mean over all examples, in all weights of more than one dimension: biases and batch
     normalisation are left out (Li et al. 2018, section 6). It is taken on copies of the model, in evaluation mode and
     in the weights' own precision.
 
-    Args:
+    Attributes:
         model: a trained network.
         inputs: `(n, ...)`.
         targets: `(n,)` classes.
@@ -103,16 +105,11 @@ class LineCurvature:
         tolerance: of the eigenvalues, relative to the larger one; 1e-2 is that of Li et al.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        targets: Tensor,
-        directions: Sequence[Direction],
-        tolerance: float = 1e-2,
-    ) -> None:
-        self._model, self._batch, self._directions = model, (inputs, targets), list(directions)
-        self._tolerance = tolerance
+    model: nn.Module
+    inputs: Tensor
+    targets: Tensor
+    directions: Sequence[Direction]
+    tolerance: float = 1e-2
 
     def __call__(self, points: ArrayLike) -> dict[str, Array]:
         """The extreme eigenvalues at points `(s, k)`.
@@ -126,21 +123,18 @@ class LineCurvature:
         return {name: np.array([row[name] for row in rows], float) for name in EIGENVALUES}
 
     def _at(self, point: Array) -> dict[str, float]:
-        model = moved(self._model, self._directions, point).eval()
+        model = network_at(self.model, self.directions, point).eval()
         names = list(weight_matrices(model))
         generator = numpy_generator(0, "eigenvalues on a plane")
         try:
-            operator = hessian(model, nn.functional.cross_entropy, [self._batch], names)
-            pairs = extreme_eigenpairs(operator, 2, "both", generator, tolerance=self._tolerance, max_matvecs=400)
+            operator = hessian(model, nn.functional.cross_entropy, [(self.inputs, self.targets)], names)
+            pairs = extreme_eigenpairs(operator, 2, "both", generator, tolerance=self.tolerance, max_matvecs=400)
         except ValueError as error:
             if "finite" not in str(error):
                 raise
             return {**dict.fromkeys(EIGENVALUES, np.nan), "converged": 0.0}
-        values, residual = pairs.values, float(pairs.residuals.max(initial=0))
-        if len(values) < 2:
-            values = np.full(2, np.nan)
-        smallest, largest = float(values[0]), float(values[-1])
-        return {"smallest": smallest, "largest": largest, "residual": residual, "converged": float(pairs.converged)}
+        smallest, largest = pairs.values if len(pairs.values) == 2 else (np.nan, np.nan)
+        return dict(zip(EIGENVALUES, (smallest, largest, pairs.residuals.max(initial=0), pairs.converged), strict=True))
 
 
 def nonconvexity_ratio(smallest: ArrayLike, largest: ArrayLike) -> Array:

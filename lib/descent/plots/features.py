@@ -13,8 +13,18 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from descent.plots.layout import Figures, interactive_row, label_panels, panel_grid, still_row
-from descent.plots.style import BLUE, COLOURS, GREY, ORANGE, Labels
+from descent.plots.style import (
+    BLUE,
+    COLOURS,
+    GREY,
+    ORANGE,
+    Figures,
+    Labels,
+    interactive_row,
+    label_panels,
+    panel_grid,
+    still_row,
+)
 
 Array = NDArray[Any]
 SHARED = "cividis"  # dark is a direction of its own, bright one that is shared
@@ -37,14 +47,13 @@ def norm_bars(maps: Mapping[str, tuple[Array, Array]], columns: int, labels: Lab
     return figure
 
 
-def matrix_maps(panels: Mapping[str, Array], columns: int, labels: Labels, end: float = 1.0) -> Figure:
-    """Matrices as coloured squares on one scale from -end to end, white at zero.
+def matrix_maps(panels: Mapping[str, Array], columns: int, labels: Labels) -> Figure:
+    """Matrices as coloured squares on one scale from -1 to 1, white at zero; values beyond have the colour of an end.
 
     Args:
         panels: title -> `(n, n)`.
         columns: panels in a row.
         labels: x and y of every panel, z of the colour bar.
-        end: values beyond have the colour of the nearer end.
 
     Example:
         >>> figure = matrix_maps({"W": np.eye(3), "b": -np.eye(2)}, 2, Labels("input", "output", "weight"))
@@ -56,7 +65,7 @@ def matrix_maps(panels: Mapping[str, Array], columns: int, labels: Labels, end: 
     figure, axes = panel_grid(len(panels), columns, (10, 9.2 / columns), 0.4, share=False)
     label_panels(axes, columns, list(panels), labels)
     for axis, values in zip(axes, panels.values(), strict=True):
-        image = axis.imshow(values, cmap="RdBu_r", vmin=-end, vmax=end, interpolation="nearest")
+        image = axis.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
         axis.grid(visible=False)
     figure.colorbar(image, ax=axes, label=labels.z, shrink=0.9, pad=0.02)
     return figure
@@ -114,10 +123,12 @@ def solid_panels(panels: Mapping[str, Solid], colour_label: str, ends: tuple[flo
         colour_label: label of the colour bar of the corners.
         ends: the values at the ends of the colour bar.
     """
-    interactive = interactive_row(list(panels), 0.01)
+    interactive = interactive_row(panels, 0.01)
     for column, solid in enumerate(panels.values(), 1):
-        for trace in _traces(solid, colour_label if column == 1 else "", ends):
+        for trace in _traces(solid):
             interactive.add_trace(trace, 1, column)
+    bar = {"title": colour_label, "thickness": 12, "len": 0.8}
+    interactive.update_coloraxes(cmin=ends[0], cmax=ends[1], colorscale=SHARED.capitalize(), colorbar=bar)
     unseen = {"visible": False, "range": [-1.25, 1.25]}
     camera = {"eye": {"x": 1.2, "y": 1.0, "z": 0.7}}
     interactive.update_scenes(xaxis=unseen, yaxis=unseen, zaxis=unseen, aspectmode="cube", camera=camera)
@@ -132,13 +143,10 @@ def _lines(pairs: Sequence[tuple[Array, Array]]) -> Array:
     return np.array([point for start, end in pairs for point in (start, end, gap)], np.float32).reshape(-1, 3)
 
 
-def _traces(solid: Solid, colour_label: str, ends: tuple[float, float]) -> list[go.Scatter3d]:
+def _traces(solid: Solid) -> list[go.Scatter3d]:
     edges = _lines([(solid.points[a], solid.points[b]) for a, b in solid.edges]).T
     rays = _lines([(np.zeros(3), point) for point in solid.points]).T
-    marker: dict[str, Any] = {"size": 7, "color": solid.colour.astype(np.float32), "cmin": ends[0], "cmax": ends[1]}
-    marker |= {"colorscale": SHARED.capitalize(), "showscale": bool(colour_label)}
-    if colour_label:
-        marker["colorbar"] = {"title": colour_label, "thickness": 12, "len": 0.8}
+    marker = {"size": 7, "color": solid.colour.astype(np.float32), "coloraxis": "coloraxis"}
     text = [f"feature {number}<br>{value:.3f}" for number, value in enumerate(solid.colour)]
     x, y, z = solid.points.astype(np.float32).T
     quiet = {"mode": "lines", "hoverinfo": "skip"}
@@ -150,17 +158,15 @@ def _traces(solid: Solid, colour_label: str, ends: tuple[float, float]) -> list[
 
 
 def _still(panels: Mapping[str, Solid], colour_label: str, ends: tuple[float, float]) -> Figure:
-    figure, axes = still_row(len(panels), (10, 3.1))
-    for axis, (title, solid) in zip(axes, panels.items(), strict=True):
+    figure, axes = still_row(panels, (10, 3.1), (22, 38), xlim=(-1, 1), ylim=(-1, 1), zlim=(-1, 1))
+    for axis, solid in zip(axes, panels.values(), strict=True):
         for point in solid.points:
             axis.plot(*np.stack([np.zeros(3), point]).T, color="#bbbbbb", lw=0.9)
         for a, b in solid.edges:
             axis.plot(*solid.points[[a, b]].T, color=ORANGE, lw=1.8)
         corners = {"cmap": SHARED, "vmin": ends[0], "vmax": ends[1], "s": 44, "depthshade": False}
         drawn = axis.scatter(*solid.points.T, c=solid.colour, **corners)
-        axis.set_title(title, fontsize=11)
-        axis.set(xlim=(-1, 1), ylim=(-1, 1), zlim=(-1, 1))
-        axis.view_init(elev=22, azim=38)
+        axis.title.set_size(11)
         axis.set_axis_off()
         axis.set_box_aspect((1, 1, 1), zoom=1.3)
     figure.colorbar(drawn, ax=axes, label=colour_label, shrink=0.8, pad=0.01)

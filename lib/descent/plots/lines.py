@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from descent.plots.layout import panel_grid
-from descent.plots.style import BLACK, BLUE, COLOURS, GREY, RED, Labels
+from descent.plots.style import BLACK, BLUE, COLOURS, GREY, RED, Labels, panel_grid
 
 Array = NDArray[Any]
 

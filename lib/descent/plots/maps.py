@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
-from descent.plots.layout import Figures, interactive_row, label_panels, panel_grid, still_row
-from descent.plots.style import BLACK, RED, Labels
+from descent.plots.style import RED, Figures, Labels, interactive_row, label_panels, panel_grid, still_row
 
 Array = NDArray[Any]
 CLIP = 10.0  # the loss above which everything has one colour, as in the pictures of Li et al. 2018
@@ -162,39 +161,34 @@ def side_views(panels: Mapping[str, Surface], labels: Labels, clip: float = CLIP
 
 
 def _interactive(heights: Heights, labels: Labels, ends: tuple[float, float], ticks: Mapping[float, str]) -> go.Figure:
-    figure = interactive_row(list(heights))
+    figure = interactive_row(heights)
     for column, (alpha, beta, height) in enumerate(heights.values(), 1):
         x, y, z = (values.astype(np.float32) for values in (alpha, beta, height.T))
         colour = {"cmin": ends[0], "cmax": ends[1], "colorscale": MAP, "showscale": False}
         figure.add_trace(go.Surface(x=x, y=y, z=z, hoverinfo="skip", **colour), 1, column)
-    z_axis = {"title": {"text": labels.z}, "range": list(ends)}
-    z_axis |= {"tickvals": list(ticks), "ticktext": list(ticks.values())}
-    axes = {"xaxis": {"title": {"text": labels.x}}, "yaxis": {"title": {"text": labels.y}}, "zaxis": z_axis}
     distance = 1.7 + 0.3 * len(heights)
     side = {"eye": {"x": 0.6 * distance, "y": 0.6 * distance, "z": 0.4 * distance}, "up": {"x": 0, "y": 0, "z": 1}}
     above = {"eye": {"x": 0, "y": -0.01, "z": distance}, "up": {"x": 0, "y": 1, "z": 0}}
-    figure.update_scenes(**axes, camera=side, aspectmode="cube")
+    axes = {f"{axis}axis_title_text": text for axis, text in zip("xyz", (labels.x, labels.y, labels.z), strict=True)}
+    heights_axis = {"zaxis_range": ends, "zaxis_tickvals": list(ticks), "zaxis_ticktext": list(ticks.values())}
+    figure.update_scenes(**axes, **heights_axis, camera=side, aspectmode="cube")
     names = ["scene" if column == 0 else f"scene{column + 1}" for column in range(len(heights))]
     views = [
         {"label": label, "method": "relayout", "args": [{f"{name}.camera": camera for name in names}]}
         for label, camera in (("from the side", side), ("from above", above))
     ]
-    menu: dict[str, Any] = {"type": "buttons", "direction": "left", "buttons": views}
-    menu.update({"x": 0, "xanchor": "left", "y": -0.02, "yanchor": "top"})
+    menu: dict[str, Any] = {"type": "buttons", "direction": "left", "buttons": views, "x": 0, "xanchor": "left"}
+    menu |= {"y": -0.02, "yanchor": "top"}
     figure.update_layout(height=470, margin={"l": 0, "r": 0, "t": 30, "b": 50}, updatemenus=[menu])
     return figure
 
 
 def _still(heights: Heights, labels: Labels, ends: tuple[float, float], ticks: Mapping[float, str]) -> Figure:
-    figure, axes = still_row(len(heights), (max(6.4, 4.8 * len(heights)), 4.4))
-    for axis, (title, (alpha, beta, height)) in zip(axes, heights.items(), strict=True):
+    size = max(6.4, 4.8 * len(heights)), 4.4
+    figure, axes = still_row(heights, size, (32, 48), xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
+    for axis, (alpha, beta, height) in zip(axes, heights.values(), strict=True):
         x, y = np.meshgrid(alpha, beta, indexing="ij")
         axis.plot_surface(x, y, height, cmap=MAP, vmin=ends[0], vmax=ends[1], rcount=80, ccount=80, lw=0)
-        axis.set(title=title, xlabel=labels.x, ylabel=labels.y, zlabel=labels.z, zlim=ends)
+        axis.set_zlim(ends)
         axis.set_zticks(list(ticks), list(ticks.values()))
-        axis.view_init(elev=32, azim=48)
-        axis.tick_params(labelsize=8, pad=0, colors=BLACK)
-        axis.set_box_aspect((1, 1, 0.75), zoom=0.95)
-        for pane in (axis.xaxis, axis.yaxis, axis.zaxis):
-            pane.pane.set_alpha(0.0)
     return figure

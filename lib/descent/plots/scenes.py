@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from descent.plots.layout import Figures, interactive_row, still_row
-from descent.plots.style import COLOURS, GREY, Labels
+from descent.plots.style import COLOURS, GREY, Figures, Labels, interactive_row, still_row
 
 Array = NDArray[Any]
 WHITE_TO_BLUE = ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")  # pale, so that the paths stand out
@@ -53,7 +51,7 @@ def relief_panels(panels: Mapping[str, Relief], labels: Labels) -> Figures:
     """
     names = dict.fromkeys(name for panel in panels.values() for name in panel.paths)
     colour = dict(zip(names, COLOURS[1:], strict=False))
-    interactive = interactive_row(list(panels))
+    interactive = interactive_row(panels)
     for column, panel in enumerate(panels.values(), 1):
         interactive.add_trace(_surface(panel), 1, column)
         for name, path in panel.paths.items():
@@ -103,26 +101,18 @@ def _camera(distance: float) -> dict[str, dict[str, float]]:
 
 
 def _still(panels: Mapping[str, Relief], colour: Mapping[str, str], labels: Labels) -> Figure:
-    figure, axes = still_row(len(panels), (max(6.4, 4.6 * len(panels)), 4.4), computed_zorder=False)
-    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
-        _draw(axis, panel, colour)
-        axis.set(title=title, xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
+    size = max(6.4, 4.6 * len(panels)), 4.4
+    figure, axes = still_row(panels, size, (38, 52), xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
+    for axis, relief in zip(axes, panels.values(), strict=True):
+        x, y = np.meshgrid(relief.x, relief.y)
+        axis.computed_zorder = False  # the paths lie above the surface
+        axis.plot_surface(x, y, relief.z, cmap="Blues_r", alpha=0.75, rcount=60, ccount=60, lw=0.15, edgecolor="white")
+        for name, path in relief.paths.items():
+            axis.plot(*path.T, color=colour[name], lw=2.2, zorder=5)
+            axis.plot(*path[-1:].T, "o", color=colour[name], ms=5, zorder=6)
     handles = [Line2D([], [], color=shade, lw=2.5, label=name) for name, shade in colour.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
     return figure
-
-
-def _draw(axis: Any, relief: Relief, colour: Mapping[str, str]) -> None:
-    x, y = np.meshgrid(relief.x, relief.y)
-    axis.plot_surface(x, y, relief.z, cmap="Blues_r", alpha=0.75, rcount=60, ccount=60, lw=0.15, edgecolor="white")
-    for name, path in relief.paths.items():
-        axis.plot(*path.T, color=colour[name], lw=2.2, zorder=5)
-        axis.plot(*path[-1:].T, "o", color=colour[name], ms=5, zorder=6)
-    axis.view_init(elev=38, azim=52)
-    axis.tick_params(labelsize=8, pad=0)
-    axis.set_box_aspect((1, 1, 0.75), zoom=0.97)
-    for pane in (axis.xaxis, axis.yaxis, axis.zaxis):
-        pane.pane.set_alpha(0.0)
 
 
 def moving_paths(relief: Relief, times: Array, labels: Labels, unit: str) -> Figures:
@@ -141,7 +131,11 @@ def moving_paths(relief: Relief, times: Array, labels: Labels, unit: str) -> Fig
         raise ValueError(f"path {bad[0]!r} of {len(relief.paths[bad[0]])} points: expected {len(times)}, one per time")
     colour = dict(zip(relief.paths, (*COLOURS, GREY), strict=False))
     first = [_trail(path[:1], name, colour[name], True) for name, path in relief.paths.items()]
-    frames = [_frame(relief, index, str(time)) for index, time in enumerate(times)]
+    trails = list(range(1, len(first) + 1))  # the surface, before them, stays as it is
+    frames = [
+        go.Frame(data=[go.Scatter3d(_course(p[:end])) for p in relief.paths.values()], traces=trails, name=str(time))
+        for end, time in enumerate(times, 1)
+    ]
     interactive = go.Figure([_surface(relief), *first], frames=frames)
     interactive.update_scenes(**_axes(labels), camera=_camera(2.2))
     move = {"frame": {"duration": 60, "redraw": True}, "transition": {"duration": 0}, "mode": "immediate"}
@@ -155,11 +149,6 @@ def moving_paths(relief: Relief, times: Array, labels: Labels, unit: str) -> Fig
     legend["bgcolor"] = "rgba(0,0,0,0)"
     interactive.update_layout(height=640, margin=margin, legend=legend, sliders=[slider], updatemenus=[buttons])
     return interactive, _still({f"after {times[-1]} {unit}s": relief}, colour, labels)
-
-
-def _frame(relief: Relief, index: int, name: str) -> go.Frame:
-    data = [go.Scatter3d(_course(path[: index + 1])) for path in relief.paths.values()]
-    return go.Frame(data=data, traces=list(range(1, len(data) + 1)), name=name)
 
 
 def path_3d(points: Array, colour: Array, labels: Labels, colour_label: str) -> Figures:
@@ -177,18 +166,14 @@ def path_3d(points: Array, colour: Array, labels: Labels, colour_label: str) -> 
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points of shape {points.shape}: expected (n, 3)")
     x, y, z = points.astype(np.float32).T
-    marker = {"size": 3, "color": colour.astype(np.float32), "colorscale": "Viridis"}
-    marker["colorbar"] = {"title": colour_label}
+    bar = {"title": colour_label}
+    marker = {"size": 3, "color": colour.astype(np.float32), "colorscale": "Viridis", "colorbar": bar}
     line = {"color": "rgba(120,120,120,0.25)", "width": 2}
     interactive = go.Figure(go.Scatter3d(x=x, y=y, z=z, mode="lines+markers", marker=marker, line=line))
     margin = {"l": 0, "r": 0, "t": 10, "b": 0}
     interactive.update_layout(scene=_axes(labels), height=560, margin=margin, template="plotly_white")
-    static = plt.figure(figsize=(8, 5.5))
-    axis = static.add_subplot(projection="3d")
+    static, (axis,) = still_row([""], (8, 5.5), (30, -60), xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
     axis.plot(x, y, z, color="grey", lw=0.4, alpha=0.4)
     dots = axis.scatter(x, y, z, c=colour, s=6)
-    axis.set(xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
-    axis.tick_params(labelsize=8)
-    axis.set_box_aspect(None, zoom=0.85)
     static.colorbar(dots, ax=axis, label=colour_label, shrink=0.7, pad=0.12)
     return interactive, static

@@ -1,4 +1,4 @@
-"""The look of every figure: colours, type, the labels that an axis must have, and how a figure is shown."""
+"""The look of every figure: colours, type, labels that an axis must have, the places of panels, how it is shown."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,10 @@ from cycler import cycler
 from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image
+from plotly.subplots import make_subplots
 
+Figures = tuple[go.Figure, Figure]  # an interactive one, and its still picture
+Still = tuple[Figure, list[Any]]  # a figure and its axes
 PLOTLY = "application/vnd.plotly.v1+json"
 # Okabe and Ito's palette, whose colours differ with every common kind of colour blindness
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -62,6 +66,63 @@ class Labels:
 def use_style() -> None:
     """Set the book's matplotlib style for this process."""
     plt.rcParams.update(STYLE)
+
+
+def panel_grid(count: int, columns: int, size: tuple[float, float], margin: float = 0.5, share: bool = True) -> Still:
+    """A figure with `count` flat panels, row by row.
+
+    Args:
+        count: number of panels; what is left of the last row stays empty.
+        columns: panels in a row.
+        size: width of the figure and height of a row, in inches.
+        margin: height that is added to that of the rows, in inches.
+        share: whether all panels have the same ranges.
+    """
+    rows = -(-count // columns)
+    inches = (size[0], size[1] * rows + margin)
+    figure, axes = plt.subplots(rows, columns, figsize=inches, squeeze=False, sharex=share, sharey=share)
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
+def label_panels(axes: Sequence[Any], columns: int, titles: Sequence[str], labels: Labels) -> None:
+    """Give each panel its title, and the labels to the leftmost and to the lowest of each column only."""
+    for number, (axis, title) in enumerate(zip(axes, titles, strict=True)):
+        lowest = number + columns >= len(axes)
+        axis.set_title(title, fontsize=11)
+        axis.set_xlabel(labels.x if lowest else "")
+        axis.set_ylabel(labels.y if number % columns == 0 else "")
+        if lowest:  # also above a gap in the last row, whose unseen panels have the shared numbers
+            axis.tick_params(labelbottom=True)
+
+
+def interactive_row(titles: Iterable[str], spacing: float = 0.02) -> go.Figure:
+    """An empty interactive figure with a three-dimensional panel for each title, side by side."""
+    names = list(titles)
+    scenes = [[{"type": "scene"}] * len(names)]
+    return make_subplots(1, len(names), specs=scenes, subplot_titles=names, horizontal_spacing=spacing)
+
+
+def still_row(titles: Iterable[str], size: tuple[float, float], view: tuple[float, float], **settings: Any) -> Still:
+    """A still figure with a three-dimensional panel for each title, side by side, and its axes.
+
+    Args:
+        titles: one for each panel.
+        size: width and height of the figure in inches.
+        view: elevation and azimuth of the camera in degrees.
+        settings: of all axes, such as their labels.
+    """
+    names, figure = list(titles), plt.figure(figsize=size)
+    axes = [figure.add_subplot(1, len(names), number, projection="3d") for number in range(1, len(names) + 1)]
+    for axis, name in zip(axes, names, strict=True):
+        axis.set(title=name, **settings)
+        axis.view_init(*view)
+        axis.tick_params(labelsize=8, pad=0)
+        axis.set_box_aspect((1, 1, 0.75), zoom=0.95)
+        for pane in (axis.xaxis, axis.yaxis, axis.zaxis):
+            pane.pane.set_alpha(0.0)
+    return figure, axes
 
 
 def _picture(figure: Figure) -> bytes:

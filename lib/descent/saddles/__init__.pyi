@@ -4,7 +4,6 @@ from .functions import SmoothFunction as SmoothFunction
 from .functions import classic_saddle as classic_saddle
 from .functions import monkey_saddle as monkey_saddle
 from .functions import quadratic as quadratic
-from .functions import saddle_curvatures as saddle_curvatures
 from .functions import scalar_field as scalar_field
 from .paths import DescentPath as DescentPath
 from .paths import follow_optimiser as follow_optimiser

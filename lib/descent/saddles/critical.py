@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from descent.saddles.functions import Array, SmoothFunction
 
@@ -50,7 +49,6 @@ def find_critical_points(
     tolerance: float = 1e-8,
     max_iterations: int = 150,
     longest_step: float = 0.5,
-    progress: str | None = None,
 ) -> CriticalPointSearch:
     """Search from each start for a point of zero gradient whose index is that of the Hessian at the start.
 
@@ -66,7 +64,6 @@ def find_critical_points(
         tolerance: |g| at which a search has converged, in units of value / coordinate.
         max_iterations: steps from each start.
         longest_step: a longer step is shortened to this length, in units of the coordinates.
-        progress: text before a progress bar over the starts; None shows none.
 
     Raises:
         ValueError: starts of another shape; a tolerance, a count or a length that is not positive; a start at which
@@ -93,16 +90,11 @@ def find_critical_points(
     for i, point in enumerate(points):
         if not (surface.gradient(point).isfinite().all() and surface.hessian(point).isfinite().all()):
             raise ValueError(f"starts[{i}]: {surface.name} has no finite gradient and Hessian there")
-    bar = tqdm(points, desc=progress, disable=progress is None, unit="start")
-    ends = [_follow(surface, point, tolerance, max_iterations, longest_step) for point in bar]
-    reached = torch.stack([point for point, _, _, _ in ends])
-    norms = torch.stack([norm for _, norm, _, _ in ends])
-    eigenvalues = torch.stack([spectrum for _, _, spectrum, _ in ends])
-    iterations = np.array([count for _, _, _, count in ends], dtype=np.int64)
-    values = surface.value(reached).numpy()
-    return CriticalPointSearch(
-        reached.numpy(), values, norms.numpy(), eigenvalues.numpy(), iterations, norms.numpy() <= tolerance
-    )
+    ends = [_follow(surface, point, tolerance, max_iterations, longest_step) for point in points]
+    reached, norms, eigenvalues, iterations = zip(*ends, strict=True)
+    points, norm = torch.stack(reached), torch.stack(norms).numpy()
+    found = points.numpy(), surface.value(points).numpy(), norm, torch.stack(eigenvalues).numpy()
+    return CriticalPointSearch(*found, np.array(iterations, np.int64), norm <= tolerance)
 
 
 def _follow(

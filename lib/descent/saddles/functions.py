@@ -5,7 +5,6 @@ Points are float64 tensors `(..., n)`, in which every leading dimension is a bat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,11 +56,6 @@ class SmoothFunction:
         return checked
 
 
-def _matrix(rows: list[list[Tensor]]) -> Tensor:
-    """Entries of shape `(...)` -> `(..., n, n)`."""
-    return torch.stack([torch.stack(row, -1) for row in rows], -2)
-
-
 def classic_saddle() -> SmoothFunction:
     """x^2 - y^2, with curvatures 2 and -2 and one critical point, the saddle at the origin.
 
@@ -81,29 +75,18 @@ def classic_saddle() -> SmoothFunction:
 
 def monkey_saddle() -> SmoothFunction:
     """x^3 - 3 x y^2: the Hessian at the origin is zero, and yet three ways lead down from it and three up."""
+
+    def hessian(p: Tensor) -> Tensor:
+        x, y = p.unbind(-1)
+        return 6 * torch.stack([torch.stack([x, -y], -1), torch.stack([-y, -x], -1)], -2)
+
     return SmoothFunction(
         "monkey saddle",
         2,
         lambda p: p[..., 0] ** 3 - 3 * p[..., 0] * p[..., 1] ** 2,
         lambda p: torch.stack([3 * p[..., 0] ** 2 - 3 * p[..., 1] ** 2, -6 * p[..., 0] * p[..., 1]], -1),
-        lambda p: 6 * _matrix([[p[..., 0], -p[..., 1]], [-p[..., 1], -p[..., 0]]]),
+        hessian,
     )
-
-
-def saddle_curvatures(dimension: int, index: int, condition: float) -> Array:
-    """Curvatures `(dimension,)`: positive ones spaced evenly in logarithm from 1 to 1/condition, then -1/condition.
-
-    The negative ones, `index` of them, are as flat as the flattest, which is the hard case for a first-order method. A
-    single positive one is 1.
-
-    Raises:
-        ValueError: `condition` is below 1, or `index` not 1 to dimension - 1.
-    """
-    if not (math.isfinite(condition) and condition >= 1):
-        raise ValueError(f"condition={condition}: expected at least 1, and finite")
-    if not 1 <= index < dimension:
-        raise ValueError(f"index={index}: expected 1 to {dimension - 1}, below the dimension")
-    return np.append(np.geomspace(1, 1 / condition, dimension - index), np.full(index, -1 / condition))
 
 
 def quadratic(curvatures: ArrayLike | Tensor, rotation: ArrayLike | Tensor | None = None) -> SmoothFunction:

@@ -65,7 +65,10 @@ def follow_optimiser(
         [[1.0, 0.5], [0.5, 0.75], [0.25, 1.125]]
     """
     points = torch.as_tensor(starts, dtype=torch.float64).detach().clone()
-    _check(surface, points, steps)
+    if steps < 1:
+        raise ValueError(f"steps={steps}: expected at least 1")
+    if not (points.isfinite().all() and surface.value(points).isfinite().all()):
+        raise ValueError(f"starts: expected finite coordinates, and finite values of {surface.name} there")
     if noise < 0 or (noise > 0 and generator is None):
         raise ValueError(f"noise={noise}: expected 0, or a positive number and a generator")
     optimizer = optimiser([points])
@@ -79,18 +82,9 @@ def follow_optimiser(
         if not alive.any():
             break
         taken.append(entry.where(alive, torch.nan))
-        points.grad = gradient if generator is None or noise == 0 else gradient + noise * _normal(points, generator)
+        points.grad = gradient
+        if noise > 0:
+            points.grad = gradient + noise * torch.randn(points.shape, dtype=points.dtype, generator=generator)
         optimizer.step()
     everything = torch.stack(taken).numpy()
     return DescentPath(everything[..., :-2], everything[..., -2], everything[..., -1])
-
-
-def _check(surface: SmoothFunction, points: Tensor, steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"steps={steps}: expected at least 1")
-    if not (points.isfinite().all() and surface.value(points).isfinite().all()):
-        raise ValueError(f"starts: expected finite coordinates, and finite values of {surface.name} there")
-
-
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, dtype=like.dtype, generator=generator)

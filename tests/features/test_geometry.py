@@ -1,4 +1,4 @@
-"""Measures of superposition, figures and theory, on frames whose numbers are known on paper."""
+"""Measures and figures of features, on frames whose numbers are known on paper."""
 
 import math
 
@@ -7,39 +7,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from descent.experiments.toy_models import ToyModels, fresh_losses
-from descent.experiments.toy_theory import (
-    best_bias,
-    best_length_and_bias,
-    bias_noise_ratio,
-    candidate_losses,
-    ignored_loss,
-    learnt_loss,
-    sharing_boundary,
-)
-from descent.features.figures import (
+from descent.features.geometry import (
     FIGURES,
     cluster_edges,
-    cluster_names,
     cosines,
+    dimensionality,
+    dimensions_per_feature,
     feature_clusters,
+    feature_directions,
+    feature_norms,
     figure_composition,
     figure_frame,
     figure_name,
-    regular_polygon,
-    simplex,
-    span_dimension,
-    square_antiprism,
-)
-from descent.features.measures import (
-    dimensionality,
-    dimensions_per_feature,
-    feature_directions,
-    feature_norms,
     interference,
     is_learnt,
-    is_near_line,
     random_directions,
+    regular_polygon,
+    simplex,
+    square_antiprism,
 )
 
 EXACT = {
@@ -113,17 +98,6 @@ def test_random_directions_have_length_one_and_less_order() -> None:
         random_directions(0, 3, generator)
 
 
-def test_values_near_a_line_are_found() -> None:
-    lines = torch.tensor([1.0, 0.5])
-    assert is_near_line(torch.tensor([0.47, 0.485, 0.515, 0.53, 0.99]), lines).tolist() == [
-        False,
-        True,
-        True,
-        False,
-        True,
-    ]
-
-
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 def test_figures_are_named_rotated_and_under_noise(name: str, noise: float) -> None:
@@ -132,8 +106,8 @@ def test_figures_are_named_rotated_and_under_noise(name: str, noise: float) -> N
     W = W + noise * torch.randn(W.shape, dtype=torch.float64, generator=generator)
     W = W[:, torch.randperm(W.shape[1], generator=generator)] * torch.linspace(0.8, 1.2, W.shape[1])
     assert figure_name(W) == name
-    assert span_dimension(columns) == len(columns)
-    assert cluster_names(W) == [name]
+    assert [cluster.name for cluster in feature_clusters(W)] == [name]
+    assert feature_clusters(columns)[0].rank == len(columns)
 
 
 def test_what_is_no_figure_is_other() -> None:
@@ -183,80 +157,6 @@ def test_edges_of_polytopes() -> None:
         [float(cosines(pentagon[:, list(pair)])) for pair in cluster_edges(pentagon)], math.cos(0.4 * math.pi)
     )
     assert cluster_edges(turned(figure_frame("digon"), 3)) == [(0, 1)]
-
-
-def sampled(w: list[float], b: list[float], density: float, importance: float, noise: float = 0.0) -> float:
-    models = ToyModels(2, 1, [0], density, torch.tensor([[1.0, importance]]), noise)
-    losses = fresh_losses(models, torch.tensor([[w]]).float(), torch.tensor([b]).float(), batches=40, batch=1 << 15)
-    return 2 * float(losses)  # the sum over the two features
-
-
-@pytest.mark.parametrize(("density", "importance"), [(0.05, 0.3), (0.3, 2.0), (0.9, 1.0)])
-def test_theory_of_two_features_agrees_with_draws(density: float, importance: float) -> None:
-    losses = candidate_losses(density, importance)
-    bias = best_bias("pair", density).bias
-    assert losses["first"] == pytest.approx(sampled([1, 0], [0, density / 2], density, importance), rel=0.01)
-    assert losses["second"] == pytest.approx(sampled([0, 1], [density / 2, 0], density, importance), rel=0.01)
-    assert losses["both"] == pytest.approx(
-        sampled([1, -1], [bias, bias], density, importance), rel=0.1 if density < 0.1 else 0.02
-    )
-
-
-@pytest.mark.parametrize("kind", ["single", "pair"])
-def test_theory_with_noise_agrees_with_draws(kind: str) -> None:
-    density, noise, scale, bias = 0.2, 0.1, 0.9, -0.08
-    root = math.sqrt(scale)
-    if kind == "pair":
-        found = sampled([root, -root], [bias, bias], density, 1.0, noise) / 2
-    else:
-        found = sampled([root, 0], [bias, 0], density, 1e-9, noise)
-    assert learnt_loss(kind, scale, bias, density, noise) == pytest.approx(found, rel=0.01)
-
-
-def test_the_boundary_is_where_the_candidates_are_equal() -> None:
-    for d, r in zip([0.01, 0.1, 0.4], sharing_boundary([0.01, 0.1, 0.4]), strict=True):
-        losses = candidate_losses(d, float(r))
-        assert losses["both"] == pytest.approx(losses["first"], rel=1e-6)
-        assert candidate_losses(d, r * 1.1)["both"] < candidate_losses(d, r * 1.1)["first"]
-        assert r == pytest.approx(2 * d / (4 - 5 * d), rel=0.1)
-        assert r <= 2 * d / (4 - 5 * d) + 1e-9, "the best bias is no worse than none"
-    assert np.isnan(sharing_boundary([0.9])).all()
-    assert ignored_loss(1.0) == pytest.approx(1 / 12)
-
-
-def test_without_noise_a_learnt_feature_has_bias_zero_and_length_one() -> None:
-    point = best_length_and_bias("single", 0.1)
-    assert point.scale == pytest.approx(1, abs=1e-3)
-    assert point.bias == pytest.approx(0, abs=1e-3)
-    assert learnt_loss("single", 1, 0, 0.1) == 0
-    assert abs(best_bias("pair", 0.02).bias) < 0.01
-
-
-def test_the_bias_follows_small_noise() -> None:
-    fixed, free = bias_noise_ratio(0.01, "fixed"), bias_noise_ratio(0.01)
-    for kind, widened in (("single", 1.0), ("pair", math.sqrt(2))):
-        for noise in (0.01, 0.03):
-            assert -best_bias(kind, 0.01, noise).bias / noise == pytest.approx(fixed * widened, rel=0.1)
-        point = best_length_and_bias(kind, 0.01, 0.01)
-        assert -point.bias / 0.01 == pytest.approx(free * widened, rel=0.1)
-        assert point.scale - 1 == pytest.approx(1.5 * free * widened * 0.01, rel=0.2)
-    assert best_bias("pair", 0.1).bias == pytest.approx(0.01 / 6 / 0.9, rel=0.1), "d^2 / 6 (1 - d), above zero"
-    assert bias_noise_ratio(0.01) > bias_noise_ratio(0.1) > bias_noise_ratio(0.9) > 0
-    assert best_length_and_bias("single", 1.0, 0.2).scale < 1, "dense: it shrinks, as ridge regression does"
-    assert best_length_and_bias("single", 0.1, 0.2).loss < best_bias("single", 0.1, 0.2).loss
-
-
-def test_bad_theory_is_refused() -> None:
-    with pytest.raises(ValueError, match="density=0: expected one above 0"):
-        ignored_loss(0)
-    with pytest.raises(ValueError, match="noise=-1: expected a standard deviation"):
-        learnt_loss("pair", 1, 0, 0.1, -1)
-    with pytest.raises(ValueError, match="kind 'triple': expected one of single, pair"):
-        learnt_loss("triple", 1, 0, 0.1)
-    with pytest.raises(ValueError, match="length 'half': expected one of free, fixed"):
-        bias_noise_ratio(0.1, "half")
-    with pytest.raises(ValueError, match="importance=0: expected a positive number"):
-        candidate_losses(0.1, 0)
 
 
 def test_directions_of_zeros_stay_zeros() -> None:

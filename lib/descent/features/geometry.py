@@ -1,8 +1,14 @@
-"""Clusters of features that share dimensions, and the names of the figures that they form (Elhage et al. 2022)."""
+"""How a linear map stores features: their interference, the share of a dimension that each has, and their figures.
+
+A map is `W` of shape `(..., m, n)`, with m dimensions and the n features as its columns W_i; leading dimensions stand
+for several maps. W^_i is the column scaled to length one. The measures, and the names of the figures that clusters of
+features form, are those of Elhage et al. 2022 (section "The geometry of superposition").
+"""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,9 +18,85 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from descent.features.measures import feature_directions, is_learnt
+NORM_FLOOR = 1e-6  # a column with a smaller norm has no direction
+LEARNT = 0.5  # a feature with a larger norm counts as learnt
 
-OTHER = "other"
+
+def feature_norms(W: Tensor) -> Tensor:
+    """The norm of each column, `(..., m, n) -> (..., n)`.
+
+    Raises:
+        ValueError: W is no matrix.
+    """
+    if W.ndim < 2:
+        raise ValueError(f"W of shape {tuple(W.shape)}: expected (..., m, n), the features as columns")
+    norms: Tensor = torch.linalg.vector_norm(W, dim=-2)
+    return norms
+
+
+def feature_directions(W: Tensor) -> Tensor:
+    """The columns scaled to length one, `(..., m, n)`; a column shorter than 1e-6 is divided by 1e-6."""
+    return W / feature_norms(W).clamp(min=NORM_FLOOR).unsqueeze(-2)
+
+
+def is_learnt(W: Tensor) -> Tensor:
+    """Whether the norm of each feature is above 1/2, `(..., n)` bool; learnt ones are near 1, the others near 0."""
+    return feature_norms(W) > LEARNT
+
+
+def dimensions_per_feature(W: Tensor) -> Tensor:
+    """D* = m / ||W||_F^2, `(...,)`, the dimensions for each feature if features are stored at length one.
+
+    It is infinite for a W of zeros, and becomes D* / c^2 where W becomes c W. Its inverse is the number of features per
+    dimension.
+
+    Examples:
+        >>> float(dimensions_per_feature(torch.tensor([[1.0, -1.0]])))  # two features in one dimension
+        0.5
+    """
+    return W.shape[-2] / feature_norms(W).square().sum(-1)
+
+
+def _overlaps(W: Tensor) -> Tensor:
+    """The squared overlap (W^_i . W_j)^2 of direction i with column j, `(..., n, n)`."""
+    return (feature_directions(W).mT @ W).square()
+
+
+def dimensionality(W: Tensor) -> Tensor:
+    """The share of a dimension that each feature has for itself, `(..., n)`.
+
+    D_i = ||W_i||^2 / sum_j (W^_i . W_j)^2. The sum includes j = i. D_i is 1 for a feature that shares with no other,
+    and 0 for a column of zeros; it does not change with the scale of W. It equals the capacity of Scherlis et al. 2022
+    (section 2), which is (W_i . W_i)^2 / sum_j (W_i . W_j)^2.
+
+    Examples:
+        Two opposite features in the first dimension, and one alone in the second:
+
+        >>> dimensionality(torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
+        [0.5, 0.5, 1.0]
+    """
+    squares, total = feature_norms(W).square(), _overlaps(W).sum(-1)
+    return torch.where(total > 0, squares / torch.where(total > 0, total, 1), 0)
+
+
+def interference(W: Tensor) -> Tensor:
+    """How much the other features move along the direction of each feature, `(..., n)`.
+
+    It is the sum over j != i of (W^_i . W_j)^2: 0 for a feature that is orthogonal to all others, and 1 for one of an
+    antipodal pair of length one.
+    """
+    return _overlaps(W).sum(-1) - feature_norms(W).square() * (feature_norms(W) >= NORM_FLOOR)
+
+
+def random_directions(m: int, n: int, generator: torch.Generator) -> Tensor:
+    """Independent directions, uniform on the sphere, `(m, n)` float64, as a null model for features.
+
+    Raises:
+        ValueError: m or n is below 1.
+    """
+    if m < 1 or n < 1:
+        raise ValueError(f"m={m}, n={n}: expected at least 1 each")
+    return feature_directions(torch.randn(m, n, dtype=torch.float64, generator=generator))
 
 
 def regular_polygon(corners: int) -> Tensor:
@@ -76,19 +158,13 @@ class FeatureCluster:
 
     Attributes:
         features: their indices, ascending.
-        rank: the number of dimensions that they span, see `span_dimension`.
-        name: one of FIGURES, or "other".
+        rank: the number of dimensions that they span: singular values of W^ above 1/20 of the largest.
+        name: one that `figure_frame` knows, or "other".
     """
 
     features: tuple[int, ...]
     rank: int
     name: str
-
-
-def span_dimension(W: Tensor, share: float = 0.05) -> int:
-    """The number of dimensions that the columns' directions span: singular values above `share` of the largest."""
-    values = torch.linalg.svdvals(feature_directions(W))
-    return int((values > share * values.max()).sum())
 
 
 def cosines(W: Tensor) -> Tensor:
@@ -98,22 +174,17 @@ def cosines(W: Tensor) -> Tensor:
     return gram[rows, columns].sort().values
 
 
-def figure_name(W: Tensor, within: float = 0.15) -> str:
-    """The name of the figure that the columns form, up to rotation, reflection and their lengths, or else "other".
+def figure_name(W: Tensor) -> str:
+    """The name of the figure that the columns of `W` `(m, k)` form, or else "other"; no rotation or length changes it.
 
-    Args:
-        W: `(m, k)`.
-        within: the largest difference of a cosine from that of the figure, both in ascending order.
+    In ascending order, no cosine between the columns differs by more than 0.15 from that of the figure.
     """
-    found = cosines(W.double())
+    ours = cosines(W.double())
     for name in FIGURES:
         known = figure_frame(name)
-        if known.shape[1] != W.shape[1]:
-            continue
-        apart = (found - cosines(known)).abs()
-        if apart.numel() == 0 or float(apart.max()) <= within:
+        if known.shape[1] == W.shape[1] and torch.allclose(ours, cosines(known), rtol=0, atol=0.15):
             return name
-    return OTHER
+    return "other"
 
 
 def feature_clusters(W: Tensor, threshold: float = 0.2) -> list[FeatureCluster]:
@@ -139,25 +210,21 @@ def feature_clusters(W: Tensor, threshold: float = 0.2) -> list[FeatureCluster]:
     for part in range(count):
         features = kept[torch.from_numpy(np.flatnonzero(label == part))]
         columns = W[:, features]
-        found.append(FeatureCluster(tuple(features.tolist()), span_dimension(columns), figure_name(columns)))
+        rank = int(torch.linalg.matrix_rank(feature_directions(columns), rtol=0.05))
+        found.append(FeatureCluster(tuple(features.tolist()), rank, figure_name(columns)))
     return sorted(found, key=lambda cluster: cluster.features)
 
 
-def cluster_names(W: Tensor, threshold: float = 0.2) -> list[str]:
-    """The names of `feature_clusters`; "other" has its size and rank with it, as in "other 6 in 3"."""
-    parts = feature_clusters(W, threshold)
-    return [f"{OTHER} {len(c.features)} in {c.rank}" if c.name == OTHER else c.name for c in parts]
-
-
-def figure_composition(W: Tensor, threshold: float = 0.2) -> str:
-    """How many clusters of each name one map `(m, n)` has, such as "2 digon + 1 single".
+def figure_composition(W: Tensor) -> str:
+    """How many clusters of each name one map `(m, n)` has, such as "2 digon + 1 other 6 in 3" (6 features of rank 3).
 
     Examples:
         >>> figure_composition(torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0]]))
         '1 digon + 1 single'
     """
-    names = cluster_names(W, threshold)
-    return " + ".join(f"{names.count(name)} {name}" for name in sorted(set(names))) or "nothing"
+    parts = feature_clusters(W)
+    names = Counter(f"other {len(c.features)} in {c.rank}" if c.name == "other" else c.name for c in parts)
+    return " + ".join(f"{names[name]} {name}" for name in sorted(names)) or "nothing"
 
 
 def cluster_edges(W: Tensor) -> list[tuple[int, int]]:
