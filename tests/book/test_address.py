@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from IPython.core.inputtransformer2 import TransformerManager
 from packaging.requirements import Requirement
 
@@ -129,12 +130,12 @@ def test_mends_a_setup_cell_and_adds_the_link(copy: Path) -> None:
     ],
 )
 def test_bad_address_or_tag_is_refused_before_any_change(
-    arguments: list[str], said: str, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], said: str, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     monkeypatch.chdir(copy)
-    assert address.main(arguments) == 2
-    assert capsys.readouterr().err == f"descent_book.run.address: {said}\n"
+    done = CliRunner().invoke(address.main, arguments)
+    assert (done.exit_code, done.output) == (2, f"refused: {said}\n")
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
 

@@ -340,7 +340,7 @@ def test_the_outputs_of_older_code_are_not_stored(tmp_path):
     assert edition(root, "store", "first")[0] == 0
     before = write_chapter(root, "first", "2").read_bytes()
     status, said, _ = edition(root, "store", "first")
-    assert status == 1
+    assert status == 2
     assert "refused: the quick edition of 'first' is of older code; make it with: make book" in said
     assert (root / "notebooks" / "first.ipynb").read_bytes() == before
 

@@ -5,19 +5,19 @@ Run as `python -m descent_book.run.address [URL] [--tag TAG]`: what is given is 
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import yaml
 
-from descent.checkout import ProjectError, project_root
+from descent.checkout import project_root
 from descent.repro.files import write_atomic
 from descent_book.run.chapter import Chapter
 from descent_book.run.notebook import tags
+from descent_book.run.project import refusing
 
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml")
 TEMPLATE = Path("lib", "descent_book", "run", "new_chapter.ipynb")
@@ -179,20 +179,15 @@ def stamp(root: Path, url: str | None = None, tag: str | None = None) -> list[Pa
     return [path.relative_to(root) for path, _ in due]
 
 
-def main(arguments: list[str]) -> int:
-    """Command line; 2 when the address or the tag is refused."""
-    parser = argparse.ArgumentParser(prog="python -m descent_book.run.address", description=__doc__)
-    parser.add_argument("url", nargs="?", metavar="URL", help="https://github.com/OWNER/REPO")
-    parser.add_argument("--tag", help="the edition, such as v0.2.0, that links and set-up cells name")
-    given = parser.parse_args(arguments)
-    try:
-        changed = stamp(project_root(Path.cwd()), given.url, given.tag)
-    except (ValueError, ProjectError) as error:
-        print(f"descent_book.run.address: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(f"stamped {path}" for path in changed) or "every place agrees with _config.yml")
-    return 0
+@click.command()
+@click.argument("url", required=False)
+@click.option("--tag", help="The edition, such as v0.2.0, that links and set-up cells name.")
+@refusing(ValueError)
+def main(url: str | None, tag: str | None) -> None:
+    """Stamp the address URL, https://github.com/OWNER/REPO, and the tag into every place that names them."""
+    changed = stamp(project_root(Path.cwd()), url, tag)
+    click.echo("\n".join(f"stamped {path}" for path in changed) or "every place agrees with _config.yml")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from descent_book.run.keys import Key, counted_sources, key_of
 from descent_book.run.notebook import tags
-from descent_book.run.project import NEUTRAL_PARAMETERS, notebook_path
+from descent_book.run.project import NEUTRAL_PARAMETERS, RefusedError, notebook_path
 
 DEFAULT_PRESET = "quick"
 # Parameters that mean the same in all chapters; a chapter's own table may say more of one of them.
@@ -31,10 +31,6 @@ COMMON = {
 }
 _NAMES = re.compile(r"`(\w+)`")
 _KINDS = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
-
-
-class RefusedError(ValueError):
-    """A parameter, preset or chapter that does not exist or may not have this value."""
 
 
 class Parameter(NamedTuple):

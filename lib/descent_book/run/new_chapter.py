@@ -5,17 +5,17 @@ The template runs and has every part that `tests/house/test_notebooks.py` asks f
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from pathlib import Path
 
-from descent.checkout import ProjectError, project_root
+import click
+
+from descent.checkout import project_root
 from descent.repro.files import write_atomic, write_json
-from descent_book.run.chapter import Chapter, RefusedError
+from descent_book.run.chapter import Chapter
 from descent_book.run.notebook import tags
-from descent_book.run.project import chapters, notebook_path
+from descent_book.run.project import ROOT_OPTION, RefusedError, chapters, notebook_path, refusing
 
 TEMPLATE = Path(__file__).with_name("new_chapter.ipynb")
 PLACEHOLDER = "new_chapter"
@@ -66,22 +66,17 @@ def create(root: Path, name: str) -> list[Path]:
     return [notebook_path(root, name), *files]
 
 
-def main() -> int:
-    """The command; 2 where the name is refused."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--root", default=None, help="the project's folder, where it is not this package's checkout")
-    given = parser.parse_args()
-    try:
-        root = project_root(given.root)
-        for path in create(root, given.name):
-            print(f"wrote {path.relative_to(root)}")
-    except (RefusedError, ProjectError) as error:
-        print(f"refused: {error}", file=sys.stderr)
-        return 2
-    print(f"now replace it part by part; make book runs it, make store CHAPTER={given.name} keeps its checked output")
-    return 0
+@click.command()
+@click.argument("name")
+@ROOT_OPTION
+@refusing(RefusedError)
+def main(name: str, root: str | None) -> None:
+    """Write a new chapter from the template, and add it to _toc.yml."""
+    project = project_root(root)
+    for path in create(project, name):
+        click.echo(f"wrote {path.relative_to(project)}")
+    click.echo(f"now replace it part by part; make book runs it, make store CHAPTER={name} keeps its checked output")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

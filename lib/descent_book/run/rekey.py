@@ -20,11 +20,19 @@ from typing import Any
 
 import click
 
-from descent.checkout import ProjectError, project_root
+from descent.checkout import project_root
+from descent.repro.files import write_atomic
 from descent_book.run.edition import LIBRARY, plan
 from descent_book.run.keys import Key, counted_sources, differences, in_short, key_of
 from descent_book.run.notebook import as_text, read_executed, seal
-from descent_book.run.project import NEUTRAL_PARAMETERS, chapters, edition_folder, notebook_path
+from descent_book.run.project import (
+    NEUTRAL_PARAMETERS,
+    ROOT_OPTION,
+    chapters,
+    edition_folder,
+    notebook_path,
+    refusing,
+)
 
 LATER = 40  # commits after the one named in which changes that were not committed at the time are looked for
 # run by the Python of this process in a tree whose modules stand in another place
@@ -89,8 +97,6 @@ def rekey(root: Path, chapter: str) -> str:
         ValueError: the edition is damaged, or today's sources cannot be read.
         OSError: it cannot be written; it is as it was.
     """
-    from descent.repro.files import write_atomic
-
     path = edition_folder(root, "paper") / f"{chapter}.ipynb"
     executed = read_executed(path)
     notes: dict[str, Any] = executed["metadata"]["descent"]
@@ -170,18 +176,15 @@ def _key_of_its_own(tree: Path, chapter: str, preset: str) -> str:
 
 @click.command()
 @click.option("--say", is_flag=True, help="Only say which published chapters are stale, and why.")
-@click.option("--root", default=None, help="The project's folder, where it is not this package's checkout.")
+@ROOT_OPTION
+@refusing()
 def main(say: bool, root: str | None) -> None:
     """Give published chapters today's key where their sources mean the same, and say of the others what differs."""
-    try:
-        project = project_root(root)
-        if say:
-            click.echo(told(standing(project)))
-            return
-        published = [name for name in chapters(project) if (project / "book" / f"{name}.ipynb").is_file()]
-    except ProjectError as error:
-        click.echo(f"refused: {error}", err=True)
-        sys.exit(2)
+    project = project_root(root)
+    if say:
+        click.echo(told(standing(project)))
+        return
+    published = [name for name in chapters(project) if (project / "book" / f"{name}.ipynb").is_file()]
     any_failed = False
     for chapter in published:
         failed = False
