@@ -43,7 +43,8 @@ def copy(tmp_path: Path) -> Path:
 
 
 def readme(there: address.Repository) -> str:
-    links = f"{there.colab_badge('gradient_svd')}\n[code]({there.url})\ngit clone {there.url}.git\n"
+    badge = f"[![Open in Colab](https://colab.research.google.com/x.svg)]({there.colab_address('gradient_svd')})"
+    links = f"{badge}\n[code]({there.url})\ngit clone {there.url}.git\n"
     binder = f"https://mybinder.org/v2/gh/{there.slug}/{there.tag}?labpath=notebooks\n"
     return f"{links}{binder}pip install git+{there.url}@{there.tag}\n"
 

@@ -9,7 +9,7 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -197,8 +197,9 @@ class Chapter:
     def meanings(self) -> dict[str, str]:
         """Parameter -> unit and reason, from the table under `| parameter`; a row may be of several and names them."""
         meanings = dict(COMMON)
-        for cell in self.cells:
-            rows = list(_rows(cell["source"])) if cell["cell_type"] == "markdown" else []
+        for cell in [cell for cell in self.cells if cell["cell_type"] == "markdown"]:
+            lines = [line.strip().strip("|") for line in cell["source"].splitlines() if line.startswith("|")]
+            rows = [[each.strip() for each in line.split("|")] for line in lines]
             if rows and rows[0][0] == "parameter":
                 for first, meaning, *_ in rows[2:]:
                     names = _NAMES.findall(first)
@@ -273,13 +274,6 @@ def _complaint(error: ValidationError, merged: Mapping[str, Any], defaults: Mapp
         choices = [choice.strip("' ") for choice in str(context["expected"]).replace(" or ", ",").split(",")]
         return f"{message}{nearest_choice(str(first['input']), choices)}"
     return f"{message}; the notebook's own value is {defaults[name]!r}" if name in defaults else message
-
-
-def _rows(source: str) -> Iterator[list[str]]:
-    """The cells of the rows of Markdown tables in a text."""
-    for line in source.splitlines():
-        if line.startswith("|"):
-            yield [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
 def accepted(schema: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from descent.repro.files import write_atomic
 from descent_book.run.project import NEUTRAL_PARAMETERS
 
 INJECTED = "injected-parameters"
@@ -181,8 +182,6 @@ def bring_words(source: Mapping[str, Any], path: Path, current: bool = False) ->
     Raises:
         ValueError: see `with_words_of` and `read_executed`; nothing is written.
     """
-    from descent.repro.files import write_atomic
-
     executed = read_executed(path)
     before = json.dumps(executed)
     after = seal(with_words_of(source, executed, current))

@@ -185,18 +185,16 @@ def main(say: bool, root: str | None) -> None:
         click.echo(told(standing(project)))
         return
     published = [name for name in chapters(project) if (project / "book" / f"{name}.ipynb").is_file()]
-    any_failed = False
+    failed = False
     for chapter in published:
-        failed = False
         try:
-            said = rekey(project, chapter)
+            click.echo(f"{chapter}: {rekey(project, chapter)}")
         except UnprovenError as error:
-            said = f"left as it is, for no commit is proven to be what ran: {error}"
+            click.echo(f"{chapter}: left as it is, for no commit is proven to be what ran: {error}")
         except (ValueError, KeyError, OSError) as error:
-            failed, said = True, f"left as it is: {error}"
-        click.echo(f"{chapter}: {said}", err=failed)
-        any_failed |= failed
-    sys.exit(int(any_failed))
+            click.echo(f"{chapter}: left as it is: {error}", err=True)
+            failed = True
+    sys.exit(int(failed))
 
 
 if __name__ == "__main__":
