@@ -32,7 +32,6 @@ from descent_book.run.notebook import tags
 from descent_book.run.project import pages
 from descent_book.run.syntax import imports_in, path_of
 
-LIBRARY = Path(descent.__file__).parent
 _ROOM = re.compile(r"^```\{room\} (\w+)\n```$", re.MULTILINE)
 _CODE = re.compile(r"(?<![`:\w])`([^`\n]+(?:\n[^`\n]+)?)`(?!`)|\|")  # `code` as the docstrings write it, and |x|
 _CELL = re.compile(r'(<div class="cell_input[^>]*>.*?<pre>)(.*?)(</pre>)', re.DOTALL)
@@ -44,10 +43,10 @@ _MAGIC = re.compile(r"^(\s*)[%!].*$", re.MULTILINE)
 
 
 @cache
-def rooms(library: Path = LIBRARY) -> dict[str, dict[str, str]]:
+def rooms() -> dict[str, dict[str, str]]:
     """Room -> public name -> the module of the room that defines it, in the order of the room's `__init__.pyi`."""
     found = {}
-    for stub in sorted(library.glob("*/__init__.pyi")):
+    for stub in sorted(Path(descent.__file__).parent.glob("*/__init__.pyi")):
         imports = [node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ImportFrom)]
         found[stub.parent.name] = {alias.name: str(node.module) for node in imports for alias in node.names}
     return found
@@ -70,9 +69,7 @@ def _spellings() -> dict[str, str]:
 def _address(app: Sphinx, page: str, path: str) -> str | None:
     """From a page to where `descent.ROOM.name` is described; None where the book has no such page."""
     described = f"api_{path.split('.')[1]}"
-    if described not in app.env.all_docs:
-        return None
-    return f"{app.builder.get_relative_uri(page, described)}#{path}"
+    return f"{app.builder.get_relative_uri(page, described)}#{path}" if described in app.env.all_docs else None
 
 
 # The pages
@@ -80,8 +77,8 @@ def _address(app: Sphinx, page: str, path: str) -> str | None:
 
 def write_room(app: Sphinx, page: str, source: list[str]) -> None:
     """Put what a room offers where its page says ```{room} NAME```, and the rooms where one says ```{rooms}```."""
-    doors = {room: importlib.import_module(f"descent.{room}") for room in rooms()}
-    every = [f"- {{doc}}`api_{room}`: {str(inspect.getdoc(door)).splitlines()[0]}" for room, door in doors.items()]
+    words = {room: str(importlib.import_module(f"descent.{room}").__doc__) for room in rooms()}
+    every = [f"- {{doc}}`api_{room}`: {text.splitlines()[0]}" for room, text in words.items()]
     source[0] = source[0].replace("```{rooms}\n```", "\n".join(every))
     source[0] = _ROOM.sub(lambda found: "\n".join(_room(found[1])), source[0])
 
@@ -106,11 +103,10 @@ def heading_of(docstring: str) -> str:
 
 
 def _described(path: str, thing: object) -> list[str]:
-    if inspect.isclass(thing):
-        kind = "exception" if issubclass(thing, Exception) else "class"
-        options = ["   :members:", "   :exclude-members: model_config"] if kind == "class" else []
-        return [f".. auto{kind}:: {path}", *options]
-    return [f".. auto{'function' if inspect.isroutine(thing) else 'data'}:: {path}"]
+    if inspect.isclass(thing) and not issubclass(thing, Exception):
+        return [f".. autoclass:: {path}", "   :members:", "   :exclude-members: model_config"]
+    kind = "exception" if inspect.isclass(thing) else "function" if inspect.isroutine(thing) else "data"
+    return [f".. auto{kind}:: {path}"]
 
 
 def _rst(*lines: str) -> list[str]:
@@ -157,13 +153,10 @@ def write_docstring(app: Sphinx, what: str, name: str, *rest: Any) -> None:
     The arguments are those of the event `autodoc-process-docstring`; the last of them are the lines, changed in place.
     """
     lines: list[str] = rest[-1]
-    blocks = re.split(r"(\n[ ]*\n)", "\n".join(lines))
-    written = [block if ">>>" in block else _literal(block) for block in blocks]
-    first = next((number for number, block in enumerate(blocks) if ">>>" in block), None)
-    if first is not None:
-        imports = "".join(f"\\1>>> {line}\n" for line in _imports_of("\n".join(lines), rest[0]))
-        written[first] = re.sub(r"(?m)^([ ]*)(?=>>>)", imports + r"\1", written[first], count=1)
-    lines[:] = "".join(written).splitlines()
+    whole = "\n".join(lines)
+    blocks = [block if ">>>" in block else _literal(block) for block in re.split(r"(\n[ ]*\n)", whole)]
+    imports = "".join(f"\\1>>> {line}\n" for line in _imports_of(whole, rest[0]))
+    lines[:] = re.sub(r"(?m)^([ ]*)(?=>>>)", imports + r"\1", "".join(blocks), count=1).splitlines()
     if name in public_names().values():
         lines += ["", f".. used-in:: {name}", ""]
 

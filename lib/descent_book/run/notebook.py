@@ -36,13 +36,13 @@ def tags(cell: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _code(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [cell for cell in cells if cell["cell_type"] == "code" and INJECTED not in tags(cell)]
+def _code(notebook: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and INJECTED not in tags(cell)]
 
 
 def code_sources(notebook: Mapping[str, Any]) -> list[str]:
     """The code that decides a notebook's outputs, without comments, less the cells that install and import."""
-    counted = [cell for cell in _code(notebook["cells"]) if not {"setup", "imports"} & set(tags(cell))]
+    counted = [cell for cell in _code(notebook) if not {"setup", "imports"} & set(tags(cell))]
     return [_without_comments("".join(cell["source"])) for cell in counted]
 
 
@@ -160,11 +160,11 @@ def with_words_of(source: Mapping[str, Any], executed: dict[str, Any], current: 
     Raises:
         ValueError: the code of the two differs, so that the outputs may not be those of this source.
     """
-    if len(_code(source["cells"])) != len(_code(executed["cells"])):
+    if len(_code(source)) != len(_code(executed)):
         raise ValueError("it has another number of code cells than when it was run")
     if not current and code_sources(source) != code_sources(executed):
         raise ValueError("its code has changed since it was run")
-    ran, cells = iter(_code(executed["cells"])), []
+    ran, cells = iter(_code(executed)), []
     before = {cell["id"]: cell for cell in executed["cells"]}
     injected = [cell for cell in executed["cells"] if INJECTED in tags(cell)]
     for cell in source["cells"]:
