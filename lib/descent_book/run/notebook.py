@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,10 @@ def as_text(executed: Mapping[str, Any]) -> str:
         lines[mark] = line
         return mark
 
-    def shorter(output: Mapping[str, Any]) -> Mapping[str, Any]:
-        if "data" not in output:
-            return output
-        return {**output, "data": {kind: in_one_line(value) for kind, value in output["data"].items()}}
-
-    cells = [
-        {**cell, "outputs": [shorter(output) for output in cell["outputs"]]} if "outputs" in cell else cell
-        for cell in executed["cells"]
-    ]
-    text = json.dumps({**executed, "cells": cells}, indent=1, ensure_ascii=False, allow_nan=False)
+    laid_out = deepcopy({**executed})
+    for output in [each for cell in laid_out["cells"] for each in cell.get("outputs", []) if "data" in each]:
+        output["data"] = {kind: in_one_line(value) for kind, value in output["data"].items()}
+    text = json.dumps(laid_out, indent=1, ensure_ascii=False, allow_nan=False)
     for mark, line in lines.items():
         text = text.replace(f'"{mark}"', line)
     return text + "\n"
