@@ -185,11 +185,7 @@ def find_chromium() -> str | None:
 def print_book(html: Path, source: Path, target: Path, chromium: str | None = None) -> Path:
     """Print the pages in `html`, which were made from `source`, to `target`; a whole file or none.
 
-    Args:
-        html: a built book.
-        source: the folder it was built from, for the contents and the title page.
-        target: the file to write.
-        chromium: the browser's program; by default the first on the PATH.
+    The program `chromium` prints; by default the first on the PATH.
 
     Raises:
         PrintError: there is no browser or no book, or the print would lack something.

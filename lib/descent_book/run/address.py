@@ -45,15 +45,10 @@ if hosted:
 
 @dataclass(frozen=True)
 class Repository:
-    """Where readers find the book.
+    """Where readers find the book."""
 
-    Attributes:
-        url: `https://github.com/OWNER/REPO`.
-        tag: the edition that links and set-up cells name, so that a copy that a reader kept goes on working when the
-            library changes.
-    """
-
-    url: str
+    url: str  # https://github.com/OWNER/REPO
+    # the edition that links and set-up cells name, so that a reader's copy goes on working when the library changes
     tag: str
 
     @classmethod

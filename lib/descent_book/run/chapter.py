@@ -178,11 +178,9 @@ class Chapter:
                 raise RefusedError(f"{where}: no parameter {name!r}{nearest_choice(str(name), self.defaults)}")
 
     def key(self, parameters: Mapping[str, Any], library: Path) -> Key:
-        """What a run depends on; outputs, words, captions, and where to write or to compute do not count.
+        """What a run with all these `parameters` depends on, where the package `descent` is in the folder `library`.
 
-        Args:
-            parameters: all of them, as `resolve` gives them.
-            library: the folder of the package `descent`.
+        Outputs, words, captions, and where to write or to compute do not count.
 
         Raises:
             RefusedError: the chapter's code asks the library for what it does not have.

@@ -120,11 +120,7 @@ def run_command(preset: str, names: tuple[str, ...], given: tuple[tuple[str, str
 
 
 def carry_out(root: Path, jobs: Sequence[Job], force: bool, limit: int) -> int:
-    """Run what is not current, name what failed, merge and print the scorecard.
-
-    Returns:
-        The exit status: 1 when a chapter failed, else 0.
-    """
+    """Run what is not current, name what failed, merge and print the scorecard; 1 when a chapter failed, else 0."""
     due = [job for job in jobs if force or not is_current(job)]
     for job in jobs:
         if job not in due:

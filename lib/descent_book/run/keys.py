@@ -171,10 +171,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two keys that are not equal, in words.
 
     A definition is known by its own name, whichever module it stands in; one that was only renamed differs in nothing.
-
-    Args:
-        before: what `Key.noted` gave for the one, and its `parameters` where these may differ.
-        now: the same for the other.
+    Of each key is given what `Key.noted` gives, with its `parameters` where these may differ.
     """
     was, is_now = (_by_name(known["definitions"]) for known in (before, now))
     texts = (set(before["definitions"].values()), set(now["definitions"].values()))

@@ -30,12 +30,9 @@ other: {seed: 1, sizes: [10, 30], shape: 0.4, runs: 3}
 
 
 def create(root: Path, name: str) -> list[Path]:
-    """Write the notebook, its preset `paper` and its audit settings, and add the chapter to `_toc.yml`.
+    """Write the notebook, its preset `paper`, its audit settings and `_toc.yml`; give these files, in this order.
 
     The set-up cell is that of the other chapters, so that it stays the same in all.
-
-    Returns:
-        The files written, `_toc.yml` last.
 
     Raises:
         RefusedError: the name is not one, is taken, or `_toc.yml` has no part before which the chapter could stand.

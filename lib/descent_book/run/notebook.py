@@ -147,10 +147,7 @@ def with_checked_outputs(source: Mapping[str, Any], executed: Mapping[str, Any])
 def with_words_of(source: Mapping[str, Any], executed: dict[str, Any], current: bool = False) -> dict[str, Any]:
     """`executed` with the Markdown, captions and sources of `source`; outputs and injected parameters stay.
 
-    Args:
-        source: the chapter's notebook.
-        executed: its executed copy.
-        current: the two have the same key, so that names in the code may have changed, but nothing that it does.
+    Where the two are `current`, of the same key, names in the code may have changed, but nothing that it does.
 
     Raises:
         ValueError: the code of the two differs, so that the outputs may not be those of this source.

@@ -84,13 +84,10 @@ def told(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def rekey(root: Path, chapter: str) -> str:
-    """Bring an edition's key up to date where the sources that it was made from mean what today's do.
+    """Bring an edition's key up to date where the sources that it was made from mean what today's do, and say so.
 
     The new key takes the place of the old one, which is kept as `key_before`. Where the two differ the key stays, and
     the parts of the key of then are noted as `ran_from`, so that what differs can be told without git.
-
-    Returns:
-        What was found, in words.
 
     Raises:
         UnprovenError: no commit gives the edition's key.

@@ -48,9 +48,7 @@ def at_once(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
 def imports_in(statements: Iterable[ast.AST], package: str) -> Iterator[tuple[str, Origin]]:
     """(local name, origin) of every import that runs with these statements; no name where it only runs a module.
 
-    Args:
-        statements: of a module or a function.
-        package: the one that they stand in, from which relative imports are counted.
+    Relative imports are counted from `package`, the one that the statements stand in.
     """
     for node in at_once(statements):
         if isinstance(node, ast.Import):

@@ -201,12 +201,9 @@ def run_notebook(
 ) -> None:
     """Execute `notebook` with `parameters` in a kernel of this very interpreter and in the folder of `output`.
 
-    Args:
-        notebook: the source.
-        output: where papermill writes as the run goes on; left behind, as far as it came, when a cell fails.
-        parameters: what papermill injects after the `parameters` cell.
-        timeout: seconds that one cell may take.
-        report: called with the number of a code cell, from 1, and the heading above it, before the cell runs.
+    papermill writes `output` as the run goes on; it is left behind, as far as it came, when a cell fails, such as one
+    that takes more than `timeout` seconds. Before each code cell `report` is called with its number, from 1, and the
+    heading above it.
 
     Raises:
         Exception: papermill's PapermillExecutionError for a failing cell; nbclient's for a timeout or a dead kernel.
