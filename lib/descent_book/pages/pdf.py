@@ -27,7 +27,7 @@ from descent.checkout import project_root
 from descent.repro.files import atomic_path
 from descent_book.pages.build import KEY, PDF, key_beside
 from descent_book.pages.scripts import ASSETS, mathjax
-from descent_book.run.project import ROOT_OPTION, refusing
+from descent_book.run.project import HELP, ROOT_OPTION, refusing
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Software WebGL for the 3-D figures; a proxy that does not exist, so that no request leaves the machine.
@@ -279,7 +279,7 @@ def setup(app: Sphinx) -> None:
     app.connect("build-finished", copy_printed)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings=HELP)
 @click.option("--browser", default=None, help="The program of a Chromium, where it is not on the PATH.")
 @ROOT_OPTION
 @refusing(PrintError, said="not printed", status=1)

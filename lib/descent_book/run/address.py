@@ -17,7 +17,7 @@ from descent.checkout import project_root
 from descent.repro.files import write_atomic
 from descent_book.run.chapter import Chapter
 from descent_book.run.notebook import tags
-from descent_book.run.project import refusing
+from descent_book.run.project import HELP, refusing
 
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml")
 TEMPLATE = Path("lib", "descent_book", "run", "new_chapter.ipynb")
@@ -162,7 +162,7 @@ def stamp(root: Path, url: str | None = None, tag: str | None = None) -> list[Pa
     return [path.relative_to(root) for path, _ in due]
 
 
-@click.command()
+@click.command(context_settings=HELP)
 @click.argument("url", required=False)
 @click.option("--tag", help="The edition, such as v0.2.0, that links and set-up cells name.")
 @refusing(ValueError)

@@ -22,6 +22,7 @@ from descent_book.pages.build import BuildError, build, intro_picture
 from descent_book.run.chapter import Chapter, nearest_choice
 from descent_book.run.notebook import bring_words, read_executed, runner_notes, with_checked_outputs
 from descent_book.run.project import (
+    HELP,
     INTRODUCTION,
     NEUTRAL_PARAMETERS,
     ROOT_OPTION,
@@ -90,7 +91,7 @@ def is_current(job: Job) -> bool:
         return False
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings=HELP)
 def main() -> None:
     """Run the chapters and build the book."""
 

@@ -15,7 +15,7 @@ from descent.checkout import project_root
 from descent.repro.files import write_atomic, write_json
 from descent_book.run.chapter import Chapter
 from descent_book.run.notebook import tags
-from descent_book.run.project import ROOT_OPTION, RefusedError, chapters, notebook_path, refusing
+from descent_book.run.project import HELP, ROOT_OPTION, RefusedError, chapters, notebook_path, refusing
 
 TEMPLATE = Path(__file__).with_name("new_chapter.ipynb")
 PLACEHOLDER = "new_chapter"
@@ -63,7 +63,7 @@ def create(root: Path, name: str) -> list[Path]:
     return [notebook_path(root, name), *files]
 
 
-@click.command()
+@click.command(context_settings=HELP)
 @click.argument("name")
 @ROOT_OPTION
 @refusing(RefusedError)

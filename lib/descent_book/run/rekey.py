@@ -26,6 +26,7 @@ from descent_book.run.edition import LIBRARY, plan
 from descent_book.run.keys import Key, counted_sources, differences, in_short, key_of
 from descent_book.run.notebook import as_text, read_executed, seal
 from descent_book.run.project import (
+    HELP,
     NEUTRAL_PARAMETERS,
     ROOT_OPTION,
     chapters,
@@ -171,7 +172,7 @@ def _key_of_its_own(tree: Path, chapter: str, preset: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-@click.command()
+@click.command(context_settings=HELP)
 @click.option("--say", is_flag=True, help="Only say which published chapters are stale, and why.")
 @ROOT_OPTION
 @refusing()
