@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from IPython.core.inputtransformer2 import TransformerManager
 from packaging.requirements import Requirement
 
@@ -42,7 +43,8 @@ def copy(tmp_path: Path) -> Path:
 
 
 def readme(there: address.Repository) -> str:
-    links = f"{there.colab_badge('gradient_svd')}\n[code]({there.url})\ngit clone {there.url}.git\n"
+    badge = f"[![Open in Colab](https://colab.research.google.com/x.svg)]({there.colab_address('gradient_svd')})"
+    links = f"{badge}\n[code]({there.url})\ngit clone {there.url}.git\n"
     binder = f"https://mybinder.org/v2/gh/{there.slug}/{there.tag}?labpath=notebooks\n"
     return f"{links}{binder}pip install git+{there.url}@{there.tag}\n"
 
@@ -129,12 +131,12 @@ def test_mends_a_setup_cell_and_adds_the_link(copy: Path) -> None:
     ],
 )
 def test_bad_address_or_tag_is_refused_before_any_change(
-    arguments: list[str], said: str, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], said: str, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     monkeypatch.chdir(copy)
-    assert address.main(arguments) == 2
-    assert capsys.readouterr().err == f"descent_book.run.address: {said}\n"
+    done = CliRunner().invoke(address.main, arguments)
+    assert (done.exit_code, done.output) == (2, f"refused: {said}\n")
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from descent.checkout import project_root
-from descent_book.run.chapter import Chapter, RefusedError
-from descent_book.run.project import NEUTRAL_PARAMETERS, chapters
+from descent_book.run.chapter import Chapter
+from descent_book.run.project import NEUTRAL_PARAMETERS, RefusedError, chapters
 
 ROOT = project_root()
 CHAPTERS = chapters(ROOT)

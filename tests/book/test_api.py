@@ -4,6 +4,7 @@ import doctest
 import inspect
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from html import unescape
 from importlib import import_module
 from pathlib import Path
@@ -101,6 +102,38 @@ def test_a_signature_has_the_types_that_the_source_writes(monkeypatch: pytest.Mo
     assert written == (arguments, "NDArray[np.float64] | None")
 
 
+@dataclass
+class Sample:
+    """Fields whose defaults `repr` does not show as they are typed."""
+
+    folder: Path = Path("records")
+    kind: type = Path
+    names: list[str] = field(default_factory=list)
+    values: dict[str, int] = field(default_factory=dict)
+    made: str = field(default_factory=sample)  # type: ignore[arg-type]
+    none: int | None = None
+
+
+def test_a_default_is_shown_as_a_reader_types_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspect, "getsource", lambda module: "")
+    signature, _ = api.write_signature(None, "class", "Sample", Sample, None, "", "")  # type: ignore[arg-type, misc]
+    defaults = re.findall(r" = ([^,)]+\)?)(?:, |\)$)", signature)
+    assert defaults == ["'records'", "Path", "[]", "{}", "sample()", "None"], signature
+
+
+@pytest.mark.parametrize(
+    ("docstring", "heading"),
+    [
+        ("Loss surfaces: the values on a grid.", "Loss surfaces"),
+        ("Paths that optimisers of `torch.optim` take.\n\nMore: words.", "Paths that optimisers of `torch.optim` take"),
+        ("The networks of He et al. 2016, with\nshortcuts.", "The networks of He et al. 2016"),
+        ("One sentence. Another", "One sentence"),
+    ],
+)
+def test_a_modules_heading_is_how_its_docstring_begins(docstring: str, heading: str) -> None:
+    assert api.heading_of(docstring) == heading
+
+
 @pytest.mark.parametrize(
     ("text", "written"),
     [
@@ -144,6 +177,10 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BeautifulSoup]:
 
 def test_every_name_of_a_room_is_described_with_its_file(book: dict[str, BeautifulSoup]) -> None:
     page = book["api_spectra"]
+    headings = [heading.get_text() for heading in page.select("article h2")]
+    for module in set(api.rooms()["spectra"].values()):
+        docstring = inspect.getdoc(import_module(f"descent.spectra.{module}")) or ""
+        assert any(heading.startswith(api.heading_of(docstring)) for heading in headings), (module, headings)
     for name, module in api.rooms()["spectra"].items():
         entry = page.find("dt", id=f"descent.spectra.{name}")
         assert entry is not None, name

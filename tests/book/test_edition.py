@@ -273,6 +273,23 @@ def test_the_paper_preset_writes_the_published_edition_and_both_scorecards(tmp_p
     )
 
 
+def test_what_no_commit_holds_is_not_published(tmp_path):
+    root = write_project(tmp_path / "p", first="1")
+    write_preset(root, "paper", "first", "preset: paper\nepochs: 4\n")
+    git = ["git", "-C", str(root), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    status, said, _ = edition(root, "run", "--preset", "paper")
+    assert (status, (root / "book/first.ipynb").exists()) == (2, False)
+    assert (
+        "refused: first: not published, 4 files are not committed, such as notebooks/claims/first.yml; commit" in said
+    )
+    assert edition(root, "run", "--preset", "paper", "--output", str(tmp_path / "elsewhere"))[0] == 0
+    subprocess.run([*git, "add", "-A"], check=True)
+    subprocess.run([*git, "commit", "-qm", "all"], check=True)
+    assert edition(root, "run", "--preset", "paper")[0] == 0
+    assert (root / "book/first.ipynb").exists()
+
+
 @pytest.mark.promise("R3")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_every_kernel_and_leaves_the_good_edition(tmp_path, stop):
@@ -357,7 +374,7 @@ def test_the_outputs_of_older_code_are_not_stored(tmp_path):
     assert edition(root, "store", "first")[0] == 0
     before = write_chapter(root, "first", "2").read_bytes()
     status, said, _ = edition(root, "store", "first")
-    assert status == 1
+    assert status == 2
     assert "refused: the quick edition of 'first' is of older code; make it with: make book" in said
     assert (root / "notebooks" / "first.ipynb").read_bytes() == before
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from descent_book.run.chapter import RefusedError
 from descent_book.run.new_chapter import create
-from descent_book.run.project import chapters
+from descent_book.run.project import RefusedError, chapters
 
 ROOT = Path(__file__).parents[2]
 

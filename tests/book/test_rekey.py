@@ -195,7 +195,7 @@ def test_a_disk_that_is_full_leaves_the_edition(root: Path, monkeypatch: pytest.
     path = publish(root, commit(root))
     before = path.read_bytes()
     write(root, REFACTORED)
-    monkeypatch.setattr("descent.repro.files.write_atomic", full)
+    monkeypatch.setattr(rekey, "write_atomic", full)
     result = run(root)
     assert (result.exit_code, path.read_bytes()) == (1, before)
     assert "No space left on device" in result.output

@@ -11,7 +11,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -36,20 +36,13 @@ from cifar_samples import (
     published,
     tar,
 )
-from mirrors import Reply, Server, flipped, left_in, running_server, send, silent
+from mirrors import Reply, Server, flipped, left_in, send, silent
 
 from descent import checkout
 from descent.data import cifar, datasets, fetching
 from descent.data.cifar import CIFAR10, RECORD, CifarArchive
 from descent.data.datasets import Dataset, load_dataset, standardise
 from descent.data.fetching import DamagedDataError, MissingDataError, read_cifar
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with running_server() as server:
-        yield server
 
 
 @pytest.fixture

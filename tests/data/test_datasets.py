@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from idx_samples import ARRAYS, CONTENT, FILES, IMAGES, LABELS, LOCAL, PACKED, encode
-from mirrors import Reply, Server, flipped, left_in, running_server, send, silent
+from mirrors import Reply, Server, flipped, left_in, send, silent
 
 from descent import checkout
 from descent.data import datasets, fetching, mnist
@@ -24,13 +24,6 @@ from descent.data.fetching import DamagedDataError, MissingDataError, read_idx
 from descent.data.mnist import MNIST, IdxFile, IdxSource
 
 GARBAGE = b"not what was asked for"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with running_server() as server:
-        yield server
 
 
 @pytest.fixture

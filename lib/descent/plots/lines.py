@@ -1,4 +1,4 @@
-"""Flat figures of curves, points and bars, drawn from arrays; nothing is computed or saved here."""
+"""Flat figures drawn from arrays: curves, points and bars; nothing is computed or saved here."""
 
 from __future__ import annotations
 

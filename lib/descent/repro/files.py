@@ -1,4 +1,4 @@
-"""Digests of files, writing that leaves a whole file or none, and folders that only one process may write to."""
+"""Files: digests, writing that leaves a whole file or none, and folders that only one process may write to."""
 
 from __future__ import annotations
 

@@ -19,6 +19,8 @@ from descent.repro.files import atomic_path
 FIGURE_FORMATS = ("png", "svg", "pdf")
 _PACKAGES = ("anatomy-of-descent", "torch", "numpy", "scipy", "scikit-learn")
 
+DECIDES = ("lib", "notebooks", "data/records", "data/checkpoints", "requirements.txt")  # of a checkout
+
 
 def _version(package: str) -> str | None:
     try:
@@ -27,16 +29,27 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """The commit of this library's checkout, followed by `+` if files were changed since; None outside a checkout."""
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What a command of git says in a folder; None outside a checkout."""
     # without --no-optional-locks, `status` refreshes the index; killed then, it leaves a lock that stops every commit
-    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
-        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.rstrip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def uncommitted(root: Path) -> list[str]:
+    """The files below `root`, new ones included, that may decide a result and are not as committed; [] without git."""
+    changed = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *DECIDES)
+    return [line[3:] for line in (changed or "").splitlines()]
+
+
+def _commit() -> str | None:
+    """The commit of this library's checkout, with `+` where `uncommitted` files are in it; None outside a checkout."""
+    here = Path(__file__).parent
+    commit, root = _git(here, "rev-parse", "--short=12", "HEAD"), _git(here, "rev-parse", "--show-toplevel")
+    return commit and root and commit + ("+" if uncommitted(Path(root)) else "")
 
 
 def provenance(seed: int | None = None) -> dict[str, str | int | None]:

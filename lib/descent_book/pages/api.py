@@ -22,30 +22,31 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.ext.autodoc.preserve_defaults import DefaultValue
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.inspect import stringify_signature
 
 import descent
 from descent_book.pages.claims import link_to, note_target
+from descent_book.run.notebook import tags
 from descent_book.run.project import pages
+from descent_book.run.syntax import imports_in, path_of
 
-LIBRARY = Path(descent.__file__).parent
 _ROOM = re.compile(r"^```\{room\} (\w+)\n```$", re.MULTILINE)
 _CODE = re.compile(r"(?<![`:\w])`([^`\n]+(?:\n[^`\n]+)?)`(?!`)|\|")  # `code` as the docstrings write it, and |x|
 _CELL = re.compile(r'(<div class="cell_input[^>]*>.*?<pre>)(.*?)(</pre>)', re.DOTALL)
 _PIECE = re.compile(r"<[^>]*>|&\w+;|&#\d+;|\n|\w+|[^<&\w\n]")
 _MAGIC = re.compile(r"^(\s*)[%!].*$", re.MULTILINE)
-_KINDS = {"attr": "data", "exception": "exception", "class": "class", "function": "function"}
 
 
 # What the doors offer
 
 
 @cache
-def rooms(library: Path = LIBRARY) -> dict[str, dict[str, str]]:
+def rooms() -> dict[str, dict[str, str]]:
     """Room -> public name -> the module of the room that defines it, in the order of the room's `__init__.pyi`."""
     found = {}
-    for stub in sorted(library.glob("*/__init__.pyi")):
+    for stub in sorted(Path(descent.__file__).parent.glob("*/__init__.pyi")):
         imports = [node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ImportFrom)]
         found[stub.parent.name] = {alias.name: str(node.module) for node in imports for alias in node.names}
     return found
@@ -65,9 +66,10 @@ def _spellings() -> dict[str, str]:
     return defined | {path: path for path in known.values()} | known
 
 
-def page_of(path: str) -> str:
-    """The page that describes `descent.ROOM.name`."""
-    return f"api_{path.split('.')[1]}"
+def _address(app: Sphinx, page: str, path: str) -> str | None:
+    """From a page to where `descent.ROOM.name` is described; None where the book has no such page."""
+    described = f"api_{path.split('.')[1]}"
+    return f"{app.builder.get_relative_uri(page, described)}#{path}" if described in app.env.all_docs else None
 
 
 # The pages
@@ -75,8 +77,8 @@ def page_of(path: str) -> str:
 
 def write_room(app: Sphinx, page: str, source: list[str]) -> None:
     """Put what a room offers where its page says ```{room} NAME```, and the rooms where one says ```{rooms}```."""
-    doors = {room: importlib.import_module(f"descent.{room}") for room in rooms()}
-    every = [f"- {{doc}}`api_{room}`: {str(inspect.getdoc(door)).splitlines()[0]}" for room, door in doors.items()]
+    words = {room: str(importlib.import_module(f"descent.{room}").__doc__) for room in rooms()}
+    every = [f"- {{doc}}`api_{room}`: {text.splitlines()[0]}" for room, text in words.items()]
     source[0] = source[0].replace("```{rooms}\n```", "\n".join(every))
     source[0] = _ROOM.sub(lambda found: "\n".join(_room(found[1])), source[0])
 
@@ -85,25 +87,26 @@ def _room(room: str) -> Iterator[str]:
     if room not in rooms():
         raise ValueError(f"room {room!r}: expected one of {', '.join(rooms())}")
     names = rooms()[room]
-    yield from _rst(f".. automodule:: descent.{room}", "", *_summary(list(names)))
+    summary = [".. autosummary::", "   :nosignatures:", "", *(f"   {name}" for name in names)]
+    yield from _rst(f".. automodule:: descent.{room}", "", *summary)
     for module in dict.fromkeys(names.values()):
         defining = importlib.import_module(f"descent.{room}.{module}")
-        yield from [f"## {module.replace('_', ' ').capitalize()}", ""]
-        yield from _rst(*_literal(inspect.getdoc(defining) or "").splitlines())
+        words = inspect.getdoc(defining) or module
+        yield from [f"## {heading_of(words)}", "", *_rst(*_literal(words).splitlines())]
         for name in [name for name, origin in names.items() if origin == module]:
-            kind = _KINDS[_kind(getattr(defining, name))]
-            options = ["   :members:", "   :exclude-members: model_config"] if kind == "class" else []
-            yield from _rst(f".. auto{kind}:: descent.{room}.{name}", *options)
+            yield from _rst(*_described(f"descent.{room}.{name}", getattr(defining, name)))
 
 
-def _kind(thing: object) -> str:
-    if inspect.isclass(thing):
-        return "exception" if issubclass(thing, Exception) else "class"
-    return "function" if inspect.isroutine(thing) else "attr"
+def heading_of(docstring: str) -> str:
+    """The first words of a module's docstring, up to a sign of punctuation: `Loss surfaces` of `Loss surfaces: ...`."""
+    return re.split(r"[:;,(]|\.(?=\s+[A-Z]|\s*$)", " ".join(docstring.split()), maxsplit=1)[0].strip()
 
 
-def _summary(names: Sequence[str]) -> list[str]:
-    return [".. autosummary::", "   :nosignatures:", "", *(f"   {name}" for name in names)]
+def _described(path: str, thing: object) -> list[str]:
+    if inspect.isclass(thing) and not issubclass(thing, Exception):
+        return [f".. autoclass:: {path}", "   :members:", "   :exclude-members: model_config"]
+    kind = "exception" if inspect.isclass(thing) else "function" if inspect.isroutine(thing) else "data"
+    return [f".. auto{kind}:: {path}"]
 
 
 def _rst(*lines: str) -> list[str]:
@@ -130,9 +133,8 @@ def _imports_of(docstring: str, thing: object) -> list[str]:
     """The imports that the examples of a docstring need, which as tests run among the names of their module."""
     known = vars(inspect.getmodule(thing) or object)
     tree = ast.parse("".join(example.source for example in doctest.DocTestParser().get_examples(docstring)))
-    bound = {alias.asname or alias.name for node in ast.walk(tree) for alias in getattr(node, "names", [])
-             if isinstance(alias, ast.alias)}  # fmt: skip
-    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - bound
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    used -= {local for local, _ in imports_in(tree.body, "")}
     lines = set()
     for name in used & set(known):
         value, path = known[name], _spellings().get(name, "")
@@ -151,13 +153,10 @@ def write_docstring(app: Sphinx, what: str, name: str, *rest: Any) -> None:
     The arguments are those of the event `autodoc-process-docstring`; the last of them are the lines, changed in place.
     """
     lines: list[str] = rest[-1]
-    blocks = re.split(r"(\n[ ]*\n)", "\n".join(lines))
-    written = [block if ">>>" in block else _literal(block) for block in blocks]
-    first = next((number for number, block in enumerate(blocks) if ">>>" in block), None)
-    if first is not None:
-        imports = "".join(f"\\1>>> {line}\n" for line in _imports_of("\n".join(lines), rest[0]))
-        written[first] = re.sub(r"(?m)^([ ]*)(?=>>>)", imports + r"\1", written[first], count=1)
-    lines[:] = "".join(written).splitlines()
+    whole = "\n".join(lines)
+    blocks = [block if ">>>" in block else _literal(block) for block in re.split(r"(\n[ ]*\n)", whole)]
+    imports = "".join(f"\\1>>> {line}\n" for line in _imports_of(whole, rest[0]))
+    lines[:] = re.sub(r"(?m)^([ ]*)(?=>>>)", imports + r"\1", "".join(blocks), count=1).splitlines()
     if name in public_names().values():
         lines += ["", f".. used-in:: {name}", ""]
 
@@ -174,7 +173,7 @@ def write_signature(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])
     aliases = _aliases(inspect.getmodule(thing))
     parameters = [
-        each.replace(annotation=_expanded(each.annotation, aliases), default=_named(each.default))
+        each.replace(annotation=_expanded(each.annotation, aliases), default=_typed(each, thing))
         for each in signature.parameters.values()
     ]
     result = inspect.Signature.empty if what == "class" else _expanded(signature.return_annotation, aliases)
@@ -186,19 +185,14 @@ def write_signature(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -
 def _aliases(module: Any) -> Mapping[str, ast.expr]:
     """The types that a module, or one that it imports from, gives a name: `Matrix = NDArray[np.float64]`."""
     body = ast.parse(inspect.getsource(module)).body
-    known: dict[str, ast.expr] = {}
-    for node in body:
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("descent."):
-            known |= _aliases(importlib.import_module(str(node.module)))
-    return known | {
-        node.targets[0].id: node.value
-        for node in body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.targets[0], ast.Name)
-        and isinstance(node.value, (ast.Subscript, ast.BinOp))
-        and node.targets[0].id[:1].isupper()
-        and not node.targets[0].id.isupper()
+    taken = [node for node in body if isinstance(node, ast.ImportFrom) and str(node.module).startswith("descent.")]
+    known = {
+        name: value for node in taken for name, value in _aliases(importlib.import_module(str(node.module))).items()
     }
+    assigned = [node for node in body if isinstance(node, ast.Assign)]
+    typed = [node for node in assigned if isinstance(node.value, (ast.Subscript, ast.BinOp))]
+    types = {ast.unparse(node.targets[0]): node.value for node in typed}
+    return known | {name: value for name, value in types.items() if re.fullmatch("[A-Z]+[a-z]\\w*", name)}
 
 
 def _expanded(annotation: Any, aliases: Mapping[str, ast.expr]) -> Any:
@@ -211,12 +205,16 @@ def _expanded(annotation: Any, aliases: Mapping[str, ast.expr]) -> Any:
     return ast.unparse(Expand().visit(ast.parse(annotation, mode="eval")))
 
 
-def _named(default: Any) -> Any:
-    class Named:
-        def __repr__(self) -> str:
-            return str(default.__name__)
-
-    return Named() if inspect.isroutine(default) else default
+def _typed(parameter: inspect.Parameter, owner: Any) -> Any:
+    """The default of a parameter as a reader would type it, where that is not its `repr`."""
+    default = parameter.default
+    if repr(default) == "<factory>":  # of a field of a dataclass or of a pydantic model
+        fields = getattr(owner, "model_fields", None) or owner.__dataclass_fields__
+        factory = fields[parameter.name].default_factory
+        return DefaultValue({dict: "{}", list: "[]"}.get(factory, f"{factory.__name__}()"))
+    if inspect.isroutine(default) or (inspect.isclass(default) and default is not inspect.Parameter.empty):
+        return DefaultValue(default.__name__)
+    return str(default) if isinstance(default, Path) else default
 
 
 def link_type(app: Sphinx, env: BuildEnvironment, node: Any, shown: nodes.Element) -> nodes.Element | None:
@@ -224,10 +222,8 @@ def link_type(app: Sphinx, env: BuildEnvironment, node: Any, shown: nodes.Elemen
     if node.get("refdomain") != "py":
         return None
     path = public_names().get(node["reftarget"].rpartition(".")[2])
-    if path is None or page_of(path) not in env.all_docs:
-        return shown
-    uri = app.builder.get_relative_uri(node["refdoc"], page_of(path))
-    return nodes.reference("", "", shown, refuri=f"{uri}#{path}", internal=True)
+    address = path and _address(app, node["refdoc"], path)
+    return nodes.reference("", "", shown, refuri=address, internal=True) if address else shown
 
 
 # What the chapters call
@@ -246,35 +242,29 @@ class _Names(ast.NodeVisitor):
     """The uses in one cell; a name that a function or a comprehension binds for itself is not the library's."""
 
     def __init__(self, known: Mapping[str, str]) -> None:
-        self.known, self.own, self.uses = known, [set[str]()], list[Use]()
-
-    def path(self, node: ast.expr) -> str | None:
-        if isinstance(node, ast.Attribute):
-            before = self.path(node.value)
-            return before and f"{before}.{node.attr}"
-        hidden = isinstance(node, ast.Name) and any(node.id in names for names in self.own)
-        return self.known.get(node.id) if isinstance(node, ast.Name) and not hidden else None
+        self.known, self.own, self.uses = known, set[str](), list[Use]()
 
     def note(self, node: ast.Name | ast.Attribute) -> None:
-        path, word = self.path(node), node.id if isinstance(node, ast.Name) else node.attr
-        if path in public_names().values() and isinstance(node.ctx, ast.Load):
-            self.uses.append(Use(str(path), node.end_lineno or 0, (node.end_col_offset or 0) - len(word.encode())))
+        first, *rest = path_of(node) or [""]
+        path = ".".join([self.known.get(first, ""), *rest])
+        if path in public_names().values() and first not in self.own and isinstance(node.ctx, ast.Load):
+            word = rest[-1] if rest else first
+            self.uses.append(Use(path, node.end_lineno or 0, (node.end_col_offset or 0) - len(word.encode())))
         self.generic_visit(node)
 
     visit_Name = visit_Attribute = note  # noqa: N815
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        paths = [(f"{node.module}.{alias.name}", alias) for alias in node.names]
-        for path, alias in paths:
-            if path in public_names().values():
+        for alias in node.names:
+            if (path := f"{node.module}.{alias.name}") in public_names().values():
                 self.uses.append(Use(path, alias.lineno, alias.col_offset, imported=True))
 
     def scope(self, node: Any) -> None:
-        inside = list(ast.walk(node))
+        before, inside = self.own, list(ast.walk(node))
         bound = {leaf.id for leaf in inside if isinstance(leaf, ast.Name) and isinstance(leaf.ctx, ast.Store)}
-        self.own.append(bound | {leaf.arg for leaf in inside if isinstance(leaf, ast.arg)})
+        self.own = before | bound | {leaf.arg for leaf in inside if isinstance(leaf, ast.arg)}
         self.generic_visit(node)
-        self.own.pop()
+        self.own = before
 
     visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = scope  # noqa: N815
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = scope  # noqa: N815
@@ -289,14 +279,9 @@ def _tree(source: str) -> ast.Module:
 
 def imported_names(sources: Sequence[str]) -> dict[str, str]:
     """What the cells of a notebook import of the library: local name -> path."""
-    found: dict[str, str] = {}
-    for node in [leaf for source in sources for leaf in ast.walk(_tree(source))]:
-        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "descent":
-            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Import):
-            names = [alias for alias in node.names if alias.name.split(".")[0] == "descent"]
-            found |= {alias.asname or "descent": alias.name if alias.asname else "descent" for alias in names}
-    return found
+    imports = imports_in([_tree(source) for source in sources], "")
+    paths = {local: f"{module}.{name}".rstrip(".") for local, (module, name) in imports if local}
+    return {local: path for local, path in paths.items() if path.split(".")[0] == "descent"}
 
 
 def uses(source: str, known: Mapping[str, str]) -> list[Use]:
@@ -316,15 +301,16 @@ class Caller(NamedTuple):
 
 @cache
 def read_caller(notebook: Path) -> Caller:
-    """What a notebook uses; cells that the page leaves out do not count."""
+    """What a notebook uses, nothing if there is none; cells that the page leaves out do not count."""
+    if not notebook.is_file():
+        return Caller("", {}, {})
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = {n: "".join(cell["source"]) for n, cell in enumerate(cells) if cell["cell_type"] == "code"}
-    shown = {n for n in sources if not {"remove-cell", "remove-input"} & set(cells[n]["metadata"].get("tags", []))}
     known = imported_names(list(sources.values()))
     first: dict[str, int] = {}
-    for number in sorted(shown):
-        for use in uses(sources[number], known):
-            if not use.imported:
+    for number, source in sources.items():
+        if not {"remove-cell", "remove-input"} & set(tags(cells[number])):
+            for use in [use for use in uses(source, known) if not use.imported]:
                 first.setdefault(use.path, number)
     return Caller("".join(cells[0]["source"]).splitlines()[0].lstrip("# "), known, first)
 
@@ -335,10 +321,7 @@ def _label(path: str, page: str) -> str:
 
 def mark_uses(app: Sphinx, doctree: nodes.document) -> None:
     """Make the first cell of a chapter that uses a name a target."""
-    notebook = Path(app.srcdir) / f"{app.env.docname}.ipynb"
-    if not notebook.is_file():
-        return
-    first = read_caller(notebook).first
+    first = read_caller(Path(app.srcdir) / f"{app.env.docname}.ipynb").first
     for cell in doctree.findall(nodes.container):
         mine = [path for path, number in first.items() if number == cell.get("cell_index")]
         if mine and cell.get("nb_element") == "cell_code":
@@ -361,9 +344,8 @@ class UsedInDirective(SphinxDirective):
         address = f"{theme.get('repository_url', '')}/blob/{theme.get('repository_branch', 'main')}/{file}"
         text = nodes.paragraph("", "Defined in ", classes=["used-in"])
         text += nodes.reference("", file, refuri=address, internal=False)
-        notebooks = [(page, source / f"{page}.ipynb") for page in pages(source)]
-        users = [(page, read_caller(file)) for page, file in notebooks if file.is_file()]
-        users = [(page, caller) for page, caller in users if path in caller.first]
+        callers = {page: read_caller(source / f"{page}.ipynb") for page in pages(source)}
+        users = [(page, caller) for page, caller in callers.items() if path in caller.first]
         for number, (page, caller) in enumerate(users):
             text += nodes.Text(", " if number else ". Used in: ")
             text += link_to(_label(path, page), self.env.docname, nodes.inline(text=caller.title))
@@ -372,18 +354,11 @@ class UsedInDirective(SphinxDirective):
 
 def link_code(app: Sphinx, page: str, template: str, context: Any, doctree: nodes.document | None) -> None:
     """Names of the library in a chapter's cells become links to their description."""
-    notebook = Path(app.srcdir) / f"{page}.ipynb"
-    if doctree is None or not notebook.is_file():
-        return
-    known = read_caller(notebook).known
-
-    def address(path: str) -> str | None:
-        described = page_of(path) in app.env.all_docs
-        return f"{app.builder.get_relative_uri(page, page_of(path))}#{path}" if described else None
+    known = read_caller(Path(app.srcdir) / f"{page}.ipynb").known
 
     def linked(found: re.Match[str]) -> str:
         source = html.unescape(re.sub(r"<[^>]*>", "", found[2]))
-        targets = {(use.line, use.column): address(use.path) for use in uses(source, known)}
+        targets = {(use.line, use.column): _address(app, page, use.path) for use in uses(source, known)}
         return found[1] + with_links(found[2], targets) + found[3]
 
     context["body"] = _CELL.sub(linked, context.get("body", ""))
@@ -413,7 +388,7 @@ SETTINGS = {
 }
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     """Register with Sphinx."""
     for extension in ("autodoc", "autosummary", "napoleon"):
         app.setup_extension(f"sphinx.ext.{extension}")
@@ -426,4 +401,3 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("missing-reference", link_type)
     app.connect("doctree-read", mark_uses, priority=650)
     app.connect("html-page-context", link_code, priority=600)  # once the marks of plain names are gone
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -89,10 +89,7 @@ def intro_picture(executed: Path) -> bytes:
 
 
 def build(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[str, Any]) -> Path:
-    """Make `_build/html`, with every warning an error; the old one is replaced only by a whole one.
-
-    Returns:
-        The page to open.
+    """Make `_build/html`, with every warning an error, and say which page to open; only a whole one replaces the old.
 
     Raises:
         BuildError: a chapter is missing, Jupyter Book has failed or warned, or a page of `_toc.yml` has no HTML.

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,15 +70,10 @@ def _depart_plotly(writer: Any, node: PlotlyFigure) -> None:
     writer.body.append("</div>")
 
 
-def _forms(bundle: nodes.Element) -> Mapping[str, nodes.Element]:
-    """The forms of one output: MIME type -> container."""
-    return {container["mime_type"]: container for container in bundle.children}
-
-
 def complete_figures(app: Sphinx, doctree: nodes.document) -> None:
     """Describe each figure by its output's text, and give an interactive one the PNG of its output as still picture."""
     for bundle in [node for node in doctree.findall(nodes.container) if node.get("nb_element") == "mime_bundle"]:
-        forms = _forms(bundle)
+        forms = {container["mime_type"]: container for container in bundle.children}
         text = forms["text/plain"].astext().strip() if "text/plain" in forms else ""
         alt = "" if text.startswith(("<", "Figure(")) else text  # the repr of an object says nothing
         for image in bundle.findall(nodes.image):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Collection
 from html import escape
@@ -24,9 +23,11 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from descent.checkout import ProjectError, project_root
+from descent.checkout import project_root
+from descent.repro.files import atomic_path
 from descent_book.pages.build import KEY, PDF, key_beside
 from descent_book.pages.scripts import ASSETS, mathjax
+from descent_book.run.project import HELP, ROOT_OPTION, refusing
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Software WebGL for the 3-D figures; a proxy that does not exist, so that no request leaves the machine.
@@ -184,17 +185,11 @@ def find_chromium() -> str | None:
 def print_book(html: Path, source: Path, target: Path, chromium: str | None = None) -> Path:
     """Print the pages in `html`, which were made from `source`, to `target`; a whole file or none.
 
-    Args:
-        html: a built book.
-        source: the folder it was built from, for the contents and the title page.
-        target: the file to write.
-        chromium: the browser's program; by default the first on the PATH.
+    The program `chromium` prints; by default the first on the PATH.
 
     Raises:
         PrintError: there is no browser or no book, or the print would lack something.
     """
-    from descent.repro.files import atomic_path
-
     book = read_book(source)
     program = chromium or find_chromium()
     if program is None:
@@ -284,16 +279,13 @@ def setup(app: Sphinx) -> None:
     app.connect("build-finished", copy_printed)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings=HELP)
 @click.option("--browser", default=None, help="The program of a Chromium, where it is not on the PATH.")
-@click.option("--root", default=None, help="The project's folder, where it is not this package's checkout.")
+@ROOT_OPTION
+@refusing(PrintError, said="not printed", status=1)
 def main(browser: str | None, root: str | None) -> None:
     """Print the built book as one PDF."""
-    try:
-        printed = make(project_root(root), browser)
-    except (PrintError, ProjectError) as error:
-        click.echo(f"not printed: {error}", err=True)
-        sys.exit(1)
+    printed = make(project_root(root), browser)
     click.echo(f"open {printed} ({printed.stat().st_size / 1e6:.1f} MB); the next make html or make book links to it")
 
 

@@ -5,19 +5,19 @@ Run as `python -m descent_book.run.address [URL] [--tag TAG]`: what is given is 
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import yaml
 
-from descent.checkout import ProjectError, project_root
+from descent.checkout import project_root
 from descent.repro.files import write_atomic
 from descent_book.run.chapter import Chapter
 from descent_book.run.notebook import tags
+from descent_book.run.project import HELP, refusing
 
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml")
 TEMPLATE = Path("lib", "descent_book", "run", "new_chapter.ipynb")
@@ -45,16 +45,25 @@ if hosted:
 
 @dataclass(frozen=True)
 class Repository:
-    """Where readers find the book.
+    """Where readers find the book."""
 
-    Attributes:
-        url: `https://github.com/OWNER/REPO`.
-        tag: the edition that links and set-up cells name, so that a copy that a reader kept goes on working when the
-            library changes.
-    """
-
-    url: str
+    url: str  # https://github.com/OWNER/REPO
+    # the edition that links and set-up cells name, so that a reader's copy goes on working when the library changes
     tag: str
+
+    @classmethod
+    def checked(cls, url: str, tag: str) -> Repository:
+        """The two in their plain form.
+
+        Raises:
+            ValueError: not an address on github.com, the one host from which Colab opens notebooks, or not the name of
+                a tag without a slash.
+        """
+        if not (match := _ADDRESS.fullmatch(url)):
+            raise ValueError(f"url={url!r}: expected https://github.com/OWNER/REPO")
+        if not _TAG.fullmatch(tag):
+            raise ValueError(f"tag={tag!r}: expected a tag such as v0.2.0")
+        return cls(f"{_GITHUB}{match['slug']}", tag)
 
     @property
     def slug(self) -> str:
@@ -69,10 +78,6 @@ class Repository:
         """The Markdown line below a chapter's title. Text, no badge: a badge would be loaded from another host."""
         return f"[Run this chapter in Colab]({self.colab_address(chapter)})"
 
-    def colab_badge(self, chapter: str) -> str:
-        """The Markdown badge of a chapter, for the README."""
-        return f"[![Open in Colab]({_COLAB}assets/colab-badge.svg)]({self.colab_address(chapter)})"
-
     def setup_source(self) -> str:
         """The text of every chapter's `setup` cell.
 
@@ -81,40 +86,18 @@ class Repository:
         return _SETUP.format(address=f"{self.url}@{self.tag}")
 
 
-def check_address(url: str) -> str:
-    """The address in its plain form, `https://github.com/OWNER/REPO`.
-
-    Raises:
-        ValueError: not an address on github.com, the one host from which Colab opens notebooks.
-    """
-    if not (match := _ADDRESS.fullmatch(url)):
-        raise ValueError(f"url={url!r}: expected https://github.com/OWNER/REPO")
-    return f"{_GITHUB}{match['slug']}"
-
-
-def check_tag(tag: str) -> str:
-    """The tag as it is.
-
-    Raises:
-        ValueError: not the name of a tag without a slash.
-    """
-    if not _TAG.fullmatch(tag):
-        raise ValueError(f"tag={tag!r}: expected a tag such as v0.2.0")
-    return tag
-
-
 def configured_repository(root: Path) -> Repository:
     """What `root/_config.yml` states.
 
     Raises:
-        ValueError: the file does not state both; see `check_address` and `check_tag`.
+        ValueError: the file does not state both, or not such as they must be.
     """
     try:
         stated = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]
         url, tag = stated["url"], stated["branch"]
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise ValueError("_config.yml: expected `repository` with a `url` and a `branch`, the edition's tag") from error
-    return Repository(check_address(url), check_tag(str(tag)))
+    return Repository.checked(url, str(tag))
 
 
 def _stamped_config(text: str, new: Repository) -> str:
@@ -161,7 +144,7 @@ def stamp(root: Path, url: str | None = None, tag: str | None = None) -> list[Pa
         ValueError: a bad address or tag, or a notebook without exactly one `setup` cell, before any file changes.
     """
     old = configured_repository(root)
-    new = Repository(check_address(url) if url else old.url, check_tag(tag) if tag else old.tag)
+    new = Repository.checked(url or old.url, tag or old.tag)
     notebooks = [*sorted((root / "notebooks").glob("*.ipynb")), root / TEMPLATE]
     # The statement itself comes last: a run that fails before leaves the old address, so it can be repeated.
     places = [*(root / page for page in PAGES), *notebooks, root / "_config.yml"]
@@ -179,20 +162,15 @@ def stamp(root: Path, url: str | None = None, tag: str | None = None) -> list[Pa
     return [path.relative_to(root) for path, _ in due]
 
 
-def main(arguments: list[str]) -> int:
-    """Command line; 2 when the address or the tag is refused."""
-    parser = argparse.ArgumentParser(prog="python -m descent_book.run.address", description=__doc__)
-    parser.add_argument("url", nargs="?", metavar="URL", help="https://github.com/OWNER/REPO")
-    parser.add_argument("--tag", help="the edition, such as v0.2.0, that links and set-up cells name")
-    given = parser.parse_args(arguments)
-    try:
-        changed = stamp(project_root(Path.cwd()), given.url, given.tag)
-    except (ValueError, ProjectError) as error:
-        print(f"descent_book.run.address: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(f"stamped {path}" for path in changed) or "every place agrees with _config.yml")
-    return 0
+@click.command(context_settings=HELP)
+@click.argument("url", required=False)
+@click.option("--tag", help="The edition, such as v0.2.0, that links and set-up cells name.")
+@refusing(ValueError)
+def main(url: str | None, tag: str | None) -> None:
+    """Stamp the address URL, https://github.com/OWNER/REPO, and the tag into every place that names them."""
+    changed = stamp(project_root(Path.cwd()), url, tag)
+    click.echo("\n".join(f"stamped {path}" for path in changed) or "every place agrees with _config.yml")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

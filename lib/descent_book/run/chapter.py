@@ -9,7 +9,7 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from descent_book.run.keys import Key, counted_sources, key_of
 from descent_book.run.notebook import tags
-from descent_book.run.project import NEUTRAL_PARAMETERS, notebook_path
+from descent_book.run.project import NEUTRAL_PARAMETERS, RefusedError, notebook_path
 
 DEFAULT_PRESET = "quick"
 # Parameters that mean the same in all chapters; a chapter's own table may say more of one of them.
@@ -31,10 +31,6 @@ COMMON = {
 }
 _NAMES = re.compile(r"`(\w+)`")
 _KINDS = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
-
-
-class RefusedError(ValueError):
-    """A parameter, preset or chapter that does not exist or may not have this value."""
 
 
 class Parameter(NamedTuple):
@@ -182,11 +178,9 @@ class Chapter:
                 raise RefusedError(f"{where}: no parameter {name!r}{nearest_choice(str(name), self.defaults)}")
 
     def key(self, parameters: Mapping[str, Any], library: Path) -> Key:
-        """What a run depends on; outputs, words, captions, and where to write or to compute do not count.
+        """What a run with all these `parameters` depends on, where the package `descent` is in the folder `library`.
 
-        Args:
-            parameters: all of them, as `resolve` gives them.
-            library: the folder of the package `descent`.
+        Outputs, words, captions, and where to write or to compute do not count.
 
         Raises:
             RefusedError: the chapter's code asks the library for what it does not have.
@@ -201,8 +195,9 @@ class Chapter:
     def meanings(self) -> dict[str, str]:
         """Parameter -> unit and reason, from the table under `| parameter`; a row may be of several and names them."""
         meanings = dict(COMMON)
-        for cell in self.cells:
-            rows = list(_rows(cell["source"])) if cell["cell_type"] == "markdown" else []
+        for cell in [cell for cell in self.cells if cell["cell_type"] == "markdown"]:
+            lines = [line.strip().strip("|") for line in cell["source"].splitlines() if line.startswith("|")]
+            rows = [[each.strip() for each in line.split("|")] for line in lines]
             if rows and rows[0][0] == "parameter":
                 for first, meaning, *_ in rows[2:]:
                     names = _NAMES.findall(first)
@@ -277,13 +272,6 @@ def _complaint(error: ValidationError, merged: Mapping[str, Any], defaults: Mapp
         choices = [choice.strip("' ") for choice in str(context["expected"]).replace(" or ", ",").split(",")]
         return f"{message}{nearest_choice(str(first['input']), choices)}"
     return f"{message}; the notebook's own value is {defaults[name]!r}" if name in defaults else message
-
-
-def _rows(source: str) -> Iterator[list[str]]:
-    """The cells of the rows of Markdown tables in a text."""
-    for line in source.splitlines():
-        if line.startswith("|"):
-            yield [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
 def accepted(schema: Mapping[str, Any]) -> str:

@@ -167,16 +167,13 @@ class Library:
         return [origin[0], target.module] if isinstance(target, Definition) else []
 
     def digests(self, definitions: Sequence[Definition]) -> dict[Definition, str]:
-        """The Merkle digest of each definition, 16 hexadecimal digits, from all that these refer to.
+        """The Merkle digest of each definition, 16 hexadecimal digits; all that these refer to is among `definitions`.
 
         In each round a definition's digest takes in what was known of its targets. Where nothing refers to itself in a
         circle the digests soon stay; in a circle as many rounds as there are definitions bring everything round.
 
         Two classes, or two values that can be told apart by their identity, may have the same digest, such as two empty
         exceptions. Then it matters which of them is meant, and their names count.
-
-        Args:
-            definitions: with whatever they refer to, as `reached` gives them.
         """
         plain = self._settled({each: self.meaning(each).own_digest for each in definitions})
         counts = Counter(digest for each, digest in plain.items() if self._has_identity(each))

@@ -15,18 +15,23 @@ from typing import Any
 import click
 
 import descent
-from descent.checkout import ProjectError, project_root
+from descent.checkout import project_root
+from descent.repro.files import write_atomic, write_json
 from descent.repro.machine import cores
 from descent_book.pages.build import BuildError, build, intro_picture
-from descent_book.run.chapter import Chapter, RefusedError, nearest_choice
+from descent_book.run.chapter import Chapter, nearest_choice
 from descent_book.run.notebook import bring_words, read_executed, runner_notes, with_checked_outputs
 from descent_book.run.project import (
+    HELP,
     INTRODUCTION,
     NEUTRAL_PARAMETERS,
+    ROOT_OPTION,
     RUNNER_PARAMETERS,
+    RefusedError,
     chapters,
     claims_folder,
     edition_folder,
+    refusing,
 )
 from descent_book.run.worker import Job, run_jobs
 
@@ -87,23 +92,23 @@ def is_current(job: Job) -> bool:
         return False
 
 
-class _Commands(click.Group):
-    """Commands, each of which says in one line that there is no checkout of the book."""
+def refuse_to_publish_what_is_not_committed(root: Path, due: Sequence[Job]) -> None:
+    """The published edition names the commit that made it.
 
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except ProjectError as error:
-            click.echo(f"refused: {error}", err=True)
-            sys.exit(2)
+    Raises:
+        RefusedError: a chapter would be published from files that no commit holds.
+    """
+    from descent.repro.records import uncommitted  # here, for it imports numpy
+
+    published = [job.chapter for job in due if job.output.parent == root / "book"]
+    if published and (changed := uncommitted(root)):
+        said = f"{len(changed)} files are not committed, such as {changed[0]}"
+        raise RefusedError(f"{', '.join(published)}: not published, {said}; commit them, or give --output FOLDER")
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings=HELP)
 def main() -> None:
     """Run the chapters and build the book."""
-
-
-_ROOT = click.option("--root", default=None, help="The project's folder, where it is not this package's checkout.")
 
 
 @main.command("run")
@@ -114,16 +119,14 @@ _ROOT = click.option("--root", default=None, help="The project's folder, where i
 @click.option("--jobs", "limit", type=click.IntRange(1), help="Chapters at once; by default, one per core.")
 @click.option("--cell-timeout", "timeout", type=click.IntRange(1), help="Seconds one cell may take.")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the executed notebooks.")
-@_ROOT
+@ROOT_OPTION
+@refusing(RefusedError)
 def run_command(preset: str, names: tuple[str, ...], given: tuple[tuple[str, str], ...], **options: Any) -> None:
     """Execute chapters, keep them, and print the scorecard."""
-    try:
-        root = project_root(options["root"])
-        folder = options["output"].resolve() if options["output"] else None
-        jobs = plan(root, names, preset, dict(given), folder)
-    except (RefusedError, ProjectError) as error:
-        click.echo(f"refused: {error}", err=True)
-        sys.exit(2)
+    root = project_root(options["root"])
+    folder = options["output"].resolve() if options["output"] else None
+    jobs = plan(root, names, preset, dict(given), folder)
+    refuse_to_publish_what_is_not_committed(root, [job for job in jobs if options["force"] or not is_current(job)])
     if options["timeout"]:
         jobs = [replace(job, timeout=options["timeout"]) for job in jobs]
     try:
@@ -134,11 +137,7 @@ def run_command(preset: str, names: tuple[str, ...], given: tuple[tuple[str, str
 
 
 def carry_out(root: Path, jobs: Sequence[Job], force: bool, limit: int) -> int:
-    """Run what is not current, name what failed, merge and print the scorecard.
-
-    Returns:
-        The exit status: 1 when a chapter failed, else 0.
-    """
+    """Run what is not current, name what failed, merge and print the scorecard; 1 when a chapter failed, else 0."""
     due = [job for job in jobs if force or not is_current(job)]
     for job in jobs:
         if job not in due:
@@ -163,7 +162,6 @@ def _keep_scorecard(root: Path, folder: Path, preset: str) -> bool:
 
     A damaged chapter is named and left out; the build refuses it.
     """
-    from descent.repro.files import write_atomic, write_json
     from descent_book.run.scorecard import ChapterResult, EditionScorecard
 
     results = {}
@@ -189,50 +187,45 @@ def _keep_scorecard(root: Path, folder: Path, preset: str) -> bool:
 
 @main.command("build")
 @click.option("--edition", type=click.Choice(["quick", "published"]), default="quick", show_default=True)
-@_ROOT
+@ROOT_OPTION
+@refusing(BuildError, ValueError, OSError, said="not built", status=1)
 def build_command(edition: str, root: str | None) -> None:
     """Bind the HTML book from executed chapters; nothing is executed."""
     from descent_book.run.rekey import standing
     from descent_book.run.scorecard import EditionScorecard
 
-    try:
-        project = project_root(root)
-        names = chapters(project)
-        preset = "paper" if edition == "published" else edition
-        folder = edition_folder(project, preset)
-        scorecard = EditionScorecard.collect(folder, preset, names, claims_folder(project))
-        known = {name: [row._asdict() for row in Chapter.read(project, name).parameters()] for name in names}
-        data = {"scorecard": scorecard.model_dump(mode="json"), "parameters": known, "standing": standing(project)}
-        page = build(project, folder, names, data)
-    except (BuildError, ProjectError, ValueError, OSError) as error:
-        click.echo(f"not built: {error}", err=True)
-        sys.exit(1)
+    project = project_root(root)
+    names = chapters(project)
+    preset = "paper" if edition == "published" else edition
+    folder = edition_folder(project, preset)
+    scorecard = EditionScorecard.collect(folder, preset, names, claims_folder(project))
+    known = {name: [row._asdict() for row in Chapter.read(project, name).parameters()] for name in names}
+    data = {"scorecard": scorecard.model_dump(mode="json"), "parameters": known, "standing": standing(project)}
+    page = build(project, folder, names, data)
     click.echo(scorecard.summary())
     click.echo(f"open {page}")
 
 
 @main.command("store")
 @click.argument("chapter")
-@_ROOT
+@ROOT_OPTION
+@refusing(RefusedError)
 def store_command(chapter: str, root: str | None) -> None:
     """Keep the outputs of the quick edition's checked cells in the chapter's source, for nbval to compare."""
-    from descent.repro.files import write_json
-
     project = project_root(root)
     executed = edition_folder(project, "quick") / f"{chapter}.ipynb"
     if chapter not in chapters(project) or not executed.is_file():
-        click.echo(f"refused: {chapter!r} has no quick edition; make it with: make book", err=True)
-        sys.exit(2)
+        raise RefusedError(f"{chapter!r} has no quick edition; make it with: make book")
     (job,) = plan(project, [chapter], "quick", {}, None)
     if not is_current(job):
-        click.echo(f"refused: the quick edition of {chapter!r} is of older code; make it with: make book", err=True)
-        sys.exit(1)
+        raise RefusedError(f"the quick edition of {chapter!r} is of older code; make it with: make book")
     source = Chapter.read(project, chapter)
     write_json(source.path, with_checked_outputs(source.notebook, read_executed(executed)))
 
 
 @main.command("words")
-@_ROOT
+@ROOT_OPTION
+@refusing()
 def words_command(root: str | None) -> None:
     """Bring the published edition's text up to its sources, where their code is the code that was run."""
     project = project_root(root)

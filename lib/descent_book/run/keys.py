@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -32,35 +32,19 @@ ALWAYS = ("numpy", "scipy", "torch")
 
 @dataclass(frozen=True)
 class Key:
-    """What a chapter's results depend on.
+    """What a chapter's results depend on."""
 
-    Attributes:
-        digest: of everything below; SHA-256.
-        definitions: for each definition of the library that is reached, a digest of its own text.
-        effects: the same of each statement that runs when a reached module is imported, and does more than bind names.
-        code: a digest of the chapter's cells.
-        data: SHA-256 of each committed record and weight.
-        pins: the lines of `requirements.txt`.
-        parameters: as they are noted in the edition.
-    """
-
-    digest: str
-    definitions: Mapping[str, str]
-    effects: Mapping[str, str]
-    code: str
-    data: Mapping[str, str]
-    pins: Sequence[str]
-    parameters: Mapping[str, Any]
+    digest: str  # of everything below; SHA-256
+    definitions: Mapping[str, str]  # for each definition of the library that is reached, a digest of its own text
+    effects: Mapping[str, str]  # the same of what runs when a reached module is imported, and does more than bind names
+    code: str  # a digest of the chapter's cells
+    data: Mapping[str, str]  # SHA-256 of each committed record and weight
+    pins: Sequence[str]  # the lines of `requirements.txt`
+    parameters: Mapping[str, Any]  # as they are noted in the edition
 
     def noted(self) -> dict[str, Any]:
         """What an edition keeps of it, beside digest and parameters, to say later which part differs."""
-        return {
-            "definitions": dict(self.definitions),
-            "effects": dict(self.effects),
-            "code": self.code,
-            "data": dict(self.data),
-            "pins": list(self.pins),
-        }
+        return {name: part for name, part in asdict(self).items() if name not in ("digest", "parameters")}
 
 
 def key_of(
@@ -118,7 +102,7 @@ def key_of(
 def counted_sources(notebook: Mapping[str, Any]) -> list[str]:
     """The code cells of a notebook that count: all but those tagged with one of `NOT_COUNTED`."""
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    counted = [cell for cell in cells if not set(cell["metadata"].get("tags", [])) & set(NOT_COUNTED)]
+    counted = [cell for cell in cells if not {*cell["metadata"].get("tags", [])} & {*NOT_COUNTED}]
     return ["".join(cell["source"]) for cell in counted]
 
 
@@ -167,6 +151,8 @@ def _data_named(root: Path, library: Library, reached: Sequence[Definition], giv
 
 def _registered(root: Path, chapter: str) -> dict[str, str]:
     """A digest of what decides the verdict on each claim of a chapter."""
+    if not (root / "notebooks" / "claims" / f"{chapter}.yml").is_file():
+        return {}
     from descent_book.run.scorecard import decisive  # here, for it imports numpy
 
     return {f"claim {name}": sha(repr(fields)) for name, fields in decisive(root, chapter).items()}
@@ -196,10 +182,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two keys that are not equal, in words.
 
     A definition is known by its own name, whichever module it stands in; one that was only renamed differs in nothing.
-
-    Args:
-        before: what `Key.noted` gave for the one, and its `parameters` where these may differ.
-        now: the same for the other.
+    Of each key is given what `Key.noted` gives, with its `parameters` where these may differ.
     """
     was, is_now = (_by_name(known["definitions"]) for known in (before, now))
     texts = (set(before["definitions"].values()), set(now["definitions"].values()))

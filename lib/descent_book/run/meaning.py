@@ -55,17 +55,11 @@ Target = Definition | Outside
 
 @dataclass
 class Meaning:
-    """What a definition says.
+    """What a definition says."""
 
-    Attributes:
-        parts: its text, with what it refers to in its places.
-        texts: the members of every path that stands in it as text.
-        runs: the origins that it imports by itself.
-    """
-
-    parts: list[str | Target] = field(default_factory=list)
-    texts: set[str] = field(default_factory=set)
-    runs: list[Origin] = field(default_factory=list)
+    parts: list[str | Target] = field(default_factory=list)  # its text, with what it refers to in its places
+    texts: set[str] = field(default_factory=set)  # the members of every path that stands in it as text
+    runs: list[Origin] = field(default_factory=list)  # the origins that it imports by itself
 
     @cached_property
     def targets(self) -> list[Target]:
@@ -156,6 +150,12 @@ class Writer:
         target = self.library.resolve(self.module, name)
         return [] if target is None else [target]
 
+    def _path(self, node: ast.expr) -> list[Target | None] | None:
+        """What `a.b.c` stands for, as `_lookup` says of a name; None in it for what is no name of a module."""
+        first, *rest = path_of(node) or [""]
+        targets = self._lookup(first)
+        return targets if targets is None else [self.library.through(target, rest) for target in targets]
+
     def _refer(self, name: str, targets: Sequence[Target]) -> None:
         """Add what a name of the source stands for; a name of the very module that is told as a whole stays."""
         for target in targets:
@@ -184,21 +184,19 @@ class Writer:
 
     def _attribute(self, node: ast.Attribute) -> None:
         """`module.name` is the definition itself; of something outside, the longer path."""
-        first, *rest = path_of(node) or [""]
-        found = [self.library.through(target, rest) for target in self._lookup(first) or []]
+        found = self._path(node) or []
         if found and None not in found:
             self._add("Name(")
-            self._refer(".".join([first, *rest]), [target for target in found if target is not None])
+            self._refer(".".join(path_of(node)), [target for target in found if target is not None])
             self._add(")")
         else:
             self._fields(node)
 
     def _called(self, node: ast.Call) -> str:
         """The path of what is called, where that is not of the library."""
-        first, *rest = path_of(node.func) or [""]
-        targets = self._lookup(first)
-        found = [self.library.through(target, rest) for target in targets or []]
-        return next((each.path for each in found if isinstance(each, Outside)), first if targets == [] else "")
+        found = self._path(node.func)
+        unbound = "".join(path_of(node.func)[:1]) if found == [] else ""
+        return next((each.path for each in found or [] if isinstance(each, Outside)), unbound)
 
     def _import(self, node: ast.Call) -> None:
         """A module imported by its name as text: one of the library as a whole, by `_text`."""

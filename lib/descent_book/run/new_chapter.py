@@ -5,19 +5,27 @@ The template runs and has every part that `tests/house/test_notebooks.py` asks f
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from pathlib import Path
 
+import click
 import yaml
 
-from descent.checkout import ProjectError, project_root
+from descent.checkout import project_root
 from descent.repro.files import write_atomic, write_json
-from descent_book.run.chapter import Chapter, RefusedError
+from descent_book.run.chapter import Chapter
 from descent_book.run.notebook import tags
-from descent_book.run.project import NEUTRAL_PARAMETERS, chapters, claims_folder, notebook_path
+from descent_book.run.project import (
+    HELP,
+    NEUTRAL_PARAMETERS,
+    ROOT_OPTION,
+    RefusedError,
+    chapters,
+    claims_folder,
+    notebook_path,
+    refusing,
+)
 
 TEMPLATE = Path(__file__).with_name("new_chapter.ipynb")
 PLACEHOLDER = "new_chapter"
@@ -54,12 +62,9 @@ other: {seed: 1, sizes: [10, 30], shape: 0.4, runs: 3}
 
 
 def create(root: Path, name: str) -> list[Path]:
-    """Write the notebook, its preset `paper` and its audit settings, and add the chapter to `_toc.yml`.
+    """Write the notebook, its preset `paper`, its audit settings and `_toc.yml`; give these files, in this order.
 
     The set-up cell is that of the other chapters, so that it stays the same in all.
-
-    Returns:
-        The files written, `_toc.yml` last.
 
     Raises:
         RefusedError: the name is not one, is taken, or `_toc.yml` has no part before which the chapter could stand.
@@ -94,22 +99,17 @@ def create(root: Path, name: str) -> list[Path]:
     return [notebook_path(root, name), *files]
 
 
-def main() -> int:
-    """The command; 2 where the name is refused."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--root", default=None, help="the project's folder, where it is not this package's checkout")
-    given = parser.parse_args()
-    try:
-        root = project_root(given.root)
-        for path in create(root, given.name):
-            print(f"wrote {path.relative_to(root)}")
-    except (RefusedError, ProjectError) as error:
-        print(f"refused: {error}", file=sys.stderr)
-        return 2
-    print(f"now replace it part by part; make book runs it, make store CHAPTER={given.name} keeps its checked output")
-    return 0
+@click.command(context_settings=HELP)
+@click.argument("name")
+@ROOT_OPTION
+@refusing(RefusedError)
+def main(name: str, root: str | None) -> None:
+    """Write a new chapter from the template, and add it to _toc.yml."""
+    project = project_root(root)
+    for path in create(project, name):
+        click.echo(f"wrote {path.relative_to(project)}")
+    click.echo(f"now replace it part by part; make book runs it, make store CHAPTER={name} keeps its checked output")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -11,9 +11,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from descent.repro.files import write_atomic
 from descent_book.run.project import NEUTRAL_PARAMETERS
 
 INJECTED = "injected-parameters"
@@ -37,13 +39,13 @@ def tags(cell: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _code(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [cell for cell in cells if cell["cell_type"] == "code" and INJECTED not in tags(cell)]
+def _code(notebook: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and INJECTED not in tags(cell)]
 
 
 def code_sources(notebook: Mapping[str, Any]) -> list[str]:
     """The code that decides a notebook's outputs, without comments, less the cells that install and import."""
-    counted = [cell for cell in _code(notebook["cells"]) if not {"setup", "imports"} & set(tags(cell))]
+    counted = [cell for cell in _code(notebook) if not {"setup", "imports"} & set(tags(cell))]
     return [_without_comments("".join(cell["source"])) for cell in counted]
 
 
@@ -82,16 +84,10 @@ def as_text(executed: Mapping[str, Any]) -> str:
         lines[mark] = line
         return mark
 
-    def shorter(output: Mapping[str, Any]) -> Mapping[str, Any]:
-        if "data" not in output:
-            return output
-        return {**output, "data": {kind: in_one_line(value) for kind, value in output["data"].items()}}
-
-    cells = [
-        {**cell, "outputs": [shorter(output) for output in cell["outputs"]]} if "outputs" in cell else cell
-        for cell in executed["cells"]
-    ]
-    text = json.dumps({**executed, "cells": cells}, indent=1, ensure_ascii=False, allow_nan=False)
+    laid_out = deepcopy({**executed})
+    for output in [each for cell in laid_out["cells"] for each in cell.get("outputs", []) if "data" in each]:
+        output["data"] = {kind: in_one_line(value) for kind, value in output["data"].items()}
+    text = json.dumps(laid_out, indent=1, ensure_ascii=False, allow_nan=False)
     for mark, line in lines.items():
         text = text.replace(f'"{mark}"', line)
     return text + "\n"
@@ -153,19 +149,16 @@ def with_checked_outputs(source: Mapping[str, Any], executed: Mapping[str, Any])
 def with_words_of(source: Mapping[str, Any], executed: dict[str, Any], current: bool = False) -> dict[str, Any]:
     """`executed` with the Markdown, captions and sources of `source`; outputs and injected parameters stay.
 
-    Args:
-        source: the chapter's notebook.
-        executed: its executed copy.
-        current: the two have the same key, so that names in the code may have changed, but nothing that it does.
+    Where the two are `current`, of the same key, names in the code may have changed, but nothing that it does.
 
     Raises:
         ValueError: the code of the two differs, so that the outputs may not be those of this source.
     """
-    if len(_code(source["cells"])) != len(_code(executed["cells"])):
+    if len(_code(source)) != len(_code(executed)):
         raise ValueError("it has another number of code cells than when it was run")
     if not current and code_sources(source) != code_sources(executed):
         raise ValueError("its code has changed since it was run")
-    ran, cells = iter(_code(executed["cells"])), []
+    ran, cells = iter(_code(executed)), []
     before = {cell["id"]: cell for cell in executed["cells"]}
     injected = [cell for cell in executed["cells"] if INJECTED in tags(cell)]
     for cell in source["cells"]:
@@ -183,8 +176,6 @@ def bring_words(source: Mapping[str, Any], path: Path, current: bool = False) ->
     Raises:
         ValueError: see `with_words_of` and `read_executed`; nothing is written.
     """
-    from descent.repro.files import write_atomic
-
     executed = read_executed(path)
     before = json.dumps(executed)
     after = seal(with_words_of(source, executed, current))

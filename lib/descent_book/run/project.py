@@ -1,18 +1,38 @@
-"""Where the book is on this machine, and which pages and chapters it has."""
+"""Which pages and chapters the book has, where they stand, and what every command says in the same way."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 
 from descent.checkout import ProjectError
 
 RUNNER_PARAMETERS = ("results_dir", "figures_dir")  # they say where to write: they are never part of a key
 NEUTRAL_PARAMETERS = (*RUNNER_PARAMETERS, "scheduler")  # nor is where to compute; no edition keeps a trace of them
+HELP = {"help_option_names": ["-h", "--help"]}
+ROOT_OPTION = click.option("--root", help="The project's folder, where it is not this package's checkout.")
 INTRODUCTION = ("saddles", "fig-saddles")  # the chapter and the figure that the introduction and the README show
+
+
+class RefusedError(ValueError):
+    """A parameter, preset or chapter that does not exist or may not have this value."""
+
+
+@contextmanager
+def refusing(*errors: type[Exception], said: str = "refused", status: int = 2) -> Iterator[None]:
+    """End a command in one sentence with this status, where it raises one of `errors` or there is no checkout."""
+    refused: tuple[type[Exception], ...] = (ProjectError, *errors)
+    try:
+        yield
+    except refused as error:
+        click.echo(f"{said}: {error}", err=True)
+        sys.exit(status)
 
 
 def pages(root: Path) -> list[str]:

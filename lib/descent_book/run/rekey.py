@@ -20,11 +20,20 @@ from typing import Any
 
 import click
 
-from descent.checkout import ProjectError, project_root
+from descent.checkout import project_root
+from descent.repro.files import write_atomic
 from descent_book.run.edition import LIBRARY, plan
 from descent_book.run.keys import Key, counted_sources, differences, in_short, key_of
 from descent_book.run.notebook import as_text, read_executed, seal
-from descent_book.run.project import NEUTRAL_PARAMETERS, chapters, edition_folder, notebook_path
+from descent_book.run.project import (
+    HELP,
+    NEUTRAL_PARAMETERS,
+    ROOT_OPTION,
+    chapters,
+    edition_folder,
+    notebook_path,
+    refusing,
+)
 
 LATER = 40  # commits after the one named in which changes that were not committed at the time are looked for
 # run by the Python of this process in a tree whose modules stand in another place
@@ -76,21 +85,16 @@ def told(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def rekey(root: Path, chapter: str) -> str:
-    """Bring an edition's key up to date where the sources that it was made from mean what today's do.
+    """Bring an edition's key up to date where the sources that it was made from mean what today's do, and say so.
 
     The new key takes the place of the old one, which is kept as `key_before`. Where the two differ the key stays, and
     the parts of the key of then are noted as `ran_from`, so that what differs can be told without git.
-
-    Returns:
-        What was found, in words.
 
     Raises:
         UnprovenError: no commit gives the edition's key.
         ValueError: the edition is damaged, or today's sources cannot be read.
         OSError: it cannot be written; it is as it was.
     """
-    from descent.repro.files import write_atomic
-
     path = edition_folder(root, "paper") / f"{chapter}.ipynb"
     executed = read_executed(path)
     notes: dict[str, Any] = executed["metadata"]["descent"]
@@ -168,32 +172,27 @@ def _key_of_its_own(tree: Path, chapter: str, preset: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-@click.command()
+@click.command(context_settings=HELP)
 @click.option("--say", is_flag=True, help="Only say which published chapters are stale, and why.")
-@click.option("--root", default=None, help="The project's folder, where it is not this package's checkout.")
+@ROOT_OPTION
+@refusing()
 def main(say: bool, root: str | None) -> None:
     """Give published chapters today's key where their sources mean the same, and say of the others what differs."""
-    try:
-        project = project_root(root)
-        if say:
-            click.echo(told(standing(project)))
-            return
-        published = [name for name in chapters(project) if (project / "book" / f"{name}.ipynb").is_file()]
-    except ProjectError as error:
-        click.echo(f"refused: {error}", err=True)
-        sys.exit(2)
-    any_failed = False
+    project = project_root(root)
+    if say:
+        click.echo(told(standing(project)))
+        return
+    published = [name for name in chapters(project) if (project / "book" / f"{name}.ipynb").is_file()]
+    failed = False
     for chapter in published:
-        failed = False
         try:
-            said = rekey(project, chapter)
+            click.echo(f"{chapter}: {rekey(project, chapter)}")
         except UnprovenError as error:
-            said = f"left as it is, for no commit is proven to be what ran: {error}"
+            click.echo(f"{chapter}: left as it is, for no commit is proven to be what ran: {error}")
         except (ValueError, KeyError, OSError) as error:
-            failed, said = True, f"left as it is: {error}"
-        click.echo(f"{chapter}: {said}", err=failed)
-        any_failed |= failed
-    sys.exit(int(any_failed))
+            click.echo(f"{chapter}: left as it is: {error}", err=True)
+            failed = True
+    sys.exit(int(failed))
 
 
 if __name__ == "__main__":

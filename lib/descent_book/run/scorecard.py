@@ -166,13 +166,11 @@ class EditionScorecard(_Strict):
 
 
 def decisive(root: Path, chapter: str) -> dict[str, Any]:
-    """What is registered of each claim and decides its verdict: all but its words; {} where no claim is registered.
+    """What is registered of each claim and decides its verdict: all but its words.
 
     Raises:
-        ValueError: the registration is refused.
+        ValueError: there is no registration, or it is refused.
     """
-    if not (claims_folder(root) / f"{chapter}.yml").is_file():
-        return {}
     return {
         name: [
             claim.kind,

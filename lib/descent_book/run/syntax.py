@@ -48,9 +48,7 @@ def at_once(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
 def imports_in(statements: Iterable[ast.AST], package: str) -> Iterator[tuple[str, Origin]]:
     """(local name, origin) of every import that runs with these statements; no name where it only runs a module.
 
-    Args:
-        statements: of a module or a function.
-        package: the one that they stand in, from which relative imports are counted.
+    Relative imports are counted from `package`, the one that the statements stand in.
     """
     for node in at_once(statements):
         if isinstance(node, ast.Import):
@@ -127,26 +125,18 @@ def scope_of(body: Sequence[ast.AST], arguments: ast.arguments, package: str) ->
 
 @dataclass
 class Module:
-    """A parsed module: what binds each of its names, what it imports, and what it does when imported.
-
-    Attributes:
-        package: the one that its relative imports start from.
-        program: it is one, as a notebook is: what stands under `if __name__ == "__main__"` runs.
-        bindings: the statements that bind a name, in their order.
-        imports: the origins of each imported name, in their order; several where it depends on a condition.
-        statements: all that stand at its top, less imports, docstrings and what only its own run as a program does.
-        main: what only its own run as a program does.
-        runs: the origins whose modules an import of this one runs as well.
-    """
+    """A parsed module: what binds each of its names, what it imports, and what it does when imported."""
 
     name: str
-    package: str
-    program: bool = False
-    bindings: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    package: str  # the one that its relative imports start from
+    program: bool = False  # it is one, as a notebook is: what stands under `if __name__ == "__main__"` runs
+    bindings: dict[str, list[ast.stmt]] = field(default_factory=dict)  # the statements that bind a name, in their order
+    # the origins of each imported name, in their order; several where it depends on a condition
     imports: dict[str, list[Origin]] = field(default_factory=dict)
+    # all that stand at its top, less imports, docstrings and what only its own run as a program does
     statements: list[ast.stmt] = field(default_factory=list)
-    main: list[ast.stmt] = field(default_factory=list)
-    runs: list[Origin] = field(default_factory=list)
+    main: list[ast.stmt] = field(default_factory=list)  # what only its own run as a program does
+    runs: list[Origin] = field(default_factory=list)  # the origins whose modules an import of this one runs as well
 
     def read(self, body: Iterable[ast.stmt], *, runs: bool = True) -> None:
         """Take in statements; `runs` is False for those of a stub, and for imports that only type checkers see."""

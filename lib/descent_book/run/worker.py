@@ -25,6 +25,7 @@ from typing import Any, cast
 
 from tqdm import tqdm
 
+from descent.repro.files import atomic_path, write_json
 from descent_book.run.notebook import INJECTED, as_text, cleaned, seal, tags
 from descent_book.run.project import NEUTRAL_PARAMETERS
 
@@ -34,34 +35,20 @@ _HEADING = re.compile(r"^#+\s+(.+?)\s*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Job:
-    """A chapter to run.
-
-    Attributes:
-        chapter: its name.
-        notebook: its source.
-        size: the number of its code cells.
-        inject: the parameters that differ from the notebook's own, as papermill is to inject them.
-        parameters: all of them, as they are noted in the result.
-        output, results: where the executed notebook, and its record and claims, go.
-        key: digest of everything that the run depends on.
-        depends: the parts of the key, as the edition keeps them to say later what differs.
-        timeout: seconds that a cell may take.
-        cores: threads that the chapter may use.
-        root: the project's folder, no trace of which may stay in an output.
-    """
+    """A chapter to run."""
 
     chapter: str
-    notebook: Path
-    size: int
-    inject: Mapping[str, Any]
-    parameters: Mapping[str, Any]
-    output: Path
-    results: Path
-    key: str
-    depends: Mapping[str, Any]
-    timeout: int
-    cores: int
-    root: Path
+    notebook: Path  # its source
+    size: int  # the number of its code cells
+    inject: Mapping[str, Any]  # the parameters that differ from the notebook's own, as papermill is to inject them
+    parameters: Mapping[str, Any]  # all of them, as they are noted in the result
+    output: Path  # where the executed notebook goes
+    results: Path  # where its record and claims go
+    key: str  # digest of everything that the run depends on
+    depends: Mapping[str, Any]  # the parts of the key, as the edition keeps them to say later what differs
+    timeout: int  # seconds that a cell may take
+    cores: int  # threads that the chapter may use
+    root: Path  # the project's folder, no trace of which may stay in an output
 
     @property
     def failed(self) -> Path:
@@ -214,12 +201,9 @@ def run_notebook(
 ) -> None:
     """Execute `notebook` with `parameters` in a kernel of this very interpreter and in the folder of `output`.
 
-    Args:
-        notebook: the source.
-        output: where papermill writes as the run goes on; left behind, as far as it came, when a cell fails.
-        parameters: what papermill injects after the `parameters` cell.
-        timeout: seconds that one cell may take.
-        report: called with the number of a code cell, from 1, and the heading above it, before the cell runs.
+    papermill writes `output` as the run goes on; it is left behind, as far as it came, when a cell fails, such as one
+    that takes more than `timeout` seconds. Before each code cell `report` is called with its number, from 1, and the
+    heading above it.
 
     Raises:
         Exception: papermill's PapermillExecutionError for a failing cell; nbclient's for a timeout or a dead kernel.
@@ -277,7 +261,6 @@ def _claims(results: Path) -> list[dict[str, Any]]:
 
 
 def _publish(job: Job, raw: Path, results: Path, measured: Mapping[str, Any]) -> None:
-    from descent.repro.files import atomic_path
     from descent.repro.records import provenance
 
     notebook = cleaned(json.loads(raw.read_text(encoding="utf-8")), _hidden(job, raw.parent))
@@ -302,8 +285,6 @@ def _publish(job: Job, raw: Path, results: Path, measured: Mapping[str, Any]) ->
 
 
 def _keep_failed(job: Job, raw: Path) -> None:
-    from descent.repro.files import write_json
-
     if raw.is_file():
         # When papermill was cut off while writing, or the disk is full, the message alone has to do.
         with suppress(ValueError, OSError):
