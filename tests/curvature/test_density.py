@@ -4,7 +4,7 @@ import torch
 from dense import dense_matrix
 from torch import nn
 
-from descent.curvature.density import Estimate, estimate_trace, spectral_density
+from descent.curvature.density import ProbeMean, estimate_trace, spectral_density
 from descent.curvature.eigen import extreme_eigenpairs
 from descent.curvature.operators import hessian
 from descent.repro.seeding import global_seed, numpy_generator, torch_generator
@@ -15,7 +15,7 @@ Q = np.linalg.qr(rng.standard_normal((200, 200)))[0]
 MATRIX = (Q * VALUES) @ Q.T
 
 
-def within(estimate: Estimate, exact: float, errors: float = 4) -> bool:
+def within(estimate: ProbeMean, exact: float, errors: float = 4) -> bool:
     return 0 < abs(estimate.value - exact) < errors * estimate.standard_error
 
 

@@ -65,10 +65,10 @@ def code_lines(path: Path) -> int:
 
 
 def test_sizes_stay_readable():
-    assert len(MODULES) <= 74
+    assert len(MODULES) <= 76
     sizes = {name: code_lines(path) for name, path in SOURCES.items()}
     proper = [name for name in sizes if name.startswith("descent/") and "/experiments/" not in name]
-    assert sum(sizes[name] for name in proper) < 3_800
+    assert sum(sizes[name] for name in proper) < 4_000
     assert sum(sizes.values()) < 8_000
     assert {name: count for name, count in sizes.items() if count > 300} == {}
     long = [

@@ -1,5 +1,5 @@
 from .density import Density as Density
-from .density import Estimate as Estimate
+from .density import ProbeMean as ProbeMean
 from .density import estimate_trace as estimate_trace
 from .density import spectral_density as spectral_density
 from .eigen import Eigenpairs as Eigenpairs

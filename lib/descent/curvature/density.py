@@ -17,7 +17,7 @@ GRID_POINTS = 1024
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ProbeMean:
     """A mean over independent probes.
 
     Attributes:
@@ -31,7 +31,7 @@ class Estimate:
     samples: int
 
     @classmethod
-    def of(cls, probes: Array) -> Estimate:
+    def of(cls, probes: Array) -> ProbeMean:
         """The estimate from one number per probe, `(s,)`."""
         return cls(float(probes.mean()), float(probes.std(ddof=1) / np.sqrt(len(probes))), len(probes))
 
@@ -56,15 +56,15 @@ class Density:
     nodes: Array
     weights: Array
 
-    def mean_of(self, function: Callable[[Array], Array]) -> Estimate:
+    def mean_of(self, function: Callable[[Array], Array]) -> ProbeMean:
         """The mean of a function over all eigenvalues, tr f(H) / P; `function` acts on arrays elementwise."""
-        return Estimate.of((self.weights * function(self.nodes)).sum(1))
+        return ProbeMean.of((self.weights * function(self.nodes)).sum(1))
 
-    def moment(self, power: int) -> Estimate:
+    def moment(self, power: int) -> ProbeMean:
         """Mean of the eigenvalues to a power, tr H^power / P; a probe's own moments are exact up to 2 steps - 1."""
         return self.mean_of(lambda nodes: nodes**power)
 
-    def mass_below(self, bound: float) -> Estimate:
+    def mass_below(self, bound: float) -> ProbeMean:
         """Share of the eigenvalues below `bound`; at 0 an estimate of the index over P.
 
         Each Ritz value stands for a stretch of the spectrum. At a bound within a dense stretch the share is off by up
@@ -81,7 +81,7 @@ def estimate_trace(
     *,
     power: int = 1,
     progress: str | None = None,
-) -> Estimate:
+) -> ProbeMean:
     """The trace of H, or of H^2 at the same cost: the mean of z^T H z over random signs z (Hutchinson 1990).
 
     Each sample takes one product. The standard error falls as 1 / sqrt(samples); for a diagonal H and power 1 it is
@@ -110,7 +110,7 @@ def estimate_trace(
         signs = generator.choice([-1.0, 1.0], multiply.size)
         product = multiply(signs)
         probes[i] = product @ (signs if power == 1 else product)
-    return Estimate.of(probes)
+    return ProbeMean.of(probes)
 
 
 def spectral_density(
