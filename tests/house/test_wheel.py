@@ -62,7 +62,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the content of the wheel, which is how an installer lays it out."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    shutil.copytree(ROOT / "lib", source / "lib", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("lib", "notebooks"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     subprocess.run([sys.executable, "-c", BUILD, folder], cwd=source, check=True, capture_output=True)
@@ -109,7 +110,9 @@ def test_every_file_of_the_packages_is_in_the_wheel(installed: Path) -> None:
         every = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
         return {path.as_posix() for path in every if not re.search(r"__pycache__|\.(egg|dist)-info", path.as_posix())}
 
-    assert files(installed) == files(ROOT / "lib")
+    beside = {f"claims/{path.name}" for path in (ROOT / "notebooks/claims").glob("*.yml")}
+    beside |= {f"presets/{path.parent.name}/{path.name}" for path in (ROOT / "notebooks/presets").glob("*/*.yml")}
+    assert files(installed) == files(ROOT / "lib") | {f"descent_chapters/{name}" for name in beside}
     wanted = {"descent/py.typed", "descent_book/pages/assets/book.css", "descent_book/run/new_chapter.ipynb"}
     assert files(installed) >= wanted | {f"descent/{room}/__init__.pyi" for room in DOORS}
     assert list(installed.glob("*.dist-info/licenses/LICENSE"))
