@@ -12,6 +12,7 @@ import pytest
 import yaml
 from audit_settings import audit_settings
 
+from descent.repro.claims import registered_claims
 from descent_book.run import project
 from descent_book.run.chapter import Chapter
 
@@ -172,14 +173,9 @@ def test_prose_reads_the_same_in_colab_and_in_the_book(path):
 
 @EVERY
 def test_sources_that_claims_name_are_in_the_bibliography(path):
-    keys = []
-    for cell in cells(path, "code"):
-        for node in ast.walk(python(cell)):
-            if isinstance(node, ast.keyword) and node.arg == "cite":
-                assert isinstance(node.value, ast.Constant), "cite= takes a literal key, so that it can be checked"
-                keys.append(node.value.value)
-    assert keys != []
-    assert set(keys) - BIBLIOGRAPHY == set()
+    keys = {claim.cite for claim in registered_claims(path.stem, path.parent / "claims").values()} - {""}
+    assert keys != set()
+    assert keys - BIBLIOGRAPHY == set()
 
 
 @EVERY
