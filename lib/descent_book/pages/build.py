@@ -24,7 +24,7 @@ class BuildError(Exception):
 
 
 def assemble(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[str, Any]) -> Path:
-    """Lay out `_build/source`: settings, prose, references, promises, images, the executed chapters, and `data`.
+    """Lay out `_build/source`: settings, prose, references, promises, cards, images, the executed chapters, and `data`.
 
     Each entry of `data`, `scorecard`, `parameters` and `standing`, becomes a JSON file from which the pages take what
     they say of runs. The printed book is added where it was made from the same pages.
@@ -40,6 +40,7 @@ def assemble(root: Path, executed: Path, chapters: Sequence[str], data: Mapping[
         command = f"make edition CHAPTER={missing[0]}" if executed == root / "book" else "make book"
         raise BuildError(f"{executed.relative_to(root)}/{missing[0]}.ipynb is missing; make it with: {command}")
     prose = [*root.glob("book/*.md"), *root.glob("book/*.bib"), *root.glob("book/promises.*")]
+    prose += [*root.glob("book/cards.yml"), *root.glob("CITATION.cff")]
     for file in (root / "_config.yml", root / "_toc.yml", *prose, *(executed / f"{name}.ipynb" for name in chapters)):
         shutil.copyfile(file, source / file.name)
     if (images := root / "book" / "images").is_dir():

@@ -1,12 +1,11 @@
 """What the pages say of claims, all from `scorecard.json`: single numbers, run times, and links.
 
 The file lies in the book's source folder, where the build puts it. The links are those that pages cannot write
-themselves: between a claim and the cell that judges it, and from a figure to the file that draws it.
+themselves: between a claim and the cell that judges it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +23,6 @@ from descent.repro.tables import estimate_text, interval_text, number_text
 from descent_book.run.scorecard import EditionScorecard, ScoredChapter
 
 _LOG = logging.getLogger(__name__)
-_SAVED = re.compile(r'save_figure\(\w+, settings\.figures_dir, "([\w-]+)"\)')
 _VERSIONS = {"python": "Python", "torch": "torch", "numpy": "numpy", "scipy": "scipy", "scikit-learn": "scikit-learn"}
 # What `{claim}` can say of a claim, after a colon: {claim}`gradient_svd.count_at_0.1:verdict`
 FIELDS: dict[str, Callable[[JudgedClaim], object]] = {
@@ -162,11 +160,13 @@ class RuntimesDirective(Table):
         )
 
 
-def _code_cells(doctree: nodes.document) -> Iterator[nodes.container]:
+def code_cells(doctree: nodes.document) -> Iterator[nodes.container]:
+    """The code cells of a chapter's page."""
     yield from (node for node in doctree.findall(nodes.container) if node.get("nb_element") == "cell_code")
 
 
-def _source(cell: nodes.container) -> str:
+def cell_source(cell: nodes.container) -> str:
+    """The code of a cell."""
     return next((block.astext() for block in cell.findall(nodes.literal_block)), "")
 
 
@@ -177,7 +177,7 @@ def _names(cell: nodes.container) -> list[nodes.literal]:
 
 def judging(cells: list[nodes.container], name: str) -> nodes.container | None:
     """The cell that judges a claim: the first whose code has its name in quotes, else whose output names it."""
-    quoted = [cell for cell in cells if f'"{name}"' in _source(cell)]
+    quoted = [cell for cell in cells if f'"{name}"' in cell_source(cell)]
     shown = [cell for cell in cells if any(node.astext() == name for node in _names(cell))]
     return next(iter([*quoted, *shown]), None)
 
@@ -185,7 +185,7 @@ def judging(cells: list[nodes.container], name: str) -> nodes.container | None:
 def link_claims(app: Sphinx, doctree: nodes.document) -> None:
     """Make each claim's cell a target, and its name in the chapter's tables a link to its row of the scorecard."""
     chapter = app.env.docname
-    cells = list(_code_cells(doctree))
+    cells = list(code_cells(doctree))
     result = read_chapters(app.env).get(chapter) if cells else None
     for claim in result.claims if result else []:
         name = claim.claim.name
@@ -212,25 +212,8 @@ def _since(count: int, env: BuildEnvironment) -> nodes.paragraph:
     return nodes.paragraph("", "", nodes.Text(f"{said}The verdicts that hold are on the "), link, nodes.Text("."))
 
 
-def name_sources(app: Sphinx, doctree: nodes.document) -> None:
-    """Say below each figure of a chapter which file draws it, and how `figures_dir` names it."""
-    address = app.config.html_theme_options.get("repository_url", "")
-    branch = app.config.html_theme_options.get("repository_branch", "main")
-    file = f"notebooks/{app.env.docname}.ipynb"
-    for cell in _code_cells(doctree):
-        saved = _SAVED.search(_source(cell))
-        for figure in cell.findall(nodes.figure):
-            text = nodes.paragraph("", "Drawn by ", classes=["drawn-by"])
-            text += nodes.reference("", file, refuri=f"{address}/blob/{branch}/{file}", internal=False)
-            if saved:
-                kept = nodes.literal(text=f"{saved[1]}.png")
-                text += [nodes.Text("; "), nodes.literal(text="figures_dir"), nodes.Text(" keeps it as "), kept]
-            figure += nodes.legend("", text)
-
-
 def setup(app: Sphinx) -> None:
     """Register this module with Sphinx."""
     app.add_role("claim", ClaimRole())
     app.add_directive("runtimes", RuntimesDirective)
     app.connect("doctree-read", link_claims, priority=650)
-    app.connect("doctree-read", name_sources, priority=650)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,15 +54,20 @@ class PlotlyRenderer:
         return [PlotlyFigure("", figure=text, alt="", height=figure["layout"].get("height", 525))]
 
 
+def figure_key(figure: PlotlyFigure) -> str:
+    """The name of the script that holds a figure's data."""
+    return hashlib.sha256(figure["figure"].encode()).hexdigest()[:16]
+
+
 def _visit_plotly(writer: Any, node: PlotlyFigure) -> None:
-    key = hashlib.sha256(node["figure"].encode()).hexdigest()[:16]
+    key = figure_key(node)
     file = Path(writer.builder.outdir) / FIGURES / f"{key}.js"
     file.parent.mkdir(exist_ok=True)
     file.write_text(f'(window.figures ??= {{}})["{key}"] = {node["figure"]};\n', encoding="utf-8")
     up = "../" * writer.builder.current_docname.count("/")
     writer.body.append(
         f'<div class="interactive" role="figure" aria-label="{escape(node["alt"])}" data-height="{node["height"]}" '
-        f'data-figure="{key}"><script defer src="{up}{FIGURES}/{key}.js"></script>'
+        f'data-figure="{key}" {node.get("marks", "")}><script defer src="{up}{FIGURES}/{key}.js"></script>'
     )
 
 
@@ -131,13 +136,19 @@ def _kinds(figure: PlotlyFigure) -> set[str]:
     return {trace.get("type", "scatter") for trace in [*content["data"], *steps]}
 
 
+def plotly_for(app: Sphinx, figures: Iterable[PlotlyFigure]) -> str:
+    """The file of plotly.js that draws these figures: the part of it where that was fetched and is enough."""
+    fetched = (Path(app.doctreedir) / "assets" / PART).is_file()
+    return PART if fetched and suffices(set().union(*map(_kinds, figures))) else WHOLE
+
+
 def add_plotly(app: Sphinx, page: str, template: str, context: Any, doctree: nodes.document | None) -> None:
     """Load plotly.js only on pages with an interactive figure: the part of it that draws them, where it was fetched."""
     figures = list(doctree.findall(PlotlyFigure)) if doctree is not None else []
     if figures:
-        fetched = (Path(app.doctreedir) / "assets" / PART).is_file()
-        plotly = PART if fetched and suffices(set().union(*map(_kinds, figures))) else WHOLE
-        for number, script in enumerate((plotly, "interactive.js")):  # deferred: the text is there first
+        for number, script in enumerate(
+            (plotly_for(app, figures), "interactive.js")
+        ):  # deferred: the text is there first
             app.add_js_file(script, priority=800 + number, loading_method="defer")
 
 

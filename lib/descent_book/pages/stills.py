@@ -1,0 +1,51 @@
+"""Static figures open at full size at a click or a tap, and each figure's element says which file draws it."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+
+from descent_book.pages.claims import cell_source, code_cells
+from descent_book.pages.figures import PlotlyFigure
+
+_SAVED = re.compile(r'save_figure\(\w+, settings\.figures_dir, "([\w-]+)"\)')
+
+
+class Still(nodes.image):  # type: ignore[misc]
+    """A picture that links to its file. Attributes, beside those of an image: `source`, `kept` as HTML attributes."""
+
+
+def mark_sources(app: Sphinx, doctree: nodes.document) -> None:
+    """Let each picture of a chapter's outputs open at full size, and note the notebook and the name it is kept by."""
+    file = f"notebooks/{app.env.docname}.ipynb"
+    for cell in code_cells(doctree):
+        saved = _SAVED.search(cell_source(cell))
+        kept = f' data-kept-as="{saved[1]}.png"' if saved else ""
+        marks = f'data-source="{escape(file)}"{kept}'
+        for node in list(cell.findall(PlotlyFigure)):
+            node["marks"] = marks
+        for image in [node for node in cell.findall(nodes.image) if not isinstance(node.parent, PlotlyFigure)]:
+            still = Still("", **image.attributes)
+            still["marks"] = marks
+            image.replace_self(still)
+
+
+def _visit_still(writer: Any, node: Still) -> None:
+    start = len(writer.body)
+    writer.visit_image(node)  # which turns the address into that of the file beside the pages
+    writer.body.insert(start, f'<a class="full-size" href="{node["uri"]}" title="Open at full size" {node["marks"]}>')
+
+
+def _depart_still(writer: Any, node: Still) -> None:
+    writer.depart_image(node)
+    writer.body.append("</a>")
+
+
+def setup(app: Sphinx) -> None:
+    """Register this module with Sphinx."""
+    app.add_node(Still, html=(_visit_still, _depart_still))
+    app.connect("doctree-read", mark_sources, priority=655)
