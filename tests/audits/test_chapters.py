@@ -49,7 +49,8 @@ def test_a_chapter_needs_no_network(chapter: str, tmp_path: Path, record_propert
         pytest.skip(f"no network namespace can be made here: {outside.stderr.strip()[-200:]}")
     found = claims(chapter, tmp_path, cores(), OFFLINE)
     agrees(chapter, found)
-    record_property(f"{chapter}: claims judged without a network", len(found))
+    judged = [claim for claim in found if claim.verdict != "not judged at this preset"]
+    record_property(f"{chapter}: claims with a verdict, without a network", len(judged))
 
 
 @pytest.mark.promise("R11")

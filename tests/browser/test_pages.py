@@ -214,6 +214,65 @@ def test_missing_figures_are_seen(browser: object, tmp_path: Path, body: str, mo
     visit.page.close()
 
 
+ALONE = sorted((HTML / "_figures").glob("*.html"))
+
+
+@pytest.mark.promise("R6")
+def test_an_interactive_figure_works_alone(browser: object) -> None:
+    """As it would be embedded in slides: from a disk, small, without a fault, and as its page links to it."""
+    assert ALONE or not WITH_SCENES
+    for path in ALONE[:1]:
+        visit = Visit(browser, path, 800)
+        assert visit.draws()
+        assert visit.page.title()
+        picture = visit.page.locator(".interactive-canvas").screenshot()
+        assert colours(picture) > 20, "the figure is blank"
+        assert visit.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+        assert visit.faults == []
+        visit.page.close()
+
+
+def test_a_static_figure_opens_at_full_size(browser: object) -> None:
+    visit = opened(browser, "grokking.html", 390)
+    link = visit.page.locator("a.full-size").first
+    shown = link.locator("img").evaluate("image => [image.clientWidth, image.naturalWidth]")
+    assert shown[0] < shown[1], "the picture is as large as its file already"
+    link.click()
+    visit.page.wait_for_load_state()
+    assert visit.page.url.endswith(".png")
+    assert visit.page.locator("img").evaluate("image => image.naturalWidth") == shown[1]
+    assert visit.faults == []
+    visit.page.close()
+
+
+CUT_TABLES = """[...document.querySelectorAll("article table")].filter(table => {
+  let box = table.parentElement;
+  while (getComputedStyle(box).overflowX === "visible" && box.localName !== "article") box = box.parentElement;
+  const edge = box.getBoundingClientRect(), scrolls = ["auto", "scroll"].includes(getComputedStyle(box).overflowX);
+  return edge.right > innerWidth || (!scrolls && table.getBoundingClientRect().right > edge.right + 1);
+}).map(table => table.textContent.trim().slice(0, 80))"""
+
+
+@pytest.mark.parametrize("width", [1300, 390])
+@pytest.mark.parametrize("name", ["saddles.html", "grokking.html", "reproducibility.html", "how_to_read.html"])
+def test_no_column_of_a_table_is_out_of_reach(browser: object, name: str, width: int) -> None:
+    visit = opened(browser, name, width)
+    assert visit.count("article table") > 0
+    assert visit.page.evaluate(CUT_TABLES) == []
+    visit.page.close()
+
+
+def test_a_column_out_of_reach_is_seen(browser: object, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    cut = '<table style="width: 400px"><tr><td>a</td><td>b</td></tr></table>'
+    page.write_text(
+        f'<!doctype html><title>a page</title><article><div style="overflow: hidden; width: 200px">{cut}</div>'
+    )
+    visit = Visit(browser, page)
+    assert visit.page.evaluate(CUT_TABLES) == ["ab"]
+    visit.page.close()
+
+
 @pytest.mark.parametrize("name", WITH_SCENES)
 def test_nothing_of_a_scene_is_cut_off_on_a_phone(browser: object, name: str) -> None:
     visit = opened(browser, name, 390)
@@ -376,7 +435,18 @@ GROUND = """node => {
     ("name", "parts"),
     [
         ("intro.html", ["article p", "article p a"]),
-        ("grokking.html", ["article p", "figcaption p", "p.drawn-by", "article td", "div.cell_input pre", "summary"]),
+        (
+            "grokking.html",
+            [
+                "article p",
+                "figcaption p",
+                "p.licence",
+                "a:has(> span.term)",
+                "article td",
+                "div.cell_input pre",
+                "summary",
+            ],
+        ),
     ],
 )
 def test_text_stands_out_in_either_mode(browser: object, mode: str, name: str, parts: list[str]) -> None:

@@ -20,9 +20,7 @@ from descent_book.run.chapter import Chapter
 from descent_book.run.project import chapters
 
 ROOT = Path(__file__).parents[2]
-PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPj/HwAEAQH/7yMK/gAAAABJRU5ErkJggg=="
-)
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGPQiFoAAAHQASMcErYsAAAAAElFTkSuQmCC")
 PNG64 = base64.b64encode(PNG).decode()
 PROVENANCE = {"python": "3.11.0", "torch": "2.9", "commit": "abc123", "machine": "x86_64", "threads": 2}
 PARAMETERS = {

@@ -81,6 +81,7 @@ def test_one_value_only_indicates() -> None:
     assert verdict(claim(), 92.0, null=93.0) == "not distinguished"
 
 
+@pytest.mark.promise("R14")
 def test_few_units_at_paper_only_indicate_and_so_does_a_claim_that_says_so() -> None:
     four = [91.9, 92.0, 92.0, 92.1]
     assert verdict(claim(), four) == "indicated"

@@ -2,13 +2,16 @@ import contextlib
 import hashlib
 import json
 import os
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from PIL import Image
 
+from descent.repro import records
 from descent.repro.files import atomic_path, sha256_of, write_atomic, write_json
-from descent.repro.records import Record, find_record, provenance, record_path, save_figure
+from descent.repro.records import Record, find_record, open_chapter, provenance, record_path, save_figure
 
 RECORD = Record("spectrum", {"values": np.arange(5.0), "steps": np.array([3, 1])}, {"seed": 1}, {"torch": "2"})
 
@@ -165,16 +168,62 @@ def test_provenance_says_versions_seed_and_threads_but_no_time_and_no_place():
     assert not any(str(value).startswith("/") for value in found.values())
 
 
-def test_a_figure_is_kept_in_three_formats_twice_alike_and_only_where_asked(tmp_path):
-    figure, axis = plt.subplots()
+@pytest.fixture
+def figure():
+    drawn, axis = plt.subplots()
     axis.plot([1, 2])
+    yield drawn
+    plt.close(drawn)
+
+
+def test_a_figure_is_kept_in_three_formats_twice_alike_and_only_where_asked(tmp_path, figure):
     assert save_figure(figure, "", "line") == []
     paths = save_figure(figure, tmp_path / "figures", "line")
     assert [path.name for path in paths] == ["line.png", "line.svg", "line.pdf"]
     starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
     for path in paths:
         assert path.read_bytes().startswith(starts[path.suffix[1:]])
-    before = [path.read_bytes() for path in paths if path.suffix != ".svg"]
+    before = [path.read_bytes() for path in paths]
     save_figure(figure, tmp_path / "figures", "line")
-    assert [path.read_bytes() for path in paths if path.suffix != ".svg"] == before
-    plt.close(figure)
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_the_files_of_a_figure_say_what_they_are_and_not_when_they_were_made(tmp_path, figure):
+    png, svg, pdf = save_figure(figure, tmp_path, "line", chapter="saddles")
+    made_by = " ".join(filter(None, ["anatomy-of-descent", provenance()["anatomy-of-descent"]]))
+    source = "Anatomy of Descent, chapter saddles"
+    with Image.open(png) as image:
+        assert image.text == {
+            "Title": "saddles: line",
+            "Source": source,
+            "Copyright": "MIT licence",
+            "Software": made_by,
+        }
+    said: dict[str, str] = {}
+    for element in ElementTree.parse(svg).iter():
+        said.setdefault(element.tag.rpartition("}")[2], "".join(element.itertext()).strip())
+    assert [said[name] for name in ("title", "source", "rights", "creator")] == [
+        "saddles: line",
+        source,
+        "MIT licence",
+        made_by,
+    ]
+    assert "date" not in said
+    for name, text in {
+        "Title": "saddles: line",
+        "Subject": source,
+        "Keywords": "MIT licence",
+        "Creator": made_by,
+    }.items():
+        assert f"/{name} ({text})".encode() in pdf.read_bytes()
+    assert b"CreationDate" not in pdf.read_bytes()
+
+
+def test_a_figure_is_of_the_chapter_whose_scorecard_was_opened(tmp_path, figure, monkeypatch):
+    monkeypatch.setitem(records._OPEN, "chapter", "")
+    open_chapter("superposition")
+    with Image.open(save_figure(figure, tmp_path, "bars")[0]) as image:
+        assert image.text["Title"] == "superposition: bars"
+    with Image.open(save_figure(figure, tmp_path, "bars", chapter="")[0]) as image:
+        assert image.text["Title"] == "bars"
+        assert image.text["Source"] == "Anatomy of Descent"

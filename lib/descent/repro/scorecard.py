@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from descent.checkout import chapter_file
 from descent.repro.claims import JudgedClaim, read_mapping, registered_claims
 from descent.repro.files import write_json
+from descent.repro.records import open_chapter
 from descent.repro.tables import estimate_text, interval_text, markdown_table
 
 FREE = ("preset", "seed", "results_dir", "figures_dir", "scheduler")  # parameters that make no preset another
@@ -47,6 +48,7 @@ class Scorecard:
         self.changed = _changed(chapter, settings, Path(folder) if folder else None)
         self.preset = "custom" if self.changed else str(settings.model_dump()["preset"])
         self.claims: dict[str, JudgedClaim] = {}
+        open_chapter(chapter)
 
     def judge(
         self,

@@ -37,7 +37,7 @@ def link_alone(app: Sphinx, doctree: nodes.document) -> None:
         figure.parent.insert(figure.parent.index(figure) + 1, line)
 
 
-def page_of(figure: PlotlyFigure, title: str, plotly: str) -> str:
+def lone_page(figure: PlotlyFigure, title: str, plotly: str) -> str:
     """The page's HTML."""
     key = figure_key(figure)
     scripts = [f"../_static/{plotly}", f"{key}.js", "../_static/interactive.js"]
@@ -65,7 +65,7 @@ def write_alone(app: Sphinx, page: str, template: str, context: Any, doctree: no
         title = plain(caption).partition(". ")[0] if caption is not None else context.get("title", "")
         file = Path(app.outdir) / FIGURES / f"{figure['name']}.html"
         file.parent.mkdir(exist_ok=True)
-        file.write_text(page_of(figure, title, plotly_for(app, [figure])), encoding="utf-8")
+        file.write_text(lone_page(figure, title, plotly_for(app, [figure])), encoding="utf-8")
 
 
 def setup(app: Sphinx) -> None:

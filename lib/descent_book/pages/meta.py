@@ -47,7 +47,10 @@ def picture_of(app: Sphinx, page: str) -> str:
     found = {each.name: each for each in pictures(source, page)} if page in chapters_of(app.env) else {}
     if not found:
         return _kept(site, "home", (source / HOME_PICTURE).read_bytes()) if (source / HOME_PICTURE).is_file() else ""
-    cards = read_cards(source / "cards.yml") if (source / "cards.yml").is_file() else {}
+    try:
+        cards = read_cards(source / "cards.yml")
+    except ValueError:  # none, or one that {cards} has warned of
+        cards = {}
     name = cards[page].figure if page in cards and cards[page].figure in found else next(iter(found))
     return _kept(site, f"{page}-{name}", found[name].png)
 

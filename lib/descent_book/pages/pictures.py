@@ -17,6 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 from descent_book.pages.figures import FIGURES
+from descent_book.run.project import pages
 
 THUMBNAIL, CARD = 480, 960  # pixels of width, of the gallery's pictures and of the cards'
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+(?=[A-Z`$\[])")
@@ -69,10 +70,11 @@ def _read(path: Path, changed: int) -> list[Picture]:
 
 
 def chapters_of(env: BuildEnvironment) -> list[str]:
-    """The pages that are executed notebooks, in the order of the book."""
-    order = [env.config.root_doc, *(page for pages in env.toctree_includes.values() for page in pages)]
-    known = {page for page in env.found_docs if str(env.doc2path(page)).endswith(".ipynb")}
-    return [page for page in dict.fromkeys([*order, *sorted(known)]) if page in known]
+    """The pages that are executed notebooks, in the order of `_toc.yml`, where there is one."""
+    source = Path(env.srcdir)
+    known = sorted(page for page in env.found_docs if str(env.doc2path(page)).endswith(".ipynb"))
+    order = pages(source) if (source / "_toc.yml").is_file() else known
+    return [page for page in order if page in known]
 
 
 class Thumbnail(nodes.General, nodes.Element):  # type: ignore[misc]

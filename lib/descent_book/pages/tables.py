@@ -24,6 +24,7 @@ from descent_book.pages.claims import Table
 from descent_book.run.chapter import Parameter
 from descent_book.run.keys import in_short
 
+OUTCOMES = ("passed", "failed", "skipped")
 MANY = 5  # cases of one kind, above which the table has their range
 _CASE = re.compile(r"(?P<whose>[^,:]+), [^:]+: (?P<what>.+)")
 _LOG = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def measured_text(name: str, values: Sequence[Any]) -> str:
 class PromisesDirective(Table):
     """{promises}: a row for each promise of `promises.yml`, in its order."""
 
-    widths: ClassVar = {"Promise": 38, "Measured": 34, "Held by": 28}
+    widths: ClassVar = {"Promise": 60, "When last tried": 40}
 
     def run(self) -> list[nodes.Node]:
         """The table; a promise that no test holds, and a test of an unknown promise, fail the build."""
@@ -111,9 +112,13 @@ class PromisesDirective(Table):
         cases: Counter[tuple[str, str]] = Counter()
         for path, test in mine.items():
             file = PurePosixPath(path.partition("::")[0]).name
-            cases.update({(file, outcome): test[outcome] for outcome in ("passed", "failed", "skipped")})
+            cases.update({(file, outcome): test[outcome] for outcome in OUTCOMES})
         held = [f"`{file}`: {count} {outcome}" for (file, outcome), count in cases.items() if count]
-        row = self.row([self.markdown(sentence), self.lines(texts or ["that it holds"]), self.lines(held)])
+        totals = {outcome: sum(test[outcome] for test in mine.values()) for outcome in OUTCOMES}
+        said = ", ".join(f"{count} {outcome}" for outcome, count in totals.items() if count)
+        opened = f"<details><summary>{said}</summary>"
+        raw = [nodes.raw("", text, format="html") for text in (opened, "</details>")]
+        row = self.row([self.markdown(sentence), [raw[0], *self.lines([*texts, *held]), raw[1]]])
         row.children[0].append(nodes.paragraph(text=name, classes=["detail"]))
         row["ids"].append(nodes.make_id(f"promise-{name}"))
         return row
@@ -138,7 +143,11 @@ class StandingDirective(Table):
 
     def since(self, chapter: Mapping[str, Any]) -> list[list[nodes.Node]]:
         """The cells of one chapter's commit and of what differs."""
-        said = [node for each in in_short(chapter["differs"]) for node in self.text(each)]
+        differs = in_short(chapter["differs"])
+        said = [node for each in differs for node in self.text(each)]
+        if len(differs) > MANY:
+            opened = f"<details><summary>{len(differs)} things differ</summary>"
+            said = [nodes.raw("", opened, format="html"), *said, nodes.raw("", "</details>", format="html")]
         return [self.text(chapter["commit"]), said or self.text("current: nothing that decides a result differs")]
 
 

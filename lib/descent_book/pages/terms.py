@@ -16,7 +16,15 @@ from sphinx.util.nodes import make_refnode
 
 GLOSSARY = "glossary"  # the page
 # in which a word is no use of a term, or cannot be a link
-_CLOSED = (nodes.title, nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.reference, nodes.raw)
+_CLOSED: tuple[type[nodes.Node], ...] = (
+    nodes.title,
+    nodes.literal,
+    nodes.literal_block,
+    nodes.math,
+    nodes.math_block,
+    nodes.reference,
+    nodes.raw,
+)
 _CLOSED += (nodes.caption, nodes.rubric, addnodes.pending_xref, nodes.comment, nodes.label, nodes.footnote)
 
 
@@ -63,7 +71,21 @@ def _words(doctree: nodes.document) -> list[nodes.Text]:
             node = node.parent
         return True
 
+    texts = [text for text in doctree.findall(nodes.Text) if is_open(text.parent)]
+    for parent in {id(text.parent): text.parent for text in texts}.values():
+        _join_texts(parent)  # MyST makes one for each line
     return [text for text in doctree.findall(nodes.Text) if is_open(text.parent)]
+
+
+def _join_texts(parent: nodes.Element) -> None:
+    joined: list[nodes.Node] = []
+    for child in parent.children:
+        if isinstance(child, nodes.Text) and joined and isinstance(joined[-1], nodes.Text):
+            joined[-1] = nodes.Text(joined[-1].astext() + child.astext())
+        else:
+            joined.append(child)
+    parent.children = []
+    parent.extend(joined)
 
 
 def link_first_uses(app: Sphinx, doctree: nodes.document, page: str, terms: Sequence[Term]) -> None:
