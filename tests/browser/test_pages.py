@@ -135,6 +135,8 @@ def check(visit: Visit) -> None:
     """No fault, and every picture, interactive figure and formula drawn."""
     assert visit.draws(), "an interactive figure is blank"
     assert cut_off(visit) == []
+    visit.page.evaluate("[...document.images].forEach(image => { image.loading = 'eager'; })")
+    visit.until("[...document.images].every(image => image.hidden || image.complete)")
     pictures = visit.page.eval_on_selector_all("img:not([hidden])", "all => all.map(i => [i.src, i.naturalWidth])")
     assert [source for source, width in pictures if width == 0] == []
     if visit.count("span.math, div.math"):
