@@ -15,14 +15,23 @@ from sphinx.application import Sphinx
 from descent_book.pages.figures import FIGURES, PlotlyFigure, figure_key, plotly_for
 from descent_book.pages.meta import plain
 
-_STYLE = "body { margin: 0; padding: 0.5rem; font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff }"
+_STYLE = (  # the colours are those that the theme gives to the book's own style
+    ":root { --pst-color-border: #ccc; --pst-color-text-muted: #555; --pst-color-link: #14527a }"
+    "body { margin: 0; padding: 0.5rem; font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff }"
+)
+
+
+def frame(figure: PlotlyFigure) -> nodes.figure | None:
+    """The figure with a caption in which an interactive one stands."""
+    node = figure.parent
+    while node is not None and not isinstance(node, nodes.figure):
+        node = node.parent
+    return node
 
 
 def name_of(figure: PlotlyFigure) -> str:
     """The label of the figure that it stands in, or the key of its data."""
-    node = figure.parent
-    while node is not None and not isinstance(node, nodes.figure):
-        node = node.parent
+    node = frame(figure)
     names = [*node["names"], *node["ids"]] if node is not None else []
     return str(nodes.make_id(names[0])) if names else figure_key(figure)
 
@@ -58,10 +67,8 @@ def lone_page(figure: PlotlyFigure, title: str, plotly: str) -> str:
 def write_alone(app: Sphinx, page: str, template: str, context: Any, doctree: nodes.document | None) -> None:
     """Write the pages of a page's interactive figures."""
     for figure in doctree.findall(PlotlyFigure) if doctree is not None else ():
-        parent = figure.parent
-        while parent is not None and not isinstance(parent, nodes.figure):
-            parent = parent.parent
-        caption = next(iter(parent.findall(nodes.caption)), None) if parent is not None else None
+        around = frame(figure)
+        caption = next(iter(around.findall(nodes.caption)), None) if around is not None else None
         title = plain(caption).partition(". ")[0] if caption is not None else context.get("title", "")
         file = Path(app.outdir) / FIGURES / f"{figure['name']}.html"
         file.parent.mkdir(exist_ok=True)
