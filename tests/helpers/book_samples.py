@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
+import yaml
 from nbformat import v4
 
 from descent.repro.claims import Claim
@@ -155,11 +156,14 @@ def real_book(folder: Path) -> Path:
     known = {name: [row._asdict() for row in Chapter.read(ROOT, name).parameters()] for name in chapters(ROOT)}
     (source / "parameters.json").write_text(json.dumps(known))
     (source / "standing.json").write_text(json.dumps(STANDING))
-    for name in ("_config.yml", "_toc.yml"):
+    for name in ("_config.yml", "_toc.yml", "CITATION.cff"):
         shutil.copy(ROOT / name, source)
+    cards = yaml.safe_load((source / "cards.yml").read_text())
+    cards["gradient_svd"]["figure"] = "fig-drawn"
+    (source / "cards.yml").write_text(yaml.safe_dump(cards, sort_keys=False, allow_unicode=True))
     (source / "images").mkdir(exist_ok=True)
     (source / "images/intro.png").write_bytes(PNG)
-    text = "".join(path.read_text() for path in source.glob("*.md"))
+    text = "".join(path.read_text() for path in [*source.glob("*.md"), source / "cards.yml"])
     quoted = sorted({match.partition(":")[0] for match in re.findall(r"\{claim\}`([^`]+)`", text)})
     claims = [claim(identity) for identity in quoted]
     claims.append(
@@ -167,7 +171,10 @@ def real_book(folder: Path) -> Path:
     )
     (source / "scorecard.json").write_text(json.dumps(scorecard(*claims)))
     for name in chapters(ROOT):
-        plain = v4.new_notebook(cells=[v4.new_markdown_cell("# Another chapter")])
+        picture = {"figure": {"caption": "A picture.", "name": cards[name]["figure"]}, "image": {"alt": "One dot"}}
+        shown = cell(output(image__png=PNG64), mystnb=picture)
+        python = {"language_info": {"name": "python"}}
+        plain = v4.new_notebook(cells=[v4.new_markdown_cell("# Another chapter"), shown], metadata=python)
         names = [each["claim"]["id"].partition(".")[2] for each in claims]
         nbformat.write(notebook(*names) if name == "gradient_svd" else plain, source / f"{name}.ipynb")
     return source
