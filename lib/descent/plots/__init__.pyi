@@ -17,6 +17,8 @@ from .scenes import Relief as Relief
 from .scenes import moving_paths as moving_paths
 from .scenes import path_3d as path_3d
 from .scenes import relief_panels as relief_panels
+from .style import EXPLORABLE as EXPLORABLE
 from .style import Labels as Labels
 from .style import show as show
+from .style import show_figure as show_figure
 from .style import use_style as use_style
