@@ -19,15 +19,15 @@ FRACTION = "Number(document.querySelector('.explorable output').value)"
 LINE = "document.querySelector('.explorable-canvas').layout.shapes[0].y0"
 
 
-def curves(seed: int) -> dict[str, list[float]]:
+def curves(seed: int) -> list[tuple[str, list[float]]]:
     draw = np.random.default_rng(seed)
     lengths = {"true labels": 60, "shuffled labels": 40}
-    return {name: sorted(np.round(draw.random(n) ** 3, 4).tolist(), reverse=True) for name, n in lengths.items()}
+    return [(name, sorted(np.round(draw.random(n) ** 3, 4).tolist(), reverse=True)) for name, n in lengths.items()]
 
 
 DATA = {
     "kind": "threshold",
-    "choices": {"2 classes": curves(2), "10 classes": curves(10)},
+    "choices": [("2 classes", curves(2)), ("10 classes", curves(10))],
     "choice": "10 classes",
     "threshold": 0.1,
 }
@@ -53,8 +53,8 @@ def page_with(folder: Path, data: dict[str, object], scripts: bool = True) -> Pa
 
 
 def expected(choice: str, fraction: float) -> list[list[str]]:
-    counts = {name: (np.asarray(y) >= fraction).sum() for name, y in DATA["choices"][choice].items()}  # type: ignore[index]
-    return [[name, f"{count} of {len(DATA['choices'][choice][name])}"] for name, count in counts.items()]  # type: ignore[index]
+    shown = dict(DATA["choices"])[choice]  # type: ignore[call-overload]
+    return [[name, f"{(np.asarray(y) >= fraction).sum()} of {len(y)}"] for name, y in shown]
 
 
 @pytest.mark.parametrize("width", [1300, 390])

@@ -25,10 +25,11 @@ document.addEventListener("DOMContentLoaded", () => {
     };
   }
 
-  // singular values over the first, and a threshold: data.choices has for each choice the curves by name
+  // singular values over the first, and a threshold; data.choices has for each choice its name and its curves, each a name
+  // and values: lists, as a notebook sorts the keys of what it keeps
   function threshold(place, data) {
     const canvas = element("div", { className: "explorable-canvas" });
-    const choice = element("select", {}, ...Object.keys(data.choices).map((name) => element("option", { value: name }, name)));
+    const choice = element("select", {}, ...data.choices.map(([name]) => element("option", { value: name }, name)));
     choice.value = data.choice;
     const slider = element("input", { type: "range", min: LEAST, max: 0, step: 0.01, value: Math.log10(data.threshold) });
     const said = element("output"), rows = element("tbody");
@@ -37,7 +38,7 @@ document.addEventListener("DOMContentLoaded", () => {
     place.append(canvas, controls, element("table", {}, rows));
 
     function update() {
-      const fraction = Number((10 ** slider.value).toPrecision(3)), curves = Object.entries(data.choices[choice.value]);
+      const fraction = Number((10 ** slider.value).toPrecision(3)), curves = new Map(data.choices).get(choice.value);
       const traces = curves.map(([name, y], number) => ({
         y, x: y.map((_, index) => index + 1), name, mode: "lines", hovertemplate: "%{x}: %{y}",
         line: { color: COLOURS[number], width: number ? 1.5 : 3 },
