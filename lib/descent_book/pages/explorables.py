@@ -72,8 +72,8 @@ def add_still_pictures(app: Sphinx, doctree: nodes.document) -> None:
         images = [image for image in bundle.findall(nodes.image) if image.get("alt")]
         for explorable in bundle.findall(Explorable):
             if not images:
-                where = {"location": app.env.docname, "type": "descent", "subtype": "output"}
-                _LOG.warning("an explorable has no picture with a description beside it", **where)
+                text = "an explorable has no picture with a description beside it"
+                _LOG.warning(text, location=app.env.docname, type="descent", subtype="output")
                 continue
             explorable["alt"] = images[0]["alt"]
             explorable.append(images[0].deepcopy())
