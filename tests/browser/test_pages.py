@@ -300,7 +300,7 @@ def test_an_icon_that_is_not_drawn_is_seen(browser: object) -> None:
 
 
 def test_a_title_that_is_cut_off_is_seen(browser: object) -> None:
-    visit = opened(browser, "gradient_svd.html")
+    visit = opened(browser, "saddles.html")
     assert visit.draws()
     assert cut_off(visit) == []
     canvas = visit.page.locator(".interactive-canvas").first
@@ -513,7 +513,7 @@ def test_figures_are_drawn_when_they_are_less_than_a_screen_away(browser: object
 
 
 def test_arrow_keys_turn_an_interactive_figure_and_zero_puts_it_back(browser: object) -> None:
-    visit = opened(browser, "gradient_svd.html")
+    visit = opened(browser, "saddles.html")
     canvas = visit.page.locator(".interactive-canvas").first
     visit.page.keyboard.press("Tab")  # focus by a script after this is shown as focus by keyboard is
     canvas.focus()  # brings the figure into view, and so draws it

@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,21 +16,15 @@ seeds = np.random.default_rng(0)
 
 def figures() -> dict[str, plt.Figure]:
     spectrum = {"a": np.tile(1 / np.arange(1, 40), (3, 1)), "null": np.ones((1, 39))}
-    line = {"random": {"above 0.1": (np.arange(1, 6), seeds.random((3, 5)))}}
-    shares = {"layer 1": np.full(4, 0.25), "layer 2": np.full(4, 0.75)}
-    labels = Labels("step", "component", "share")
     return {
         "spectra": lines.spectrum_panels(spectrum, (0.1,), dashed=["null"]),
-        "curves": lines.seed_curves(line, Labels("steps", "count"), log_x=True),
         "intervals": lines.interval_plot({"SGD": {"net": seeds.random(5)}}, (0.2, 0.4), Labels("count", "network")),
-        "heat": lines.heat_with_shares({"run": seeds.random((4, 7))}, shares, 100, labels),
         "reliefs": scenes.relief_panels({"a": relief(), "b": relief()}, Labels("x", "y", "z"))[1],
         "race": scenes.moving_paths(relief(), np.arange(4), Labels("x", "y", "z"), "step")[1],
         "panels": lines.line_panels(panels(), 2),
         "scatter": lines.scatter_with_histograms(
             {"runs": (seeds.random(9), seeds.random(9))}, {"low": seeds.normal(size=99)}, Labels("loss", "index"), "h"
         ),
-        "path": scenes.path_3d(seeds.random((9, 3)), np.arange(9), Labels("x", "y", "z"), "step")[1],
     }
 
 
@@ -69,15 +64,30 @@ def test_labels_and_alt_text_are_mandatory() -> None:
 def test_show_displays_one_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[dict[str, object]] = []
     monkeypatch.setattr(style, "display", lambda bundle, raw: shown.append(bundle))
-    interactive, static = scenes.path_3d(seeds.random((9, 3)), np.arange(9), Labels("x", "y", "z"), "step")
-    style.show(static, "A path of nine points in three dimensions.", interactive)
+    interactive, static = scenes.moving_paths(relief(), np.arange(4), Labels("x", "y", "z"), "step")
+    style.show(static, "Two paths of four points on a relief.", interactive)
     assert set(shown[0]) == {"image/png", "text/plain", style.PLOTLY}
     assert not plt.get_fignums()
 
 
-def test_path_needs_three_columns() -> None:
-    with pytest.raises(ValueError, match=r"shape \(4, 2\): expected \(n, 3\)"):
-        scenes.path_3d(np.zeros((4, 2)), np.arange(4), Labels("x", "y", "z"), "step")
+def test_a_figure_whose_text_stands_in_its_cell_is_kept_and_shown_with_its_other_forms(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shown: list[dict[str, object]] = []
+    monkeypatch.setattr(style, "display", lambda bundle, raw: shown.append(bundle))
+    figure, _ = plt.subplots()
+    style.show_figure(figure, "bend", tmp_path, {style.EXPLORABLE: {"kind": "threshold"}})
+    assert shown[0].keys() == {"image/png", "text/plain", style.EXPLORABLE}
+    assert (shown[0]["text/plain"], shown[0][style.EXPLORABLE]) == ("bend", {"kind": "threshold"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bend.pdf", "bend.png", "bend.svg"]
+    assert not plt.get_fignums()
+
+
+def test_a_figure_needs_a_name() -> None:
+    figure, _ = plt.subplots()
+    with pytest.raises(ValueError, match="name=' ': expected the name of the figure's file"):
+        style.show_figure(figure, " ")
+    plt.close(figure)
 
 
 def test_a_relief_has_its_grid_with_it() -> None:

@@ -8,9 +8,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from descent.plots.style import BLACK, BLUE, COLOURS, GREY, RED, Labels, panel_grid
@@ -29,7 +28,7 @@ def spectrum_panels(curves: Mapping[str, Array], fractions: Sequence[float], das
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     for axis, scale in zip(axes, ("linear", "log"), strict=True):
         for label, values in curves.items():
-            line = _band(axis, np.arange(1, values.shape[1] + 1), values, label, full_range=True)
+            line = _band(axis, np.arange(1, values.shape[1] + 1), values, label)
             line.set_linestyle("--" if label in dashed else "-")
         for fraction in fractions:
             _level(axis, fraction, f"{fraction:g}", 1, 0.8)
@@ -40,11 +39,9 @@ def spectrum_panels(curves: Mapping[str, Array], fractions: Sequence[float], das
     return figure
 
 
-def _band(axis: Any, x: Array, values: Array, label: str, full_range: bool = False) -> Any:
-    """The mean of `(seeds, n)` values with a band: one standard deviation, or from the least seed to the greatest."""
-    mean = values.mean(axis=0)
-    spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
-    low, high = (values.min(axis=0), values.max(axis=0)) if full_range else (mean - spread, mean + spread)
+def _band(axis: Any, x: Array, values: Array, label: str) -> Any:
+    """The mean of `(seeds, n)` values with a band from the least seed to the greatest."""
+    mean, low, high = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
     (line,) = axis.plot(x, mean, label=label, marker="o" if len(x) < 16 else None, ms=4)
     axis.fill_between(x, low, high, color=line.get_color(), alpha=0.2, lw=0)
     return line
@@ -54,26 +51,6 @@ def _level(axis: Any, height: float, name: str, x: float, width: float) -> None:
     """A dotted horizontal line, its name above its right end, at the fraction `x` of the axis."""
     axis.axhline(height, color=BLACK, lw=width, ls=":")
     axis.annotate(name, (x, height), xycoords=("axes fraction", "data"), fontsize=9, ha="right", va="bottom")
-
-
-def seed_curves(panels: Mapping[str, Mapping[str, tuple[Array, Array]]], labels: Labels, log_x: bool = False) -> Figure:
-    """Panels side by side, each with its curves: the mean over seeds with a band of one standard deviation.
-
-    Args:
-        panels: title -> label -> (x `(n,)`, values `(seeds, n)`).
-        labels: those of all panels.
-        log_x: whether the horizontal axis is logarithmic.
-    """
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4), sharey=True, squeeze=False)
-    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
-        for label, (x, values) in lines.items():
-            _band(axis, x, values, label)
-        axis.set(title=title, xlabel=labels.x, xscale="log" if log_x else "linear")
-        axis.xaxis.set_major_formatter("{x:,.0f}")
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.legend()
-    axes[0, 0].set_ylabel(labels.y)
-    return figure
 
 
 def interval_plot(values: Mapping[str, Mapping[str, Array]], band: tuple[float, float], labels: Labels) -> Figure:
@@ -98,36 +75,6 @@ def interval_plot(values: Mapping[str, Mapping[str, Array]], band: tuple[float, 
     axis.set(yticks=range(len(rows)), yticklabels=rows, xlabel=labels.x, ylabel=labels.y, xlim=(0, None))
     axis.invert_yaxis()
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=len(values) + 1)
-    return figure
-
-
-def heat_with_shares(heats: Mapping[str, Array], shares: Mapping[str, Array], end: float, labels: Labels) -> Figure:
-    """Heat maps side by side with a row for each component, and beside them a stacked bar for each component.
-
-    Args:
-        heats: title -> `(components, bins)`, each row a distribution over the horizontal axis that sums to 1.
-        shares: name (such as a layer) -> `(components,)`, fractions that sum to 1 over the names.
-        end: last value of the horizontal axis, which starts at 0.
-        labels: x and y of the heat maps, z of their common colour bar.
-    """
-    ratios = (*[2] * len(heats), 1.6)
-    figure, axes = plt.subplots(1, len(heats) + 1, figsize=(11, 4.8), width_ratios=ratios, sharey=True)
-    count = len(next(iter(heats.values())))
-    scale = PowerNorm(0.5, 0, max(heat.max() for heat in heats.values()))  # a square root lets faint rows be seen
-    for axis, (title, heat) in zip(axes, heats.items(), strict=False):
-        extent = (0, end, count + 0.5, 0.5)
-        image = axis.imshow(heat, aspect="auto", extent=extent, interpolation="nearest", norm=scale)
-        axis.set(title=title, xlabel=labels.x)
-        axis.grid(visible=False)
-    axes[0].set_ylabel(labels.y)
-    axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.colorbar(image, ax=axes[-2], label=labels.z)
-    start = np.zeros(count)
-    for name, part in shares.items():
-        axes[-1].barh(np.arange(1, count + 1), part, left=start, height=0.85, label=name)
-        start = start + part
-    axes[-1].set(xlabel="share of squared entries", xlim=(0, 1))
-    axes[-1].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=9)
     return figure
 
 

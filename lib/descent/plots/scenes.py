@@ -149,31 +149,3 @@ def moving_paths(relief: Relief, times: Array, labels: Labels, unit: str) -> Fig
     legend["bgcolor"] = "rgba(0,0,0,0)"
     interactive.update_layout(height=640, margin=margin, legend=legend, sliders=[slider], updatemenus=[buttons])
     return interactive, _still({f"after {times[-1]} {unit}s": relief}, colour, labels)
-
-
-def path_3d(points: Array, colour: Array, labels: Labels, colour_label: str) -> Figures:
-    """A path in three dimensions with coloured points, as an interactive figure and its still picture.
-
-    Args:
-        points: `(n, 3)`, in order.
-        colour: `(n,)`, the value that the colour of each point shows.
-        labels: those of all three axes.
-        colour_label: label of the colour bar.
-
-    Raises:
-        ValueError: points that are not in three dimensions.
-    """
-    if points.ndim != 2 or points.shape[1] != 3:
-        raise ValueError(f"points of shape {points.shape}: expected (n, 3)")
-    x, y, z = points.astype(np.float32).T
-    bar = {"title": colour_label}
-    marker = {"size": 3, "color": colour.astype(np.float32), "colorscale": "Viridis", "colorbar": bar}
-    line = {"color": "rgba(120,120,120,0.25)", "width": 2}
-    interactive = go.Figure(go.Scatter3d(x=x, y=y, z=z, mode="lines+markers", marker=marker, line=line))
-    margin = {"l": 0, "r": 0, "t": 10, "b": 0}
-    interactive.update_layout(scene=_axes(labels), height=560, margin=margin, template="plotly_white")
-    static, (axis,) = still_row([""], (8, 5.5), (30, -60), xlabel=labels.x, ylabel=labels.y, zlabel=labels.z)
-    axis.plot(x, y, z, color="grey", lw=0.4, alpha=0.4)
-    dots = axis.scatter(x, y, z, c=colour, s=6)
-    static.colorbar(dots, ax=axis, label=colour_label, shrink=0.7, pad=0.12)
-    return interactive, static

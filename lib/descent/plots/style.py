@@ -6,8 +6,9 @@ import base64
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,9 +19,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly.subplots import make_subplots
 
+from descent.repro.records import save_figure
+
 Figures = tuple[go.Figure, Figure]  # an interactive one, and its still picture
 Still = tuple[Figure, list[Any]]  # a figure and its axes
 PLOTLY = "application/vnd.plotly.v1+json"
+EXPLORABLE = "application/vnd.descent.explorable+json"  # what a page computes and draws as its reader moves something
 # Okabe and Ito's palette, whose colours differ with every common kind of colour blindness
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#222222", "#8C8C8C"
@@ -153,4 +157,25 @@ def show(figure: Figure, alt: str, interactive: go.Figure | None = None) -> None
     plt.close(figure)
     if interactive is not None:
         bundle[PLOTLY] = json.loads(interactive.to_json())
+    display(bundle, raw=True)  # type: ignore[no-untyped-call]
+
+
+def show_figure(figure: Figure, name: str, folder: str | Path = "", forms: Mapping[str, Any] | None = None) -> None:
+    """Display a figure whose caption and alternative text stand once, in its cell's metadata, and keep a copy of it.
+
+    Args:
+        figure: is closed afterwards.
+        name: of the file, without a suffix; a viewer that shows no picture shows it instead.
+        folder: in which the figure is kept as PNG, SVG and PDF; if empty, it is not kept.
+        forms: MIME type -> plain JSON values, other forms of the same output, such as one that a reader can move.
+            A viewer that does not know them shows the picture.
+
+    Raises:
+        ValueError: the name is empty.
+    """
+    if not name.strip():
+        raise ValueError(f"name={name!r}: expected the name of the figure's file")
+    save_figure(figure, folder, name)
+    bundle = {"image/png": base64.b64encode(_picture(figure)).decode(), "text/plain": name, **(forms or {})}
+    plt.close(figure)
     display(bundle, raw=True)  # type: ignore[no-untyped-call]
