@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from descent.repro.files import atomic_path
 
@@ -111,12 +111,31 @@ class Record:
             np.savez(file, **arrays)
 
     @classmethod
-    def load(cls, path: str | Path) -> Record:
-        """Read what `save` wrote.
+    def load(cls, path: str | Path, remake: str = "make records", /, **expected: object) -> Record:
+        """Read what `save` wrote, and refuse what was made from something else than expected.
+
+        Args:
+            path: of the file.
+            remake: the command that makes it again, which every refusal names.
+            expected: settings that it must have, such as the SHA-256 of the weights that it was measured on.
 
         Raises:
-            ValueError: the file is damaged (the archive holds a checksum of each array) or is no record.
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged (the archive holds a checksum of each array), is no record, or one of its
+                settings is not as expected; the message gives both values.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     Record("lengths", {}, {"weights": "0713"}).save(f"{folder}/lengths.npz")
+            ...     try:
+            ...         Record.load(f"{folder}/lengths.npz", "make lengths", weights="9b0f")
+            ...     except ValueError as error:
+            ...         print(str(error).removeprefix(folder))
+            /lengths.npz: made from weights='0713', expected '9b0f'; make it again: make lengths
         """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such record; to make it: {remake}")
         with open(path, "rb") as file:
             try:
                 with np.load(file, allow_pickle=False) as archive:
@@ -127,7 +146,10 @@ class Record:
                     if len(set(archive.zip.namelist())) < len(entries) or any(entry.comment for entry in entries):
                         raise ValueError("its table of contents is damaged")
             except Exception as error:  # a flipped bit may also ask for a password or an unknown compression
-                raise ValueError(f"{path}: damaged, or no record ({error}); make it again") from error
+                raise ValueError(f"{path}: damaged, or no record ({error}); make it again: {remake}") from error
+        for name, value in expected.items():
+            if (kept := meta["settings"].get(name)) != value:
+                raise ValueError(f"{path}: made from {name}={kept!r}, expected {value!r}; make it again: {remake}")
         return cls(meta["name"], values, meta["settings"], meta["provenance"])
 
 
@@ -137,7 +159,9 @@ def record_path(root: Path, chapter: str, name: str) -> Path:
 
 
 def find_record(path: Path, **settings: object) -> Record | None:
-    """The record at `path` if there is one and its settings have these values, so that it belongs to this set-up.
+    """The record at `path` if there is one with these settings; None where there is none, or one of another set-up.
+
+    Where a record of this set-up must be there, `Record.load` refuses another by name.
 
     Raises:
         ValueError: the file is damaged.
@@ -146,6 +170,23 @@ def find_record(path: Path, **settings: object) -> Record | None:
     if record is None or any(record.settings.get(name) != value for name, value in settings.items()):
         return None
     return record
+
+
+def relative_difference(kept: ArrayLike, anew: ArrayLike, scale: float | None = None) -> NDArray[np.float64]:
+    """How far kept numbers are from the same ones computed again: |kept - anew| / |anew|, of one shape, `(...)`.
+
+    It is 0 where both are NaN or equal, and infinite where only one is finite. A `scale` takes the place of |anew|.
+
+    Example:
+        >>> relative_difference([1.0, 0.0, np.nan, np.inf], [2.0, 0.0, np.nan, 1.0])
+        array([0.5, 0. , 0. , inf])
+    """
+    before, now = np.asarray(kept, float), np.asarray(anew, float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = np.abs(before - now) / (np.abs(now) if scale is None else scale)
+    same = (before == now) | (np.isnan(before) & np.isnan(now))
+    result: NDArray[np.float64] = np.where(same, 0, np.where(np.isfinite(relative), relative, np.inf))
+    return result
 
 
 def open_chapter(name: str) -> None:
