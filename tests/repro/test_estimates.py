@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from descent.repro import estimates
 from descent.repro.estimates import Estimate, estimate, summarised, value_range
@@ -66,6 +67,32 @@ def test_nested_units_are_resampled_by_groups_and_count_as_groups() -> None:
 
 def test_groups_of_different_lengths_are_weighed_by_their_rows() -> None:
     assert estimate([[0.0], [1.0, 1.0, 1.0]]).value == 0.75
+
+
+def test_a_share_of_nested_units_counts_what_is_independent_among_them() -> None:
+    # by hand: groups that agree within themselves, 8 of 10 all right: v = 10/9 * 10 * 0.16 / 100, n_eff = 9,
+    # times (t(0.975; 49) / t(0.975; 9))^2 = (2.00958 / 2.26216)^2
+    groups = [np.ones(5)] * 8 + [np.zeros(5)] * 2
+    found, flat = estimate(groups, "share"), estimate(np.concatenate(groups), "share")
+    count, z, p = 9 * (2.00958 / 2.26216) ** 2, 1.959964, 0.8
+    half = z / (1 + z**2 / count) * np.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
+    centre = (p + z**2 / (2 * count)) / (1 + z**2 / count)
+    assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-4)
+    assert (found.value, found.units) == (0.8, 10)
+    assert found.low < flat.low < flat.high < found.high
+
+
+def test_a_share_of_all_nested_units_has_a_width() -> None:
+    all_right = estimate([np.ones(5)] * 10, "share")
+    count = 50 * (2.00958 / 2.26216) ** 2
+    assert (all_right.low, all_right.high) == pytest.approx((count / (count + 1.959964**2), 1), abs=1e-4)
+
+
+def test_wilsons_interval_is_scipys() -> None:
+    for hits, n in ((0, 4), (3, 7), (50, 50), (1, 200)):
+        ends = scipy.stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
+        found = estimate([1] * hits + [0] * (n - hits), "share")
+        assert (found.low, found.high) == pytest.approx((ends.low, ends.high), abs=1e-12)
 
 
 def test_a_statistic_of_the_rows_is_that_of_the_joined_rows() -> None:

@@ -46,7 +46,7 @@ def estimate(
     statistics, which are too few below six units at 95 %. Where `values` holds a sequence for each group, such as the
     points of each training run, or `statistic` is a function, whole groups are drawn with replacement (a cluster
     bootstrap), and the percentiles are widened for few groups as Hesterberg advises (2015, What Teachers Should Know
-    About the Bootstrap).
+    About the Bootstrap). A share of nested units has Wilson's interval at their effective number.
 
     Args:
         values: one number per unit, 0 or 1 for a share; or one array of rows per group, whose first axis is joined.
@@ -121,10 +121,29 @@ def _student(sample: NDArray[np.float64], level: float) -> tuple[float | None, f
 
 
 def _wilson(sample: NDArray[np.float64], level: float) -> tuple[float | None, float | None]:
-    if len(sample) < 2:
-        return None, None
-    ends = scipy.stats.binomtest(int(sample.sum()), len(sample)).proportion_ci(level, method="wilson")
-    return float(ends.low), float(ends.high)
+    return _wilson_of(float(sample.mean()), len(sample), level) if len(sample) > 1 else (None, None)
+
+
+def _wilson_of(share: float, count: float, level: float) -> tuple[float, float]:
+    """Wilson's interval of a share of `count` units, which need not be a whole number."""
+    z = scipy.stats.norm.ppf((1 + level) / 2)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def _nested_share(groups: Sequence[NDArray[np.float64]], level: float) -> tuple[float, float]:
+    """Wilson's interval at the effective number of units of a clustered sample, after Korn and Graubard (1998).
+
+    It is the number at which independent units would vary as the shares of the groups do, at most their own number, and
+    is made smaller for few groups. A bootstrap would give no width at all to a share of 1.
+    """
+    rows, hits = (np.array([measure(group) for group in groups]) for measure in (len, np.sum))
+    n, k, share = int(rows.sum()), len(groups), float(hits.sum() / rows.sum())
+    variance = k / (k - 1) * ((hits - rows * share) ** 2).sum() / n**2
+    effective = min(n, share * (1 - share) / variance) if variance > 0 else n
+    few = scipy.stats.t.ppf((1 + level) / 2, [n - 1, k - 1])
+    return _wilson_of(share, effective * (few[0] / few[1]) ** 2, level)
 
 
 def _order(sample: NDArray[np.float64], level: float) -> tuple[float | None, float | None]:
@@ -141,6 +160,9 @@ def _of_groups(groups: Sequence[NDArray[np.float64]], statistic: Any, level: flo
         raise ValueError(f"the statistic of all {count} groups is {value}: expected a finite number")
     if count < 2:
         return Estimate(value=value, low=None, high=None, units=count, level=level)
+    if statistic == "share":
+        low, high = _nested_share(groups, level)
+        return Estimate(value=value, low=low, high=high, units=count, level=level)
     generator = np.random.default_rng(0)  # the same groups have the same interval, on every machine
     drawn = [generator.integers(count, size=count) for _ in range(RESAMPLES)]
     resampled = np.array([float(of(np.concatenate([groups[i] for i in chosen]))) for chosen in drawn])
