@@ -1,4 +1,7 @@
 import dataclasses
+import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,10 +28,9 @@ from descent.experiments.cifar_resnets import (
 from descent.landscape.directions import weight_matrices
 from descent.models.flat_weights import flatten
 from descent.models.image_networks import Residual, cifar_resnet
-from descent.models.published_weights import ResNetDescription, load_checkpoint
-from descent.repro.files import sha256_of
+from descent.models.published_weights import DIGESTS, ResNetDescription, load_checkpoint, load_training_path
+from descent.repro.files import sha256_of, write_json
 from descent.repro.machine import autocast
-from descent.repro.records import Record
 from descent.repro.seeding import torch_generator
 from descent.spectra.trajectory import trajectory_plane
 from descent.training.loop import TrainingPlan, fit
@@ -212,10 +214,11 @@ def test_a_checkpoint_says_how_it_was_trained(uninterrupted: Path) -> None:
 
 @pytest.mark.parametrize("network", [SMALL, SHORTLESS])
 def test_the_record_of_a_path_is_that_of_its_weights(network: ResNetDescription, uninterrupted: Path) -> None:
-    record = Record.load(uninterrupted / f"{network.name}-path.npz")
-    start, end = (
-        flatten(weight_matrices(m)) for m in (network.build(0), load_checkpoint(uninterrupted, network).model)
-    )
+    checkpoint = load_checkpoint(uninterrupted, network)
+    record = load_training_path(uninterrupted, checkpoint)
+    assert record.settings == {"weights_sha256": sha256_of(uninterrupted / f"{network.name}.safetensors")}
+    assert record.provenance == checkpoint.about["provenance"]
+    start, end = (flatten(weight_matrices(m)) for m in (network.build(0), checkpoint.model))
     gram, steps, plane = (record.values[name] for name in ("gram", "steps", "plane"))
     assert steps.tolist() == [0, 2, 4, 7, 9, 12]
     assert gram.shape == (6, 6)
@@ -225,6 +228,41 @@ def test_the_record_of_a_path_is_that_of_its_weights(network: ResNetDescription,
     assert not gram[:, -1].any()
     assert gram[0, 0] == pytest.approx(((start - end).double() ** 2).sum().item(), rel=1e-6)
     np.testing.assert_allclose(plane.astype(float) @ plane.T.astype(float), np.eye(2), atol=1e-3)
+
+
+def swapped(folder: Path) -> None:
+    """The path of one network in the place of another's, and its digest along with it."""
+    paths = [folder / f"{network.name}-path.npz" for network in (SMALL, SHORTLESS)]
+    shutil.copy(paths[1], paths[0])
+    digests = json.loads((folder / DIGESTS).read_text())
+    write_json(folder / DIGESTS, {**digests, paths[0].name: sha256_of(paths[0])})
+
+
+@pytest.mark.promise("R4")
+def test_a_path_of_another_network_is_refused_by_name(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(uninterrupted, folder)
+    path, (own, other) = folder / "resnet8-path.npz", (load_checkpoint(folder, n) for n in (SMALL, SHORTLESS))
+    swapped(folder)
+    made = f"{path}: made from weights_sha256='{other.sha256}', expected '{own.sha256}'"
+    message = f"{made}; make it again: rm -f '{path}'; make checkpoints"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_training_path(folder, own)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"resnet8-path\.npz: no such record; to make it: rm -f '.*make check"):
+        load_training_path(folder, own)
+
+
+@pytest.mark.promise("R4")
+def test_one_flipped_byte_of_a_path_is_refused_by_name(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(uninterrupted, folder)
+    path, checkpoint = folder / "resnet8-path.npz", load_checkpoint(folder, SMALL)
+    whole = path.read_bytes()
+    for byte in np.linspace(0, len(whole) - 1, 40).astype(int):
+        path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 1]) + whole[byte + 1 :])
+        with pytest.raises(ValueError, match=r"resnet8-path\.npz is damaged: SHA-256 .*; restore it: git checkout '"):
+            load_training_path(folder, checkpoint)
 
 
 def test_a_path_record_holds_its_plane() -> None:
@@ -294,6 +332,8 @@ def test_main_trains_what_is_not_there(
 ) -> None:
     for name in ("resnet110", "resnet20-noshort"):
         (tmp_path / f"{name}.safetensors").touch()
+        (tmp_path / f"{name}-path.npz").touch()
+    (tmp_path / "resnet56.safetensors").touch()  # without the path of its training
     main(["--folder", str(tmp_path)])
     names = ["resnet110-noshort", "resnet56", "resnet56-noshort", "resnet20"]
     assert [network.name for network, _, _ in trained] == names

@@ -1,5 +1,6 @@
 """The records of runs: made of what the chapters call live, resumable, made once."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from descent.experiments.grokking_records import (
     make_grokking_basins,
     measure_curves,
     measure_spectra,
+    read_record,
+    recompute_memorised,
+    recompute_start,
+    recorded_experiments,
     train_or_load,
 )
 from descent.experiments.induction_heads import InductionExperiment
@@ -143,6 +148,68 @@ def test_a_record_of_another_set_up_is_made_again(project: Path, monkeypatch: py
     new = {path.name: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
     assert {name for name in old if old[name] != new[name]} == {"seed-0.npz", "seed-1.npz", "times.npz"}
     assert Record.load(record_path(project, "grokking", "seed-1")).values["steps"].tolist() == [0, 10, 20, 30, 40]
+
+
+@pytest.mark.promise("R4")
+def test_a_record_of_another_experiment_is_refused_by_name(project: Path) -> None:
+    make_all(project)
+    names = ["seed-0", "seed-1", "others", "times"]
+    places = [("grokking", name) for name in names] + [("grokking_basins", "seed-1"), ("grokking_basins", "undecayed")]
+    for chapter, name in places:
+        assert read_record(project, chapter, name, SMALL()).name == name
+        pattern = (
+            rf"{name}\.npz: made from experiments?=.*, expected .*; make it again: make records CHAPTER={chapter}$"
+        )
+        with pytest.raises(ValueError, match=pattern):
+            read_record(project, chapter, name, SMALL(learning_rate=2e-3))
+    path, other = (record_path(project, "grokking", f"seed-{seed}") for seed in (0, 1))
+    path.write_bytes(other.read_bytes())
+    found, wanted = SMALL(steps=30, seed=1).digest(), SMALL(steps=40, seed=0).digest()
+    with pytest.raises(ValueError, match=rf"seed-0\.npz: made from experiment='{found}', expected '{wanted}'"):
+        read_record(project, "grokking", "seed-0", SMALL())
+
+
+def changed(record: Record, name: str, at: tuple[int, ...]) -> Record:
+    values = {key: np.array(value) for key, value in record.values.items()}
+    values[name][at] *= 1.5
+    return replace(record, values=values)
+
+
+def test_a_recheck_sees_a_wrong_number_in_its_part(project: Path) -> None:
+    make_all(project)
+    for chapter, name, values in (
+        ("grokking", "seed-1", ["train_loss", "test_loss"]),
+        ("grokking_basins", "seed-1", ["weights", "logits"]),
+        ("grokking_basins", "undecayed", ["train_loss", "test_loss", "weights", "logits"]),
+    ):
+        record = read_record(project, chapter, name, SMALL())
+        (experiment, *_) = recorded_experiments(name, SMALL())
+        with deterministic(1):
+            assert recompute_start(record, experiment) < 1e-12
+            for value in values:
+                kept = record.values[value]
+                wrong = recompute_start(changed(record, value, (1,) * kept.ndim), experiment)
+                assert wrong == pytest.approx(0.5) if kept.ndim == 1 else 0.1 < wrong <= 0.5
+                after = changed(record, value, (2,) * kept.ndim)  # the first that is not trained again
+                assert recompute_start(after, experiment) < 1e-12
+
+
+def test_a_step_of_memorising_is_trained_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EARLY", "LIMIT", "GRID_LIMIT"):
+        monkeypatch.setattr(grokking_records, name, 300)
+    base = SMALL(learning_rate=0.005, width=32, hidden=64)
+    (start,) = recorded_experiments("times", base)
+    grid = [replace(start, fraction=0.4, seed=3), replace(start, fraction=0.6, seed=4)]
+    points = {"points": np.array([[each.fraction, each.weight_decay, each.seed] for each in grid])}
+    for name, runs, more in (("others", recorded_experiments("others", base), {}), ("times", grid, points)):
+        with deterministic(1):
+            record = Record(name, {**GeneralisationTimes(tuple(runs))(np.arange(2.0)[:, None]), **more})
+            assert np.all(record.values["memorised"] <= 240)
+            assert len(set(record.values["memorised"])) == 2  # so that the wrong run would be seen
+            wrong = replace(record, values={**record.values, "memorised": record.values["memorised"] - 20})
+            for seed in range(3):
+                assert recompute_memorised(record, base, seed) == 0
+                assert 0.05 < recompute_memorised(wrong, base, seed) < 1
 
 
 def test_no_smaller_decay_is_begun_where_the_larger_took_more_than_half_of_the_limit(

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from descent.experiments.cifar_resnets import (
     make_surface_record,
     plane_evaluator,
     plane_hessian_extremes,
-    plane_record_key,
     plane_record_path,
+    plane_sources,
+    read_plane_record,
 )
 from descent.landscape.directions import random_direction
 from descent.landscape.evaluator import Evaluator
@@ -32,7 +34,7 @@ from descent.models.published_weights import (
     save_checkpoint,
 )
 from descent.repro.files import sha256_of
-from descent.repro.records import find_record, provenance
+from descent.repro.records import provenance
 from descent.repro.seeding import torch_generator
 from descent.repro.sweeps import SweepError
 
@@ -96,14 +98,14 @@ def directions(checkpoint: Checkpoint, seed: int, scaling: Any = "filter") -> li
 
 
 def test_the_images_are_the_first_of_the_standardised_training_set(root: Path) -> None:
-    inputs, targets = first_images(5)
+    inputs, targets = first_images(read("cifar10"), 5)
     assert torch.equal(inputs, standardise(read("cifar10"))[:5])
     assert torch.equal(targets, read("cifar10").targets[:5])
     assert inputs.untyped_storage().nbytes() == 5 * 3 * 8 * 8 * 4  # it travels without the other images
 
 
 def test_a_plane_is_that_of_its_seed_and_scaling(root: Path) -> None:
-    checkpoint, images = trained(root), first_images(IMAGES)
+    checkpoint, images = trained(root), first_images(read("cifar10"), IMAGES)
     points, keys = [[0.5, -0.25], [-1, 1]], set()
     for seed, scaling in ((0, "filter"), (1, "filter"), (0, "layer")):
         evaluator = plane_evaluator(checkpoint, images, seed, scaling, "float32")
@@ -118,11 +120,11 @@ def test_a_plane_is_that_of_its_seed_and_scaling(root: Path) -> None:
 
 def test_a_surface_record_is_a_direct_evaluation(root: Path) -> None:
     make_surface_record(TINY, 3, root, "")
-    checkpoint, images, axis = trained(root), first_images(IMAGES), np.linspace(-1, 1, SIDE)
+    checkpoint, images, axis = trained(root), first_images(read("cifar10"), IMAGES), np.linspace(-1, 1, SIDE)
     task = Evaluator(checkpoint.model, *images, directions(checkpoint, 3))
     expected = loss_surface(task, axis, axis)
-    key = plane_record_key(checkpoint, IMAGES, 3)
-    record = find_record(plane_record_path(root, TINY, "surface", 3), key=key)
+    sources = plane_sources(checkpoint, read("cifar10"), IMAGES, 3)
+    record = read_plane_record(plane_record_path(root, TINY, "surface", 3), sources)
     assert record is not None
     assert record.name == "resnet8-surface"
     recorded = LossSurface.of(record)
@@ -132,24 +134,72 @@ def test_a_surface_record_is_a_direct_evaluation(root: Path) -> None:
     np.testing.assert_array_equal([recorded.alpha, recorded.beta], [axis, axis])
     assert np.ptp(recorded.loss) > 0
     assert not np.array_equal(recorded.loss, recorded.loss.T)
-    about = {"key": key, "seed": 3, "scaling": "filter", "images": IMAGES, "precision": task.precision}
-    assert record.settings == about
+    assert record.settings == {**sources, "precision": task.precision}
     assert {**record.provenance, "commit": None} == {**provenance(3), "commit": None}
 
 
-def test_a_records_key_names_weights_plane_and_images(root: Path) -> None:
-    checkpoint = trained(root)
-    keys = {plane_record_key(checkpoint, 6, 0), plane_record_key(checkpoint, 7, 0), plane_record_key(checkpoint, 6, 1)}
-    keys |= {plane_record_key(checkpoint, 6, 0, "layer"), plane_record_key(replace(checkpoint, sha256="another"), 6, 0)}
-    assert len(keys) == 5
-    assert sha256_of(root / "data" / "checkpoints" / "resnet8.safetensors") in plane_record_key(checkpoint, 6, 0)
+def altered(data: Dataset, image: int) -> Dataset:
+    inputs = data.inputs.clone()
+    inputs[image, 0, 0, 0] += 1 / 255
+    return replace(data, inputs=inputs)
+
+
+def test_sources_name_weights_directions_and_images(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, data = trained(root), read("cifar10")
+    sources = plane_sources(checkpoint, data, 6, 0)
+    assert sources == plane_sources(checkpoint, altered(data, 6), 6, 0)  # an image that is not measured
+    assert sources["weights_sha256"] == sha256_of(root / "data" / "checkpoints" / "resnet8.safetensors")
+
+    def differing(*given: Any) -> set[str]:
+        return {name for name, value in plane_sources(*given).items() if value != sources[name]}
+
+    assert differing(checkpoint, altered(data, 5), 6, 0) == {"images_sha256"}
+    assert differing(checkpoint, replace(data, targets=data.targets.flip(0)), 6, 0) == {"images_sha256"}
+    assert differing(checkpoint, data, 7, 0) == {"images", "images_sha256"}
+    assert differing(checkpoint, data, 6, 1) == {"seed", "directions_sha256"}
+    assert differing(replace(checkpoint, sha256="another"), data, 6, 0) == {"weights_sha256"}
+    monkeypatch.setattr(cifar_resnets, "random_direction", lambda *given: random_direction(given[0], 0, "alpha"))
+    assert differing(checkpoint, data, 6, 0) == {"directions_sha256"}  # the second is the first
+
+
+def test_the_last_bits_of_directions_do_not_count(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, data = trained(root), read("cifar10")
+    sources = plane_sources(checkpoint, data, 6, 0)
+
+    def rounded(*given: Any) -> dict[str, torch.Tensor]:
+        return {name: part * (1 + 1e-6) for name, part in random_direction(*given).items()}
+
+    monkeypatch.setattr(cifar_resnets, "random_direction", rounded)
+    assert plane_sources(checkpoint, data, 6, 0) == sources
+
+
+@pytest.mark.promise("R4")
+@pytest.mark.parametrize("kind", ["surface", "curvature"])
+def test_a_record_of_other_sources_is_refused_by_name(root: Path, kind: str) -> None:
+    make, count = {"surface": (make_surface_record, IMAGES), "curvature": (make_curvature_record, FEW)}[kind]
+    make(TINY, 0, root, "")
+    checkpoint, data, path = trained(root), read("cifar10"), plane_record_path(root, TINY, kind, 0)
+    sources = plane_sources(checkpoint, data, count, 0)
+    assert read_plane_record(path, sources) is not None
+    others = {
+        "weights_sha256": plane_sources(replace(checkpoint, sha256="another"), data, count, 0),
+        "images_sha256": plane_sources(checkpoint, altered(data, 0), count, 0),
+        "directions_sha256": {**sources, "directions_sha256": "another"},
+    }
+    for name, expected in others.items():
+        made = f"{path}: made from {name}='{sources[name]}', expected '{expected[name]}'"
+        message = f"{made}; make it again: make records CHAPTER=resnet_landscape"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            read_plane_record(path, expected)
+    for other in ({"seed": 1}, {"images": 99}, {"scaling": "layer"}):  # not asked for: neither used nor refused
+        assert read_plane_record(path, {**sources, **other}) is None
 
 
 def test_a_curvature_record_is_a_direct_evaluation(root: Path) -> None:
     make_curvature_record(TINY, 1, root, "")
-    checkpoint, images, axis = trained(root), first_images(FEW), np.linspace(-1, 1, COARSE)
-    key = plane_record_key(checkpoint, FEW, 1)
-    record = find_record(plane_record_path(root, TINY, "curvature", 1), key=key)
+    checkpoint, images, axis = trained(root), first_images(read("cifar10"), FEW), np.linspace(-1, 1, COARSE)
+    sources = plane_sources(checkpoint, read("cifar10"), FEW, 1)
+    record = read_plane_record(plane_record_path(root, TINY, "curvature", 1), sources)
     assert record is not None
     assert record.name == "resnet8-curvature"
     assert set(record.values) == {"alpha", "beta", *EIGENVALUES}
@@ -161,13 +211,12 @@ def test_a_curvature_record_is_a_direct_evaluation(root: Path) -> None:
         assert record.values[name].shape == (COARSE, COARSE)
         assert record.values[name][0, 1] == pytest.approx(direct[name][0], rel=1e-4)
     assert record.values["largest"][0, 1] != pytest.approx(record.values["largest"][1, 0], rel=1e-2)
-    about = {"key": key, "seed": 1, "scaling": "filter", "images": FEW, "precision": "float32"}
-    assert record.settings == about
+    assert record.settings == {**sources, "precision": "float32"}
     assert record.provenance["seed"] == 1
 
 
 def test_curvature_is_on_the_plane_of_its_arguments(root: Path) -> None:
-    checkpoint, images = trained(root), first_images(FEW)
+    checkpoint, images = trained(root), first_images(read("cifar10"), FEW)
     task = plane_hessian_extremes(checkpoint, images, 2, "layer")
     expected = HessianExtremes(checkpoint.model, *images, directions(checkpoint, 2, "layer"))
     other = HessianExtremes(checkpoint.model, *images, directions(checkpoint, 2))
@@ -216,12 +265,13 @@ def test_other_weights_have_shards_and_a_record_of_their_own(
     path = plane_record_path(root, TINY, "curvature", 0)
     before = sha256_of(path)
     save_checkpoint(root / "data" / "checkpoints", TINY, round_to_float16(settle(TINY.build(), 1)), {})
-    assert find_record(path, key=plane_record_key(trained(root), FEW, 0)) is None
+    with pytest.raises(ValueError, match="made from weights_sha256="):
+        read_plane_record(path, plane_sources(trained(root), read("cifar10"), FEW, 0))
     make_resnet_landscape(root, "")
     assert computed == [1] * 8
     assert sha256_of(path) != before
     assert len(list((root / "_build" / "sweeps").glob("resnet8-curvature-*"))) == 2
-    assert find_record(path, key=plane_record_key(trained(root), FEW, 0)) is not None
+    assert read_plane_record(path, plane_sources(trained(root), read("cifar10"), FEW, 0)) is not None
 
 
 def test_the_chapters_records_are_made_once(root: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

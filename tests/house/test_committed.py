@@ -7,13 +7,27 @@ import numpy as np
 import pytest
 import torch
 
-from descent.experiments.cifar_resnets import NETWORKS, PLANE_LIMIT, ResNetSchedule
+from descent.data.datasets import Dataset
+from descent.experiments.cifar_resnets import (
+    CURVATURE_IMAGES,
+    IMAGES,
+    NETWORKS,
+    PLANE_LIMIT,
+    SIDES,
+    ResNetSchedule,
+    plane_record_path,
+    plane_sources,
+)
+from descent.experiments.grokking import ModularExperiment
+from descent.experiments.grokking_records import STEPS, read_record
+from descent.experiments.induction_heads import InductionExperiment
 from descent.landscape.directions import weight_matrices
-from descent.models.published_weights import ResNetDescription, load_checkpoint
-from descent.repro.records import Record
+from descent.models.published_weights import ResNetDescription, load_checkpoint, load_training_path
+from descent.repro.records import Record, record_path
 from descent.spectra.trajectory import principal_path
 
-CHECKPOINTS = Path(__file__).parents[2] / "data" / "checkpoints"
+ROOT = Path(__file__).parents[2]
+CHECKPOINTS = ROOT / "data" / "checkpoints"
 THERE = [network for network in NETWORKS if (CHECKPOINTS / f"{network.name}.safetensors").is_file()]
 
 
@@ -38,8 +52,10 @@ def test_weights_are_whole_and_say_how_they_were_made(network: ResNetDescription
 
 @pytest.mark.parametrize("network", THERE, ids=lambda network: network.name)
 def test_paths_end_at_the_weights(network: ResNetDescription) -> None:
-    record = Record.load(CHECKPOINTS / f"{network.name}-path.npz")
-    size = sum(part.numel() for part in weight_matrices(load_checkpoint(CHECKPOINTS, network).model).values())
+    checkpoint = load_checkpoint(CHECKPOINTS, network)
+    record = load_training_path(CHECKPOINTS, checkpoint)
+    assert record.provenance == checkpoint.about["provenance"]
+    size = sum(part.numel() for part in weight_matrices(checkpoint.model).values())
     gram, steps = record.values["gram"], record.values["steps"]
     assert gram.shape == (41, 41) == (len(steps), len(steps))
     assert np.all(np.diff(steps) > 0)
@@ -51,3 +67,31 @@ def test_paths_end_at_the_weights(network: ResNetDescription) -> None:
         np.testing.assert_allclose(plane @ plane.T, np.eye(2), atol=1e-3)
     else:
         assert "plane" not in record.values
+
+
+@pytest.mark.parametrize("network", THERE, ids=lambda network: network.name)
+def test_records_of_planes_are_of_these_weights_and_todays_directions(network: ResNetDescription) -> None:
+    checkpoint = load_checkpoint(CHECKPOINTS, network)
+    nothing = Dataset("cifar10", "train", torch.zeros(IMAGES, 1), torch.zeros(IMAGES), 10)
+    planes = [("curvature", 0, CURVATURE_IMAGES), *(("surface", seed, IMAGES) for seed in SIDES if network.depth > 20)]
+    for kind, seed, count in planes:
+        sources = plane_sources(checkpoint, nothing, count, seed)
+        del sources["images_sha256"]  # the images are no part of the repository
+        record = Record.load(plane_record_path(ROOT, network, kind, seed), **sources)
+        assert len(record.settings["images_sha256"]) == 64
+
+
+def test_records_of_runs_are_of_the_experiments_that_would_be_trained_today() -> None:
+    for chapter, names in {"grokking": ["others", "times"], "grokking_basins": ["undecayed"]}.items():
+        for name in [*names, *(f"seed-{seed}" for seed in STEPS)]:
+            assert read_record(ROOT, chapter, name, ModularExperiment()).name == name
+    Record.load(record_path(ROOT, "grokking_basins", "induction"), **dataclasses.asdict(InductionExperiment()))
+
+
+def test_both_chapters_records_of_a_seed_are_of_one_run() -> None:
+    for seed in STEPS:
+        curves, grams = (
+            read_record(ROOT, chapter, f"seed-{seed}", ModularExperiment())
+            for chapter in ("grokking", "grokking_basins")
+        )
+        np.testing.assert_allclose(np.diag(grams.values["weights"]), curves.values["squares"], rtol=1e-6)

@@ -10,8 +10,16 @@ import pytest
 from PIL import Image
 
 from descent.repro import records
-from descent.repro.files import atomic_path, sha256_of, write_atomic, write_json
-from descent.repro.records import Record, find_record, open_chapter, provenance, record_path, save_figure
+from descent.repro.files import atomic_path, sha256_of, sha256_of_arrays, write_atomic, write_json
+from descent.repro.records import (
+    Record,
+    find_record,
+    open_chapter,
+    provenance,
+    record_path,
+    relative_difference,
+    save_figure,
+)
 
 RECORD = Record("spectrum", {"values": np.arange(5.0), "steps": np.array([3, 1])}, {"seed": 1}, {"torch": "2"})
 
@@ -23,6 +31,15 @@ def names(folder):
 def test_sha256_of_is_the_published_digest_of_abc(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_digest_of_arrays_sees_names_types_shapes_and_every_bit():
+    arrays = {"a": np.arange(6.0), "b": np.zeros(2, bool)}
+    same = {"b": np.zeros(2, bool), "a": np.arange(12.0)[:6]}
+    assert sha256_of_arrays(arrays) == sha256_of_arrays(same)
+    others = [{**arrays, "a": np.arange(6)}, {**arrays, "a": np.arange(6.0).reshape(2, 3)}, {"a": arrays["a"]}]
+    others += [{**arrays, "a": np.nextafter(arrays["a"], 9)}, {"b": arrays["b"], "c": arrays["a"]}]
+    assert len({sha256_of_arrays(each) for each in [arrays, *others]}) == 6
 
 
 def test_a_whole_file_takes_the_place_of_the_old_one(tmp_path):
@@ -139,6 +156,30 @@ def test_a_record_is_found_by_its_settings(tmp_path):
         np.testing.assert_array_equal(found.values["loss"], [1, 2])
     for settings in ({"key": "b"}, {"key": "a", "sizes": [2, 1]}, {"key": "a", "seed": 0}):
         assert find_record(path, **settings) is None
+
+
+@pytest.mark.promise("R4")
+def test_a_record_made_from_something_else_is_refused_by_name(tmp_path):
+    path = tmp_path / "r.npz"
+    Record("r", {}, {"weights_sha256": "0713", "sizes": [1, 2]}).save(path)
+    assert Record.load(path, "make r", weights_sha256="0713", sizes=[1, 2]).name == "r"
+    refused = [
+        ("weights_sha256", "9b0f", "weights_sha256='0713', expected '9b0f'"),
+        ("sizes", [2, 1], r"sizes=\[1, 2\], expected \[2, 1\]"),
+        ("experiment", "a", "experiment=None, expected 'a'"),
+    ]
+    for name, value, said in refused:
+        with pytest.raises(ValueError, match=rf"r\.npz: made from {said}; make it again: make r$"):
+            Record.load(path, "make r", **{name: value})
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"r\.npz: no such record; to make it: make r$"):
+        Record.load(path, "make r")
+
+
+def test_relative_differences_make_no_number_of_nan():
+    kept, anew = [3.0, np.nan, np.nan, np.inf, np.inf, 1.0, 0.0], [2.0, np.nan, 1.0, np.inf, 5.0, 0.0, 0.0]
+    np.testing.assert_array_equal(relative_difference(kept, anew), [0.5, 0, np.inf, 0, np.inf, np.inf, 0])
+    np.testing.assert_array_equal(relative_difference([3.0, -1.0], [2.0, 1.0], scale=4.0), [0.25, 0.5])
 
 
 def test_a_damaged_record_is_refused_whatever_is_looked_for(tmp_path):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,9 +35,11 @@ from descent.models.published_weights import (
     Checkpoint,
     ResNetDescription,
     load_checkpoint,
+    path_file,
     round_to_float16,
     save_checkpoint,
 )
+from descent.repro.files import sha256_of_arrays
 from descent.repro.machine import Precision, autocast, compute_device, has_bfloat16
 from descent.repro.records import Record, find_record, provenance, record_path
 from descent.repro.seeding import torch_generator
@@ -57,6 +60,8 @@ IMAGES, CURVATURE_IMAGES = 64, 16  # of each surface, and of each Hessian
 SIDES = {0: 51, 1: 25}  # of the surfaces: seed of the plane -> points a side
 CURVATURE_SIDE = 5
 SHARD_SIZES = {"surface": 51, "curvature": 1}  # points
+SIGN_STRIDE = 101
+REMAKE = "make records CHAPTER=resnet_landscape"
 Images = tuple[Tensor, Tensor]
 
 
@@ -192,7 +197,7 @@ def train_resnet(
 
     A network that is to have no shortcuts starts with those of option A, which are taken away linearly over the share
     `fade` of the steps: without them it does not begin to learn in so few epochs. The record of
-    `training_path_record` is written beside the checkpoint, as `<name>-path.npz`.
+    `training_path_record` is written beside the checkpoint, whose SHA-256 it names, as `<name>-path.npz`.
 
     Raises:
         ValueError: a schedule of fewer than ten steps; nothing has been computed.
@@ -223,11 +228,9 @@ def train_resnet(
             set_gates(model, 0.0)  # the last step leaves a rest, and a resumed run may have made it before
         end = flatten({name: part.cpu() for name, part in weight_matrices(model).items()}).numpy()
         rows = np.concatenate([np.asarray(recorder.stack().rows), end[None]])
-        training_path_record(network, rows, [*recorder.stack().steps, batches.steps]).save(
-            folder / f"{network.name}-path.npz"
-        )
+        path = training_path_record(network, rows, [*recorder.stack().steps, batches.steps])
     error = error_rate(model, read(schedule.dataset, "test"), data, schedule.precision)
-    return save_checkpoint(folder, network, model.cpu(), _training_notes(schedule, losses, error, device))
+    return save_checkpoint(folder, network, model.cpu(), _training_notes(schedule, losses, error, device), path)
 
 
 def _training_notes(
@@ -281,9 +284,36 @@ def _plane(checkpoint: Checkpoint, seed: int, scaling: Scaling) -> list[Directio
     return [random_direction(checkpoint.model, seed, stream, scaling) for stream in ("alpha", "beta")]
 
 
-def plane_record_key(checkpoint: Checkpoint, images: int, seed: int, scaling: Scaling = "filter") -> str:
-    """What a record belongs to: a file of weights, a plane and a number of images; the same text on every machine."""
-    return f"{checkpoint.sha256} plane {seed} {scaling} first {images} images of cifar10"
+def plane_sources(
+    checkpoint: Checkpoint, data: Dataset, images: int, seed: int, scaling: Scaling = "filter"
+) -> dict[str, Any]:
+    """What a record of a plane was made from, as the settings that it carries; the same on every machine.
+
+    `seed`, `scaling` and `images`, the number of the first ones of the training set `data`, say what was asked for.
+    Three SHA-256 say what that was: `weights_sha256` of the file of weights; `directions_sha256` of the signs of every
+    `SIGN_STRIDE`-th number of both directions, whose last bits differ between processors; `images_sha256` of pixels,
+    before they are standardised, and classes.
+    """
+    flat = (flatten(direction).numpy()[::SIGN_STRIDE] > 0 for direction in _plane(checkpoint, seed, scaling))
+    pixels = {"inputs": data.inputs[:images].numpy(), "targets": data.targets[:images].numpy()}
+    return {
+        "seed": seed,
+        "scaling": scaling,
+        "images": images,
+        "weights_sha256": checkpoint.sha256,
+        "directions_sha256": sha256_of_arrays(dict(zip(("alpha", "beta"), flat, strict=True))),
+        "images_sha256": sha256_of_arrays(pixels),
+    }
+
+
+def read_plane_record(path: Path, sources: Mapping[str, Any]) -> Record | None:
+    """The record at `path`, made from these sources; None where there is none for this seed, scaling and count.
+
+    Raises:
+        ValueError: the file is damaged, or was made from other weights, directions or images.
+    """
+    asked = {name: sources[name] for name in ("seed", "scaling", "images")}
+    return Record.load(path, REMAKE, **sources) if find_record(path, **asked) else None
 
 
 def plane_record_path(root: Path, network: ResNetDescription, kind: str, seed: int) -> Path:
@@ -291,50 +321,50 @@ def plane_record_path(root: Path, network: ResNetDescription, kind: str, seed: i
     return record_path(root, "resnet_landscape", f"{network.name}-{kind}-{seed}")
 
 
-def first_images(count: int) -> Images:
-    """The first training images of CIFAR-10, standardised: a random sample, as they are sorted by their SHA-256."""
-    data = load_dataset("cifar10")
+def first_images(data: Dataset, count: int) -> Images:
+    """The first training images, standardised: of CIFAR-10 a random sample, as they are sorted by their SHA-256."""
     return standardise(data)[:count].clone(), data.targets[:count].clone()
 
 
-def _kept_sweep(root: Path, network: ResNetDescription, kind: str, key: str, scheduler: str) -> Sweep:
-    """A sweep whose shards are kept; other weights, another plane or number of images have another folder."""
-    folder = root / "_build" / "sweeps" / f"{network.name}-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    return Sweep(scheduler, folder, SHARD_SIZES[kind], f"{network.name} {kind}")
+def _kept_sweep(root: Path, name: str, kind: str, sources: Mapping[str, Any], scheduler: str) -> Sweep:
+    """A sweep whose shards are kept; other weights, another plane or other images have another folder."""
+    digest = hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:12]
+    folder = root / "_build" / "sweeps" / f"{name}-{kind}-{digest}"
+    return Sweep(scheduler, folder, SHARD_SIZES[kind], f"{name} {kind}")
 
 
 def make_surface_record(network: ResNetDescription, seed: int, root: Path, scheduler: str) -> None:
     """Make the record of one surface unless it is there; its side is that of its seed in SIDES."""
     checkpoint, path = load_checkpoint(root / CHECKPOINTS, network), plane_record_path(root, network, "surface", seed)
-    key = plane_record_key(checkpoint, IMAGES, seed)
-    if find_record(path, key=key):
+    data = load_dataset("cifar10")
+    sources = plane_sources(checkpoint, data, IMAGES, seed)
+    if find_record(path, **sources):
         return
-    evaluator = plane_evaluator(checkpoint, first_images(IMAGES), seed)
-    how = _kept_sweep(root, network, "surface", key, scheduler)
+    evaluator = plane_evaluator(checkpoint, first_images(data, IMAGES), seed)
+    how = _kept_sweep(root, network.name, "surface", sources, scheduler)
 
     def run(task: Evaluator, points: NDArray[Any]) -> dict[str, NDArray[Any]]:
         return sweep(task, points, how, f"{task.key()} {task.precision}")
 
     axis = np.linspace(-1, 1, SIDES[seed])
     surface = loss_surface(evaluator, axis, axis, run)
-    settings = {"key": key, "seed": seed, "scaling": "filter"}
-    surface.record(f"{network.name}-surface", settings, provenance(seed)).save(path)
+    surface.record(f"{network.name}-surface", sources, provenance(seed)).save(path)
 
 
 def make_curvature_record(network: ResNetDescription, seed: int, root: Path, scheduler: str) -> None:
     """Make the record of the extreme Hessian eigenvalues on a coarse grid, unless it is there."""
     checkpoint, path = load_checkpoint(root / CHECKPOINTS, network), plane_record_path(root, network, "curvature", seed)
-    key = plane_record_key(checkpoint, CURVATURE_IMAGES, seed)
-    if find_record(path, key=key):
+    data = load_dataset("cifar10")
+    sources = plane_sources(checkpoint, data, CURVATURE_IMAGES, seed)
+    if find_record(path, **sources):
         return
-    images, axis = first_images(CURVATURE_IMAGES), np.linspace(-1, 1, CURVATURE_SIDE)
-    how = _kept_sweep(root, network, "curvature", key, scheduler)
-    exact = plane_evaluator(checkpoint, images, seed).key()  # on this machine; the record's key holds on all
+    images, axis = first_images(data, CURVATURE_IMAGES), np.linspace(-1, 1, CURVATURE_SIDE)
+    how = _kept_sweep(root, network.name, "curvature", sources, scheduler)
+    exact = plane_evaluator(checkpoint, images, seed).key()  # on this machine; the sources hold on all
     columns = sweep(plane_hessian_extremes(checkpoint, images, seed), plane_grid(axis, axis), how, exact)
     squares = {name: column.reshape(len(axis), len(axis)) for name, column in columns.items()}
     values = {"alpha": axis, "beta": axis, **squares}
-    settings = {"key": key, "seed": seed, "scaling": "filter", "images": CURVATURE_IMAGES, "precision": "float32"}
-    Record(f"{network.name}-curvature", values, settings, provenance(seed)).save(path)
+    Record(f"{network.name}-curvature", values, {**sources, "precision": "float32"}, provenance(seed)).save(path)
 
 
 def make_resnet_landscape(root: Path, scheduler: str) -> None:
@@ -351,14 +381,15 @@ CHAPTERS = {"resnet_landscape": make_resnet_landscape}
 
 
 def main(arguments: list[str]) -> None:
-    """Train the named networks, or all, where their checkpoints are missing."""
+    """Train the named networks, or all, where their weights or the paths of their trainings are missing."""
     parser = argparse.ArgumentParser(prog="python -m descent.experiments.cifar_resnets", description=main.__doc__)
     names = {network.name: network for network in NETWORKS}
     parser.add_argument("network", nargs="*", choices=[[], *names], help=f"of {', '.join(names)}")
     parser.add_argument("--folder", type=Path, default=project_root() / CHECKPOINTS, help="where they go")
     given = parser.parse_args(arguments)
     for network in [names[name] for name in given.network or names]:
-        if not (given.folder / f"{network.name}.safetensors").is_file():
+        weights = given.folder / f"{network.name}.safetensors"
+        if not (weights.is_file() and path_file(given.folder, network).is_file()):
             print(train_resnet(network, given.folder, ResNetSchedule.of(network)))
 
 

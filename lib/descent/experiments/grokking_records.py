@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from descent.experiments.grokking_measures import (
 )
 from descent.experiments.induction_heads import InductionExperiment, InductionRun, train_induction
 from descent.repro.machine import cores
-from descent.repro.records import Record, find_record, provenance, record_path
+from descent.repro.records import Record, find_record, provenance, record_path, relative_difference
 from descent.repro.seeding import deterministic, numpy_generator
 from descent.repro.sweeps import Sweep, sweep
 from descent.spectra.fourier_modulo_p import key_frequencies
@@ -39,6 +39,8 @@ FRACTIONS, DECAYS, SEEDS = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6), (4.0, 2.0, 1.0, 0.5
 LIMIT = 15_000  # steps of a run on another operation or without weight decay
 GRID_LIMIT = 5_000  # steps of a run of the grid of fractions and decays
 LOOK_EVERY = 50  # steps
+RECHECKED = 2  # kept weights of a run, the first ones, that a recheck trains again
+EARLY = 400  # steps after which a recheck of the times ends
 OPERATIONS = ("subtraction", "squares", "division", "s5")
 Array = NDArray[np.float64]
 
@@ -114,12 +116,89 @@ def train_or_load(experiment: ModularExperiment, root: Path) -> GrokkingRun:
         return train_modular_transformer(experiment, root / "_build" / "runs" / experiment.digest(), name)
 
 
+def recorded_experiments(name: str, base: ModularExperiment) -> list[ModularExperiment]:
+    """The experiments of the record `name`, of which `base` gives all but task, data fraction, decay, steps and seed.
+
+    Of `seed-N` the run and its control, the next seed; of `others` in the order of OPERATIONS; of `times` the one from
+    which each point of the grid departs.
+    """
+    if name == "others":
+        return [replace(base, task=task, steps=LIMIT, every=LOOK_EVERY, seed=0) for task in OPERATIONS]
+    if name == "undecayed":
+        return [replace(base, weight_decay=0.0, steps=LIMIT, seed=0)]
+    if name == "times":
+        return [replace(base, steps=GRID_LIMIT, every=LOOK_EVERY, seed=0)]
+    seed = int(name.removeprefix("seed-"))
+    return [replace(base, steps=STEPS[each], seed=each) for each in (seed, (seed + 1) % len(STEPS))]
+
+
+def _grid_experiment(base: ModularExperiment, fraction: float, decay: float, seed: float) -> ModularExperiment:
+    (start,) = recorded_experiments("times", base)
+    return replace(start, fraction=float(fraction), weight_decay=float(decay), seed=int(seed))
+
+
+def record_settings(name: str, base: ModularExperiment) -> dict[str, Any]:
+    """What the record `name` must have been made from; arguments as for `recorded_experiments`."""
+    digests = [experiment.digest() for experiment in recorded_experiments(name, base)]
+    if name == "others":
+        return {"experiments": digests, "tasks": list(OPERATIONS), "limit": LIMIT}
+    if name == "undecayed":
+        return {"experiment": digests[0]}
+    if name == "times":
+        grid = {"fractions": list(FRACTIONS), "decays": list(DECAYS), "seeds": list(SEEDS)}
+        return {"experiment": digests[0], "limit": GRID_LIMIT, **grid}
+    return {"experiment": digests[0], "control": digests[1]}
+
+
+def read_record(root: Path, chapter: str, name: str, base: ModularExperiment) -> Record:
+    """The record `name` of a chapter, made by the experiments that would be trained today.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or of other experiments; the message names the command that makes it again.
+    """
+    path = record_path(root, chapter, name)
+    return Record.load(path, f"make records CHAPTER={chapter}", **record_settings(name, base))
+
+
+def recompute_start(record: Record, experiment: ModularExperiment) -> float:
+    """Train the first steps of a recorded run again; the largest relative difference of what is measured on them.
+
+    Compared are, of `train_loss`, `test_loss` and the Gram matrices `weights` and `logits`, those that the record
+    holds, at the first `RECHECKED` kept weights; of a matrix relative to its largest entry. On one processor the
+    difference is rounding; on another it grows to some thousandths within a hundred steps, while the losses of another
+    seed differ by hundredths.
+    """
+    run = train_modular_transformer(replace(experiment, steps=1 + (RECHECKED - 1) * experiment.every))
+    anew = {**train_and_test_losses(run, run.stack.rows), **weight_and_logit_grams(run)}
+    largest = []
+    for name in {"train_loss", "test_loss", "weights", "logits"} & record.values.keys():
+        kept = record.values[name][tuple(slice(size) for size in anew[name].shape)]
+        scale = float(np.abs(anew[name]).max()) if kept.ndim == 2 else None
+        largest.append(float(relative_difference(kept, anew[name], scale).max()))
+    return max(largest)
+
+
+def recompute_memorised(record: Record, base: ModularExperiment, seed: int) -> float:
+    """Train a run of `others` or `times` again until it has memorised; the relative difference of that step.
+
+    The run is drawn by `seed` from those that had memorised by the step `EARLY`.
+    """
+    index = numpy_generator(seed, record.name).choice(np.flatnonzero(record.values["memorised"] <= EARLY))
+    if "points" in record.values:
+        experiment = _grid_experiment(base, *record.values["points"][index])
+    else:
+        experiment = recorded_experiments(record.name, base)[index]
+    anew = GeneralisationTimes((replace(experiment, steps=EARLY),))(np.zeros((1, 1)))
+    return float(relative_difference(record.values["memorised"][index], anew["memorised"][0]))
+
+
 def make_seed_records(seed: int, root: Path) -> None:
     """Make the record of a seed for each of the two chapters; the control frequencies are those of the next seed."""
-    following = (seed + 1) % len(STEPS)
-    first, second = (ModularExperiment(steps=STEPS[each], seed=each) for each in (seed, following))
-    paths = [record_path(root, chapter, f"seed-{seed}") for chapter in ("grokking", "grokking_basins")]
-    digests = {"experiment": first.digest(), "control": second.digest()}
+    name = f"seed-{seed}"
+    first, second = recorded_experiments(name, ModularExperiment())
+    paths = [record_path(root, chapter, name) for chapter in ("grokking", "grokking_basins")]
+    digests = record_settings(name, ModularExperiment())
     if all(find_record(path, **digests) for path in paths):
         return
     run, control = train_or_load(first, root), train_or_load(second, root)
@@ -147,15 +226,15 @@ def _make_missing(path: Path, settings: dict[str, Any], measure: Callable[[], di
 
 def make_operations_record(root: Path, scheduler: str) -> None:
     """Make the record of when runs on other operations generalise, in the order of OPERATIONS."""
-    experiments = [ModularExperiment(task=task, steps=LIMIT, every=LOOK_EVERY) for task in OPERATIONS]
-    settings = {"experiments": [each.digest() for each in experiments], "tasks": list(OPERATIONS), "limit": LIMIT}
-    path = record_path(root, "grokking", "others")
+    base = ModularExperiment()
+    experiments, path = recorded_experiments("others", base), record_path(root, "grokking", "others")
+    settings = record_settings("others", base)
     _make_missing(path, settings, lambda: sweep_times(experiments, root, scheduler, "operations"))
 
 
 def make_undecayed_record(root: Path) -> None:
     """Make the record of a run on addition without weight decay: `steps` `(m,)`, losses and two Gram matrices."""
-    experiment = ModularExperiment(weight_decay=0.0, steps=LIMIT)
+    (experiment,) = recorded_experiments("undecayed", ModularExperiment())
 
     def measure() -> dict[str, Array]:
         run = train_or_load(experiment, root)
@@ -163,7 +242,8 @@ def make_undecayed_record(root: Path) -> None:
             losses = train_and_test_losses(run, run.stack.rows)
             return {"steps": run.stack.steps.astype(float), **losses, **weight_and_logit_grams(run, "no decay")}
 
-    _make_missing(record_path(root, "grokking_basins", "undecayed"), {"experiment": experiment.digest()}, measure)
+    settings = record_settings("undecayed", ModularExperiment())
+    _make_missing(record_path(root, "grokking_basins", "undecayed"), settings, measure)
 
 
 def measure_copying(run: InductionRun) -> dict[str, Array]:
@@ -196,10 +276,7 @@ def sweep_decay_grid(root: Path, scheduler: str) -> dict[str, Array]:
     fractions = list(FRACTIONS)
     for decay in DECAYS:
         points = list(itertools.product(fractions, [decay], SEEDS))
-        experiments = [
-            ModularExperiment(fraction=fraction, weight_decay=decay, seed=seed, steps=GRID_LIMIT, every=LOOK_EVERY)
-            for fraction, _, seed in points
-        ]
+        experiments = [_grid_experiment(ModularExperiment(), *point) for point in points]
         times = sweep_times(experiments, root, scheduler, f"weight decay {decay:g}")
         parts.append({"points": np.array(points, float), **times})
         median = np.median(times["generalised"].reshape(len(fractions), -1), axis=1)
@@ -211,9 +288,7 @@ def sweep_decay_grid(root: Path, scheduler: str) -> dict[str, Array]:
 
 def make_times_record(root: Path, scheduler: str) -> None:
     """Make the record of `sweep_decay_grid`."""
-    experiment = ModularExperiment(steps=GRID_LIMIT, every=LOOK_EVERY)
-    settings = {"experiment": experiment.digest(), "limit": GRID_LIMIT}
-    settings |= {"fractions": list(FRACTIONS), "decays": list(DECAYS), "seeds": list(SEEDS)}
+    settings = record_settings("times", ModularExperiment())
     _make_missing(record_path(root, "grokking", "times"), settings, lambda: sweep_decay_grid(root, scheduler))
 
 

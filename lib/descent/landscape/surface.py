@@ -13,7 +13,7 @@ from pyevtk.hl import gridToVTK, imageToVTK
 
 from descent.landscape.evaluator import Array, Evaluator, Values
 from descent.repro.files import atomic_path
-from descent.repro.records import Record, provenance
+from descent.repro.records import Record, provenance, relative_difference
 from descent.repro.seeding import numpy_generator
 
 SUFFIXES = (".npz", ".vti", ".vts")
@@ -123,10 +123,7 @@ def recompute_points(evaluator: Evaluator, surface: LossSurface, seed: int, shar
     points = plane_grid(surface.alpha, surface.beta)
     chosen = numpy_generator(seed, "recheck").choice(len(points), int(np.ceil(share * len(points))), replace=False)
     before, anew = surface.loss.ravel()[chosen], evaluator.in_float32()(points[chosen])["loss"]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        relative = np.abs(before - anew) / np.abs(anew)
-    same = (before == anew) | (np.isnan(before) & np.isnan(anew))
-    return np.where(same, 0, np.where(np.isfinite(relative), relative, np.inf))
+    return relative_difference(before, anew)
 
 
 def export_surface(surface: LossSurface, path: str | Path, clip: float = CLIP) -> Path:

@@ -7,6 +7,7 @@ from .image_networks import small_convnet as small_convnet
 from .published_weights import Checkpoint as Checkpoint
 from .published_weights import ResNetDescription as ResNetDescription
 from .published_weights import load_checkpoint as load_checkpoint
+from .published_weights import load_training_path as load_training_path
 from .transformer import Activations as Activations
 from .transformer import OneLayerTransformer as OneLayerTransformer
 from .transformer import TransformerSizes as TransformerSizes

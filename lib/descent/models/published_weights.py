@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from descent.models.image_networks import Shortcuts, cifar_resnet
 from descent.repro.files import sha256_of, write_atomic, write_json
+from descent.repro.records import Record
 
 DIGESTS = "sha256.json"
 
@@ -67,19 +68,31 @@ class Checkpoint:
     sha256: str
 
 
-def save_checkpoint(folder: str | Path, network: ResNetDescription, model: nn.Module, about: Mapping[str, Any]) -> Path:
+def save_checkpoint(
+    folder: str | Path,
+    network: ResNetDescription,
+    model: nn.Module,
+    about: Mapping[str, Any],
+    training_path: Record | None = None,
+) -> Path:
     """Write `folder/<name>.safetensors`, and its SHA-256 into `folder/sha256.json`; returns the path of the file.
 
     Weights are kept in float16, the buffers of batch normalisation as they are. So that the file holds the network that
-    was measured, round `model` by `round_to_float16` before you measure anything on it.
+    was measured, round `model` by `round_to_float16` before you measure anything on it. A record of the path of the
+    training becomes `folder/<name>-path.npz`; it names the file of weights by its SHA-256 and has one itself.
     """
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     state |= {name: parameter.detach().to(torch.float16).contiguous() for name, parameter in model.named_parameters()}
     about = {"network": asdict(network), **about}
     path = Path(folder) / f"{network.name}.safetensors"
     data = safetensors.torch.save(state, {"about": json.dumps(about)})
-    digests = _digests(Path(folder)) if (Path(folder) / DIGESTS).is_file() else {}
-    digests[path.name] = hashlib.sha256(data).hexdigest()
+    own = {path.name: hashlib.sha256(data).hexdigest()}
+    if training_path is not None:
+        settings = {**training_path.settings, "weights_sha256": own[path.name]}
+        file = path_file(folder, network)
+        replace(training_path, settings=settings, provenance=about.get("provenance", {})).save(file)
+        own[file.name] = sha256_of(file)
+    digests = (_digests(Path(folder)) if (Path(folder) / DIGESTS).is_file() else {}) | own
     write_json(Path(folder) / DIGESTS, dict(sorted(digests.items())))  # first, so that no checkpoint lacks its digest
     write_atomic(path, data)
     return path
@@ -104,9 +117,7 @@ def load_checkpoint(folder: str | Path, network: ResNetDescription) -> Checkpoin
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in Path(folder).glob("*.safetensors"))) or "none"
         raise FileNotFoundError(f"{path}: no such checkpoint; there are: {names}. To train it: make checkpoints")
-    expected, digest = _digests(path.parent).get(path.name), sha256_of(path)
-    if digest != expected:
-        raise ValueError(f"{path} is damaged: SHA-256 {digest}, expected {expected}; restore it: git checkout '{path}'")
+    digest = _checked_digest(path)
     try:
         with safetensors.safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no mapping)
@@ -123,6 +134,34 @@ def load_checkpoint(folder: str | Path, network: ResNetDescription) -> Checkpoin
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit {network.name}: {error}") from error
     return Checkpoint(network, model.eval(), about, digest)
+
+
+def path_file(folder: str | Path, network: ResNetDescription) -> Path:
+    """Where the record of the path of a training lies: beside the weights, as `<name>-path.npz`."""
+    return Path(folder) / f"{network.name}-path.npz"
+
+
+def load_training_path(folder: str | Path, checkpoint: Checkpoint) -> Record:
+    """The record of the path of the training that ended at this network, read from `folder/<name>-path.npz`.
+
+    Its SHA-256 is checked first against `folder/sha256.json`, then that of the weights that it names.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or the path ends at other weights; the message says how to get it back.
+    """
+    path = path_file(folder, checkpoint.network)
+    if path.is_file():
+        _checked_digest(path)
+    return Record.load(path, f"rm -f '{path}'; make checkpoints", weights_sha256=checkpoint.sha256)
+
+
+def _checked_digest(path: Path) -> str:
+    """The SHA-256 of a file, which must be that in `sha256.json` beside it."""
+    expected, digest = _digests(path.parent).get(path.name), sha256_of(path)
+    if digest != expected:
+        raise ValueError(f"{path} is damaged: SHA-256 {digest}, expected {expected}; restore it: git checkout '{path}'")
+    return digest
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from .records import Record as Record
 from .records import find_record as find_record
 from .records import provenance as provenance
 from .records import record_path as record_path
+from .records import relative_difference as relative_difference
 from .records import save_figure as save_figure
 from .scorecard import Scorecard as Scorecard
 from .seeding import deterministic as deterministic

@@ -127,12 +127,12 @@ class Record:
         Example:
             >>> import tempfile
             >>> with tempfile.TemporaryDirectory() as folder:
-            ...     Record("lengths", {}, {"weights": "0713"}).save(f"{folder}/lengths.npz")
+            ...     Record("lengths", {}, {"weights_sha256": "0713"}).save(f"{folder}/lengths.npz")
             ...     try:
-            ...         Record.load(f"{folder}/lengths.npz", "make lengths", weights="9b0f")
+            ...         Record.load(f"{folder}/lengths.npz", "make lengths", weights_sha256="9b0f")
             ...     except ValueError as error:
             ...         print(str(error).removeprefix(folder))
-            /lengths.npz: made from weights='0713', expected '9b0f'; make it again: make lengths
+            /lengths.npz: made from weights_sha256='0713', expected '9b0f'; make it again: make lengths
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such record; to make it: {remake}")
