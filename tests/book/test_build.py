@@ -68,7 +68,7 @@ def test_the_html_is_replaced_by_a_whole_build_and_kept_when_a_citation_is_missi
     status, said, _ = edition(project, "build", "--edition", "quick")
     assert status == 0, said
     assert said.splitlines()[-1] == f"open {html / 'intro.html'}"
-    assert "0 claims at preset quick: none" in said
+    assert "1 check: 1 not judged at this preset" in said
     assert {"intro.html", "first.html"} <= {path.name for path in html.iterdir()}
     assert not (html / "old.html").exists()
     whole = (html / "intro.html").read_bytes()

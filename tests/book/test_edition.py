@@ -350,10 +350,10 @@ def test_the_summary_counts_verdicts_by_kind_the_worst_first(tmp_path):
     result = ScoredChapter(claims=claims, seconds=1.0, provenance={})
     lines = EditionScorecard(preset="paper", chapters={"a": result}).summary().splitlines()
     assert lines == [
-        "a.x              92.5 (90.0 to 95.0)  reproduced",
+        f"a.x       {'92.5 (90.0 to 95.0)':>25}  reproduced",
         "a.longer  1234.0 (1230.0 to 1238.0)  not reproduced",
-        "a.y              92.0 (90.0 to 94.0)  not distinguished",
-        "a.z                              100  holds",
+        f"a.y       {'92.0 (90.0 to 94.0)':>25}  not distinguished",
+        f"a.z       {'100':>25}  holds",
         "4 claims at preset paper",
         "3 replications: 1 not reproduced, 1 not distinguished, 1 reproduced",
         "1 check: 1 holds",
