@@ -159,7 +159,7 @@ def real_book(folder: Path) -> Path:
     for name in ("_config.yml", "_toc.yml", "CITATION.cff"):
         shutil.copy(ROOT / name, source)
     cards = yaml.safe_load((source / "cards.yml").read_text())
-    cards["gradient_svd"]["figure"] = "fig-drawn"
+    cards["gradient_svd"]["figures"] = ["fig-drawn"]
     (source / "cards.yml").write_text(yaml.safe_dump(cards, sort_keys=False, allow_unicode=True))
     (source / "images").mkdir(exist_ok=True)
     (source / "images/intro.png").write_bytes(PNG)

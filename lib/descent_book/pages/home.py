@@ -22,14 +22,15 @@ class Card(BaseModel):
     Attributes:
         question: in words that need no knowledge of the field.
         answer: one sentence of MyST, its numbers and its verdict by the role {claim}.
-        figure: the name of a figure cell of the chapter.
+        figures: names of figure cells of the chapter; the first that the edition has is shown, for a published edition may
+            be older than the chapter's newest form.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     question: str = Field(min_length=10, pattern=r"\?$")
     answer: str = Field(min_length=10)
-    figure: str = Field(pattern="^fig-")
+    figures: list[str] = Field(min_length=1)
 
 
 def read_cards(path: Path) -> dict[str, Card]:
@@ -71,11 +72,11 @@ class CardsDirective(Table):
         source = Path(self.env.srcdir)
         self.env.note_dependency(str(source / f"{chapter}.ipynb"))
         names = [picture.name for picture in pictures(source, chapter)]
-        if card.figure in names:
-            seen: list[nodes.Node] = [Thumbnail("", chapter=chapter, name=card.figure, width=CARD)]
-        else:
-            self.warn(f"cards.yml: {chapter}: figure {card.figure!r}: expected one of {', '.join(names) or 'none'}")
-            seen = []
+        found = [name for name in card.figures if name in names]
+        seen: list[nodes.Node] = [Thumbnail("", chapter=chapter, name=name, width=CARD) for name in found[:1]]
+        if not found:
+            wanted = ", ".join(card.figures)
+            self.warn(f"cards.yml: {chapter}: figures {wanted}: expected one of {', '.join(names) or 'none'}")
         asked = nodes.container("", *self.markdown(f"{{doc}}`{card.question} <{chapter}>`"), classes=["question"])
         answer = nodes.container("", *self.markdown(card.answer), classes=["answer"])
         return nodes.container("", *seen, asked, answer, classes=["card-of-chapter"])

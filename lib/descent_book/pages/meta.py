@@ -51,7 +51,8 @@ def picture_of(app: Sphinx, page: str) -> str:
         cards = read_cards(source / "cards.yml")
     except ValueError:  # none, or one that {cards} has warned of
         cards = {}
-    name = cards[page].figure if page in cards and cards[page].figure in found else next(iter(found))
+    wanted = cards[page].figures if page in cards else []
+    name = next((each for each in wanted if each in found), next(iter(found)))
     return _kept(site, f"{page}-{name}", found[name].png)
 
 
