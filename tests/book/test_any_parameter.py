@@ -132,7 +132,8 @@ def injected(chapter: str, name: str, value: Any) -> str:
     scope: dict[str, Any] = {"Settings": SETTINGS[chapter], "__name__": "__main__"}
     exec(READ[chapter].tagged("parameters"), scope)
     scope[name] = value
-    build = READ[chapter].tagged("settings").split("settings = Settings(")[1].split("\n")[0]
+    (cell,) = (each["source"] for each in READ[chapter].code if "settings = Settings(" in each["source"])
+    build = cell.split("settings = Settings(")[1].split("\n")[0]
     try:
         exec(f"settings = Settings({build}", scope)
     except ValidationError as error:

@@ -171,7 +171,7 @@ def real_book(folder: Path) -> Path:
     )
     (source / "scorecard.json").write_text(json.dumps(scorecard(*claims)))
     for name in chapters(ROOT):
-        picture = {"figure": {"caption": "A picture.", "name": cards[name]["figure"]}, "image": {"alt": "One dot"}}
+        picture = {"figure": {"caption": "A picture.", "name": cards[name]["figures"][0]}, "image": {"alt": "One dot"}}
         shown = cell(output(image__png=PNG64), mystnb=picture)
         python = {"language_info": {"name": "python"}}
         plain = v4.new_notebook(cells=[v4.new_markdown_cell("# Another chapter"), shown], metadata=python)

@@ -22,7 +22,7 @@ class Card(BaseModel):
     Attributes:
         question: in words that need no knowledge of the field.
         answer: one sentence of MyST, its numbers and its verdict by the role {claim}.
-        figures: names of figure cells of the chapter; the first that the edition has is shown, for a published edition may
+        figures: names of figure cells of the chapter; the first that the edition has is shown, as an edition may
             be older than the chapter's newest form.
     """
 
