@@ -125,10 +125,8 @@ def solid_panels(panels: Mapping[str, Solid], colour_label: str, ends: tuple[flo
     """
     interactive = interactive_row(panels, 0.01)
     for column, solid in enumerate(panels.values(), 1):
-        for trace in _traces(solid):
+        for trace in _traces(solid, colour_label if column == 1 else "", ends):
             interactive.add_trace(trace, 1, column)
-    bar = {"title": colour_label, "thickness": 12, "len": 0.8}
-    interactive.update_coloraxes(cmin=ends[0], cmax=ends[1], colorscale=SHARED.capitalize(), colorbar=bar)
     unseen = {"visible": False, "range": [-1.25, 1.25]}
     camera = {"eye": {"x": 1.2, "y": 1.0, "z": 0.7}}
     interactive.update_scenes(xaxis=unseen, yaxis=unseen, zaxis=unseen, aspectmode="cube", camera=camera)
@@ -143,10 +141,13 @@ def _lines(pairs: Sequence[tuple[Array, Array]]) -> Array:
     return np.array([point for start, end in pairs for point in (start, end, gap)], np.float32).reshape(-1, 3)
 
 
-def _traces(solid: Solid) -> list[go.Scatter3d]:
+def _traces(solid: Solid, colour_label: str, ends: tuple[float, float]) -> list[go.Scatter3d]:
     edges = _lines([(solid.points[a], solid.points[b]) for a, b in solid.edges]).T
     rays = _lines([(np.zeros(3), point) for point in solid.points]).T
-    marker = {"size": 7, "color": solid.colour.astype(np.float32), "coloraxis": "coloraxis"}
+    marker: dict[str, Any] = {"size": 7, "color": solid.colour.astype(np.float32), "cmin": ends[0], "cmax": ends[1]}
+    marker |= {"colorscale": SHARED.capitalize(), "showscale": bool(colour_label)}
+    if colour_label:
+        marker["colorbar"] = {"title": colour_label, "thickness": 12, "len": 0.8}
     text = [f"feature {number}<br>{value:.3f}" for number, value in enumerate(solid.colour)]
     x, y, z = solid.points.astype(np.float32).T
     quiet = {"mode": "lines", "hoverinfo": "skip"}
