@@ -158,7 +158,8 @@ def executed(folder: Path) -> Kind:
     write_json(path, seal({"cells": [cell], "metadata": {"descent": noted}, "nbformat": 4, "nbformat_minor": 5}))
 
     def read() -> object:
-        return ChapterResult.of(path), read_executed(path)
+        result = ChapterResult.of(path)
+        return result and result.model_dump(), read_executed(path)
 
     return Kind(path, read, ValueError, "make it again")
 
