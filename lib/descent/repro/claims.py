@@ -135,11 +135,11 @@ class Claim(_Strict):
     def verdict(self, preset: str, measured: Estimate | None, nulls: Mapping[str, Estimate]) -> tuple[Verdict, str]:
         """The verdict and the reason for it.
 
-        - The claim agrees ("reproduced", "supported") where the whole interval lies in the region, and no null's does.
-        - Where a null's value lies there too, the claim is "not distinguished" from it, however wide its interval.
+        - The claim agrees ("reproduced", "supported") where the whole interval lies in the region, and no null's value.
+        - Where a null's value lies there too, however wide its interval, the claim is "not distinguished" from it.
         - It disagrees ("not reproduced", "not supported") where the whole interval lies outside.
         - All else is "inconclusive": also a claim whose registered null was not measured.
-        - A claim on a single value, or on fewer than five units at `paper`, is "indicated" or "not indicated".
+        - A claim on units too few for an interval, or fewer than five at `paper`, is "indicated" or "not indicated".
         - A check "holds" where every value lies in the region.
         """
         agrees, disagrees = _WORDS[self.kind]
