@@ -114,8 +114,9 @@ UNSAFE: dict[str, Callable[[dict[str, object]], bool]] = {
        "shelve", "pandas") for name in ("load", "loads", "Unpickler", "open", "read_pickle")},
     **{f"torch.{name}": lambda given: False for name in ("hub.load", "jit.load", "package.PackageImporter")},
 }  # fmt: skip
-# What is unpickled in memory, a moment after the same process or its parent has pickled it.
+# A safe loader of our own, and what is unpickled in memory, a moment after the same process or its parent pickled it.
 OWN = {
+    ("lib/descent/repro/claims.py", "read_mapping"),  # a safe loader that refuses a name given twice
     ("lib/descent/repro/sweeps.py", "_stored"),  # the task, from a folder of this process made for this one sweep
     ("lib/descent/repro/sweeps.py", "_on_cluster"),
     ("benchmarks/landscape.py", "begin"),

@@ -34,7 +34,7 @@ def test_two_editions_of_one_chapter_at_once(tmp_path: Path, monkeypatch: pytest
     for run in both:
         said, _ = run.communicate(timeout=300)
         assert run.returncode == 0, said
-        assert "1 claims at preset quick: 1 reproduced" in said
+        assert "1 check: 1 holds" in said
     assert len(list(meeting.iterdir())) == 2
     quick = root / "_build/editions/quick"
     assert read_executed(quick / "first.ipynb")["metadata"]["descent"]["claims"][0]["id"] == "first.count"
