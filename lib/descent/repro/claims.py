@@ -166,7 +166,8 @@ class Claim(_Strict):
 
 
 def _told(measured: Estimate, place: str) -> str:
-    what = f"the {measured.level:.0%} interval" if measured.low is not None else "the only value"
+    alone = "the only value" if measured.units == 1 else "the value, of too few units for an interval,"
+    what = f"the {measured.level:.0%} interval" if measured.low is not None else alone
     return f"{what} lies {place} of what is accepted; {measured.units} unit{'s' * (measured.units > 1)}"
 
 

@@ -7,7 +7,6 @@ also moves the figure of a cell tagged `opening` to the opening of its page.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from html import escape
 from pathlib import Path
@@ -17,12 +16,11 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from descent_book.pages.figures import PlotlyFigure
+from descent_book.pages.figures import PlotlyFigure, data_key, write_data
 from descent_book.pages.scripts import PART, WHOLE
 
 EXPLORABLE = "application/vnd.descent.explorable+json"
 KINDS = ("threshold",)  # the functions of assets/explorable.js
-FOLDER = "_figures"  # the folder of the data, beside the pages
 BEFORE_THE_PICTURE = 2  # paragraphs of an opening that stand before its picture
 _LOG = logging.getLogger(__name__)
 
@@ -51,14 +49,9 @@ class ExplorableRenderer:
 
 
 def _visit(writer: Any, node: Explorable) -> None:
-    key = hashlib.sha256(node["data"].encode()).hexdigest()[:16]
-    file = Path(writer.builder.outdir) / FOLDER / f"{key}.js"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(f'(window.explorables ??= {{}})["{key}"] = {node["data"]};\n', encoding="utf-8")
-    up = "../" * writer.builder.current_docname.count("/")
     writer.body.append(
-        f'<div class="explorable" role="group" aria-label="{escape(node["alt"])}" data-explorable="{key}">'
-        f'<script defer src="{up}{FOLDER}/{key}.js"></script>'
+        f'<div class="explorable" role="group" aria-label="{escape(node["alt"])}" '
+        f'data-explorable="{data_key(node["data"])}">{write_data(writer, "explorables", node["data"])}'
     )
 
 

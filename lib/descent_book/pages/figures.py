@@ -56,18 +56,28 @@ class PlotlyRenderer:
 
 def figure_key(figure: PlotlyFigure) -> str:
     """The name of the script that holds a figure's data."""
-    return hashlib.sha256(figure["figure"].encode()).hexdigest()[:16]
+    return data_key(figure["figure"])
+
+
+def data_key(text: str) -> str:
+    """The name of the script that holds a figure's data, from the data as JSON."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_data(writer: Any, group: str, text: str) -> str:
+    """Write a figure's data, as JSON, into a script that puts it into `window[group]`; the tag that loads it."""
+    key = data_key(text)
+    file = Path(writer.builder.outdir) / FIGURES / f"{key}.js"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f'(window.{group} ??= {{}})["{key}"] = {text};\n', encoding="utf-8")
+    up = "../" * writer.builder.current_docname.count("/")
+    return f'<script defer src="{up}{FIGURES}/{key}.js"></script>'
 
 
 def _visit_plotly(writer: Any, node: PlotlyFigure) -> None:
-    key = figure_key(node)
-    file = Path(writer.builder.outdir) / FIGURES / f"{key}.js"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(f'(window.figures ??= {{}})["{key}"] = {node["figure"]};\n', encoding="utf-8")
-    up = "../" * writer.builder.current_docname.count("/")
     writer.body.append(
         f'<div class="interactive" role="figure" aria-label="{escape(node["alt"])}" data-height="{node["height"]}" '
-        f'data-figure="{key}" {node.get("marks", "")}><script defer src="{up}{FIGURES}/{key}.js"></script>'
+        f'data-figure="{figure_key(node)}" {node.get("marks", "")}>{write_data(writer, "figures", node["figure"])}'
     )
 
 
