@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from descent_book.pages.claims import Table
+from descent_book.pages.claims import Table, read_chapters
 from descent_book.pages.pictures import CARD, Thumbnail, chapters_of, pictures
 
+SMALL = """These pages show a run of the chapters at preset `{}`, with small data and about a minute a chapter. Most claims
+are not judged at that scale, and the numbers of these are no findings. The published edition has the sources' scale."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -65,7 +67,11 @@ class CardsDirective(Table):
         for chapter in sorted(set(cards) ^ set(known)):
             self.warn(f"cards.yml and the chapters of the book differ in {chapter!r}")
         shown = [self.card(chapter, card) for chapter, card in cards.items() if chapter in known]
-        return [nodes.container("", *shown, classes=["cards"])]
+        claims = [claim for chapter in read_chapters(self.env).values() for claim in chapter.claims]
+        small = sorted({claim.preset for claim in claims} - {"paper"})
+        told = self.markdown(*SMALL.format("`, `".join(small)).splitlines()) if small else []
+        note = [nodes.note("", *told)] if told else []
+        return [*note, nodes.container("", *shown, classes=["cards"])]
 
     def card(self, chapter: str, card: Card) -> nodes.container:
         """One chapter's card."""
