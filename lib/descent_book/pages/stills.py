@@ -1,4 +1,4 @@
-"""Static figures open at full size at a click, each figure's element says which file draws it, and set-up is one fold."""
+"""Static figures open at full size at a click, a figure's element says which file draws it, and set-up is one fold."""
 
 from __future__ import annotations
 
