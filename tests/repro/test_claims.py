@@ -387,7 +387,7 @@ def test_a_share_that_no_interval_could_confirm_is_refused(accepted: tuple[float
 
 @pytest.mark.parametrize("judged_at", [{}, {"custom": None}])
 def test_a_claim_is_judged_at_some_preset(judged_at: dict[str, None]) -> None:
-    with pytest.raises(ValidationError, match="expected presets, at least one; `custom` is none"):
+    with pytest.raises(ValidationError, match="expected presets, at least one; only a check holds at `custom`"):
         claim(judged_at=judged_at)
 
 
@@ -440,5 +440,5 @@ def test_parameters_that_the_settings_convert_are_not_called_changed(folder: Pat
     card = Scorecard("chapter", settings, parameters, folder=folder)
     card.judge("count", five(92), null=five(400))
     parameters["sizes"][0] = 5
-    with pytest.raises(ValueError, match=r"sizes=array\(\[5, 2\]\) was changed after `settings` took array\(\[1, 2\]\)"):
+    with pytest.raises(ValueError, match=r"sizes=array\(\[5, 2\]\) was changed after `settings` took array"):
         card.judge("count", five(92), null=five(400))

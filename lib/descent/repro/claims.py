@@ -123,8 +123,9 @@ class Claim(_Strict):
             beyond = (low or 0) >= 1 or (high is not None and high <= 0)
             if beyond and self.statistic == "share" and self.kind != "check":
                 raise ValueError(f"accepted={low, high}: no interval of a share lies there, whatever is measured")
-        if not (self.judged_at or self.not_testable) or "custom" in self.judged_at:
-            raise ValueError(f"judged_at={list(self.judged_at)}: expected presets, at least one; `custom` is none")
+        if not (self.judged_at or self.not_testable) or (self.kind != "check" and "custom" in self.judged_at):
+            given = list(self.judged_at)
+            raise ValueError(f"judged_at={given}: expected presets, at least one; only a check holds at `custom`")
         if self.kind == "replication" and not self.cite:
             raise ValueError("cite: a replication names its source")
         if self.kind != "check" and not (self.null or self.not_testable):
