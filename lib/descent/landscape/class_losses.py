@@ -19,8 +19,10 @@ def class_losses(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: outputs of another shape, which some networks give for a last batch of one example.
     """
     if outputs.ndim != 2 or len(outputs) != len(targets):
-        shape = f"the network returned shape {tuple(outputs.shape)} for {len(targets)} examples"
-        raise ValueError(f"{shape}: expected ({len(targets)}, classes), or another batch= if the last one is too small")
+        shape = f"the network returned shape {tuple(outputs.shape)} for a batch of {len(targets)}"
+        raise ValueError(
+            f"{shape}: expected ({len(targets)}, classes), or another batch= if only the last one is small"
+        )
     losses = nn.functional.cross_entropy(outputs, targets, reduction="none")
     return losses, (outputs.argmax(1) != targets) | outputs.isnan().any(1)
 
@@ -56,10 +58,11 @@ def _misfit(outputs: Any, targets: Tensor) -> tuple[str, str] | None:
     shares = alike and low >= 0 and torch.allclose(sums := targets.double().sum(1), torch.ones_like(sums))
     numbers = single or (targets.is_floating_point() and (wanted or (targets != targets.round()).any()))
     places = {out[:-1]: "model(x).movedim(-1, 1)", out[1:]: "model(x)"} if outputs.ndim > 2 else {}
-    sure = outputs.ndim == 2 and ((outputs > 0) & (outputs < 1)).all()
+    sure = outputs.ndim == 2 and not outputs.is_complex() and ((outputs > 0) & (outputs < 1)).all()
     y, mean = "y" if targets.is_floating_point() else "y.float()", "reduction='none').reshape(len(y), -1).mean(1)"
+    no_logits = outputs.ndim == 0 or not outputs.is_floating_point()
     cases = (
-        (not outputs.is_floating_point(), f"the network returns {outputs.dtype}", "a network that returns logits"),
+        (no_logits, f"the network returns {outputs.dtype}", "a network that returns logits, some for each example"),
         (shares, "an example has a share of each class", f"F.cross_entropy(model(x), {y}, reduction='none')"),
         (binary and (alike or single), "each target is one of two values",
          f"F.binary_cross_entropy_with_logits(model(x).reshape(y.shape), {y}, {mean}"),

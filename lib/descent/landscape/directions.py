@@ -63,9 +63,10 @@ def tied_names(model: nn.Module) -> dict[str, str]:
     alone = sorted((span, name) for name, span in spans.items() if firsts.get(name, name) == name)
     for ((_, end), one), ((start, _), other) in pairwise(alone):
         if start < end:
+            names = " and ".join(sorted([repr(one), repr(other)]))
             raise ValueError(
-                f"parameters {one!r} and {other!r} share memory and are not one tensor: expected one parameter, of "
-                "which the forward pass takes the part or the transpose"
+                f"parameters {names} share memory and are not one tensor: expected one parameter, of which the forward "
+                "pass takes the part or the transpose"
             )
     return firsts
 

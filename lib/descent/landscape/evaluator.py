@@ -116,11 +116,12 @@ class Evaluator:
         self._device = compute_device()
         wanted = chosen_precision(precision, self._device)
         self.images, self._batch, self._loss, self._metric = len(targets), batch, loss, metric
-        self._network = copy_module(model).eval()  # the caller may train the model further
         self._inputs, self._targets = inputs.detach(), targets.detach().to(self._device)
         numbers: list[Tensor] = [*model.parameters()] or [inputs]
         double = any(part.dtype == torch.float64 for part in numbers)
         self.precision = "float64" if double else "float32"
+        network = copy_module(model).eval()  # the caller may train the model further
+        self._network = network.double() if double else network.float()
         self._form = self._untouched()
         self._rewrite(self.precision if double and precision == "auto" else wanted, asked=precision)
 
@@ -160,12 +161,13 @@ class Evaluator:
                 "forward pass, with functional dropout only where self.training is True"
             )
         if count > fewer and _difference(first[:fewer], self._probe(form, 0.0, slice(fewer))) > AGREE:
-            norms = [
+            norms = (
                 name for name, m in form.model.named_modules() if isinstance(m, _BatchNorm) and m.running_var is None
-            ]
+            )
+            where = "".join(f", as in {name!r}, which has no running statistics" for name in norms)
             raise ValueError(
-                f"the loss of an example changes with the others of its batch{' by ' * bool(norms)}{', '.join(norms)}: "
-                "expected a value for each example by itself, and running statistics in batch normalisation"
+                f"the loss of an example changes with the others of its batch{where}: expected one value for each "
+                "example by itself"
             )
         return form
 
@@ -298,10 +300,8 @@ def _one_each(name: str, function: ExampleLoss, model: nn.Module, batch: Batch) 
     """What the function returns, `(b,)`; refused if it is anything else."""
     values, count = function(model, batch), len(batch[1])
     if not isinstance(values, Tensor) or values.shape != (count,) or values.is_complex():
-        what = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
-        raise ValueError(
-            f"{name} returned {what}: expected ({count},), one value per example, as reduction='none' gives"
-        )
+        shape = f"shape {tuple(values.shape)}, {values.dtype}" if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"{name} returned {shape}: expected ({count},), one number per example, as reduction='none'")
     return values.detach()
 
 

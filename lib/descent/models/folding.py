@@ -7,8 +7,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._pytree import tree_leaves
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -29,14 +31,15 @@ class Folded:
     scales: dict[str, Tensor]
 
 
+@torch.no_grad()  # with gradients, the copies of a scripted module's weights would have a history
 def copy_module(model: nn.Module) -> nn.Module:
     """A deep copy of the module, also of one that keeps tensors with a history, as weight normalisation by hooks does.
 
     Raises:
         ValueError: the module holds something that cannot be copied.
     """
-    held = (part for module in model.modules() for part in (*vars(module).values(), *module.buffers(recurse=False)))
-    with_history = (part for part in held if isinstance(part, Tensor) and not part.is_leaf)
+    held = tree_leaves([vars(module) for module in model.modules()])
+    with_history = [part for part in held if isinstance(part, Tensor) and not part.is_leaf]
     try:
         return copy.deepcopy(model, {id(part): part.detach().clone() for part in with_history})
     except (RuntimeError, TypeError) as error:
