@@ -135,7 +135,7 @@ def part_of_another() -> nn.Module:
 def test_weights_that_share_a_part_or_the_transpose_are_refused(build: Callable[[], nn.Module]) -> None:
     model = build()
     direction: Direction = {"0.weight": torch.ones_like(model[0].weight)}
-    said = "parameters '0.weight' and '1.weight' share memory and are not one tensor: expected one parameter, of which"
+    said = "'0.weight' and '1.weight' share memory and are not one tensor: expected one parameter, of which"
     for call in (
         lambda: random_direction(model, 0, "alpha"),
         lambda: network_at(model, [direction], [1.0]),
@@ -152,6 +152,23 @@ def test_parts_of_one_block_of_memory_that_do_not_overlap_are_no_ties() -> None:
     assert tied_names(model) == {"0.weight": "0.weight", "1.weight": "1.weight"}
     recurrent = nn.LSTM(3, 4, 2)
     assert all(name == first for name, first in tied_names(recurrent).items())
+
+
+def test_a_buffer_that_is_a_part_of_a_weight_is_refused_and_one_that_is_a_part_of_a_buffer_is_not() -> None:
+    model = nn.Linear(4, 3)
+    model.register_buffer("table", torch.arange(6.0))
+    model.register_buffer("beginning", model.table[:4])
+    assert set(tied_names(model).values()) == {"weight", "bias", "table", "beginning"}
+    model.register_buffer("start", model.weight.data)
+    with pytest.raises(ValueError, match="'start' and 'weight' share memory and are not one tensor"):
+        tied_names(model)
+
+
+def test_what_memory_ties_stays_tied_in_an_evaluator_made_anew() -> None:
+    model, part = tied("memory"), torch.ones(9, 3)
+    task = Evaluator(model, WORDS, NEXT, [{"words.weight": part}], precision="bfloat16").in_float32()
+    expected = functional(model.words.weight.detach() + 0.5 * part, model.head.bias.detach())
+    assert task([[0.5]])["loss"][0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_empty_tensors_are_no_ties() -> None:

@@ -177,6 +177,12 @@ def test_a_module_with_tensors_that_have_a_history_is_copied() -> None:
     assert torch.equal(other.seen, model.seen)
     assert other.weight is not model.weight
     assert model.seen.grad_fn is not None
+    weight = nn.Parameter(torch.ones(2))
+    alike = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+    alike[0].bias, alike[1].bias.data = weight, weight.data
+    twin = copy_module(alike)
+    assert twin[0].bias is twin[1].bias is not weight
+    assert twin[0].weight is not twin[1].weight
     model.lock = Lock()
     with pytest.raises(
         ValueError, match=r"the network cannot be copied: cannot pickle .* expected one that copy.deepcopy"

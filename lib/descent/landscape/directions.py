@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from descent.models.folding import copy_module
+from descent.models.folding import copy_module, memory
 from descent.repro.seeding import torch_generator
 
 Direction = dict[str, Tensor]
@@ -43,30 +43,27 @@ def tied_names(model: nn.Module) -> dict[str, str]:
     Raises:
         ValueError: a parameter is complex, not built yet, or shares a part of its memory with another.
     """
-    spans: dict[str, tuple[int, int]] = {}
-    for name, part in (*model.named_parameters(), *model.named_buffers()):
+    spans, parameters = [], dict(model.named_parameters())
+    for name, part in (*parameters.items(), *model.named_buffers()):
         if is_lazy(part) or part.is_meta:
             raise ValueError(f"{name!r} has no numbers yet: expected a forward pass before, which builds lazy layers")
-        if not isinstance(part, nn.Parameter):
-            continue
-        if part.is_complex():
+        if name in parameters and part.is_complex():
             raise ValueError(
                 f"parameter {name!r} is {part.dtype}, whose imaginary part would be lost: expected real parameters, "
                 "such as those of torch.view_as_real, of which the forward pass makes complex ones"
             )
-        steps = sum((size - 1) * step for size, step in zip(part.shape, part.stride(), strict=True))
-        spans[name] = part.data_ptr(), part.data_ptr() + (steps + 1) * part.element_size() * bool(part.numel())
+        if part.layout is torch.strided and part.numel():
+            steps = sum((size - 1) * step for size, step in zip(part.shape, part.stride(), strict=True))
+            spans.append((part.data_ptr(), part.data_ptr() + (steps + 1) * part.element_size(), name))
     state = {name: part for name, part in model.state_dict(keep_vars=True).items() if isinstance(part, Tensor)}
     seen: dict[object, str] = {}
-    places = {name: (p.data_ptr(), p.shape, p.stride()) if p.numel() else id(p) for name, p in state.items()}
-    firsts = {name: seen.setdefault(place, name) for name, place in places.items()}
-    alone = sorted((span, name) for name, span in spans.items() if firsts.get(name, name) == name)
-    for ((_, end), one), ((start, _), other) in pairwise(alone):
-        if start < end:
-            names = " and ".join(sorted([repr(one), repr(other)]))
+    firsts = {name: seen.setdefault(memory(part), name) for name, part in state.items()}
+    alone = sorted(span for span in spans if firsts.get(span[2], span[2]) == span[2])
+    for (_, end, one), (start, _, other) in pairwise(alone):
+        if start < end and not parameters.keys().isdisjoint({one, other}):
             raise ValueError(
-                f"parameters {names} share memory and are not one tensor: expected one parameter, of which the forward "
-                "pass takes the part or the transpose"
+                f"{' and '.join(sorted([repr(one), repr(other)]))} share memory and are not one tensor: expected one "
+                "parameter, of which the forward pass takes the part or the transpose"
             )
     return firsts
 
@@ -183,8 +180,6 @@ def network_at(model: nn.Module, directions: Sequence[Direction], point: ArrayLi
                 state[name].add_(part, alpha=float(coordinate))
         for name in batch_norm_variances(set().union(*fitted)):
             state[name].clamp_(min=0)
-        for name, one in tied_names(model).items():
-            state[name].copy_(state[one])  # a copy no longer shares what is tied by its memory alone
     return result
 
 

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
 
 from descent.landscape.class_losses import check_classes, class_losses
-from descent.landscape.directions import Direction, batch_norm_variances, fit_directions, tied_names
+from descent.landscape.directions import Direction, batch_norm_variances, fit_directions
 from descent.models.folding import Folded, copy_module, fold_batch_norm
 from descent.repro.machine import Precision, chosen_precision, compute_device
 
@@ -40,15 +40,12 @@ class _Form:
     inputs: Tensor
     base: Direction
     directions: list[Direction]
-    names: dict[str, list[str]]  # those of each moved tensor, by the first
 
     def move(self, point: Sequence[float] | Array) -> None:
         """Set the weights to base + sum of coordinates x directions, and a running variance below zero to zero."""
         state = self.model.state_dict()
         for name, base in self.base.items():
-            moved = base + sum(float(c) * d[name] for c, d in zip(point, self.directions, strict=True))
-            for each in self.names[name]:
-                state[each].copy_(moved)
+            state[name].copy_(base + sum(float(c) * d[name] for c, d in zip(point, self.directions, strict=True)))
         for name in batch_norm_variances(self.base):
             state[name].clamp_(min=0)
 
@@ -112,7 +109,7 @@ class Evaluator:
         batch: int = 125,
     ) -> None:
         _check(inputs, targets, directions, batch)
-        self._directions, self._firsts = fit_directions(model, directions), tied_names(model)
+        self._directions = fit_directions(model, directions)
         self._device = compute_device()
         wanted = chosen_precision(precision, self._device)
         self.images, self._batch, self._loss, self._metric = len(targets), batch, loss, metric
@@ -140,8 +137,7 @@ class Evaluator:
             model.register_forward_hook(_in_float32)
         dtype = getattr(torch, kind) if self._inputs.is_floating_point() else self._inputs.dtype
         inputs = self._inputs.to(self._device, dtype).contiguous(memory_format=layout)
-        names = {one: [name for name, first in self._firsts.items() if first == one] for one in moved}
-        return _Form(model, inputs, base, directions, names)
+        return _Form(model, inputs, base, directions)
 
     def _untouched(self) -> _Form:
         """The network as it is; refused if its forward pass is random, or an example's loss depends on the others."""

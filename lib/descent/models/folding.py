@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._pytree import tree_leaves
 
@@ -31,17 +32,28 @@ class Folded:
     scales: dict[str, Tensor]
 
 
+def memory(part: Tensor) -> tuple[object, ...]:
+    """What two tensors of one type have in common if and only if they are the same numbers in memory."""
+    place = part.data_ptr() if part.layout is torch.strided else 0  # 0 also of what is empty, or has no numbers
+    return (type(part), place, part.shape, part.stride()) if place else (id(part),)
+
+
 @torch.no_grad()  # with gradients, the copies of a scripted module's weights would have a history
 def copy_module(model: nn.Module) -> nn.Module:
     """A deep copy of the module, also of one that keeps tensors with a history, as weight normalisation by hooks does.
+
+    Parameters that are the same numbers in memory, as `one.weight.data = other.weight.data` makes them, are one
+    parameter in the copy.
 
     Raises:
         ValueError: the module holds something that cannot be copied.
     """
     held = tree_leaves([vars(module) for module in model.modules()])
-    with_history = [part for part in held if isinstance(part, Tensor) and not part.is_leaf]
+    parts = [part for part in held if isinstance(part, Tensor) and not is_lazy(part)]
+    copies = {memory(part): copy.deepcopy(part) if part.is_leaf else part.clone() for part in parts}
+    memo: dict[int, Any] = {id(part): copies[memory(part)] for part in parts}
     try:
-        return copy.deepcopy(model, {id(part): part.detach().clone() for part in with_history})
+        return copy.deepcopy(model, memo)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"the network cannot be copied: {error}; expected one that copy.deepcopy takes") from error
 
