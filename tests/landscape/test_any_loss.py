@@ -71,7 +71,7 @@ REFUSED: dict[str, Case] = {
     "one logit, bool": (lambda: flat(1), IMAGES, BINARY.bool(), r"torch.bool: each target is one of two values",
                         lambda out, y: BCE(out[:, 0], y.float())),
     "one logit, squeezed": (lambda: Network(lambda net, x: net.l(x).squeeze(1), l=flat(1)), IMAGES, BINARY,
-                            r"outputs of shape \(20,\) and targets", lambda out, y: BCE(out, y.float())),
+                            r"outputs of shape \(8,\) and targets", lambda out, y: BCE(out, y.float())),
     "regression": (lambda: flat(1), IMAGES, numbers(), "targets are numbers, as in a regression",
                    lambda out, y: MSE(out[:, 0], y)),
     "regression, column": (lambda: flat(1), IMAGES, numbers(1), "targets are numbers, as in a regression", MSE),
@@ -204,13 +204,13 @@ def test_a_metric_stands_beside_the_default_loss_too() -> None:
 
 WRONG: dict[str, tuple[Any, str]] = {
     "of outputs and targets": (lambda outputs, targets: F.cross_entropy(outputs, targets, reduction="none"),
-                               r"loss\(model, \(inputs, targets\)\) fails on the first 20 examples.*TypeError"),
+                               r"loss\(model, \(inputs, targets\)\) fails on the first examples.*TypeError"),
     "a layer": (nn.CrossEntropyLoss(reduction="none"), r"loss\(model, \(inputs, targets\)\) fails.*TypeError"),
     "of the batch alone": (lambda batch: batch, r"loss\(model, \(inputs, targets\)\) fails.*TypeError"),
     "a mean": (lambda m, b: F.cross_entropy(m(b[0]), b[1]), r"loss returned shape \(\), torch.float32: expected"),
     "a number": (lambda m, b: 1.5, "loss returned float: expected"),
-    "a column": (lambda m, b: m(b[0])[:, :1], r"loss returned shape \(20, 1\), .*, one number per example"),
-    "complex": (lambda m, b: m(b[0])[:, 0] + 0j, r"loss returned shape \(20,\), torch.complex64: expected"),
+    "a column": (lambda m, b: m(b[0])[:, :1], r"loss returned shape \(8, 1\), .*, one number per example"),
+    "complex": (lambda m, b: m(b[0])[:, 0] + 0j, r"loss returned shape \(8,\), torch.complex64: expected"),
     "every pair": (lambda m, b: (m(b[0])[:, :1] - b[1]).square().mean(1), "changes with the others of its batch"),
     "contrastive": (lambda m, b: (m(b[0]) @ m(b[0]).T).logsumexp(1), "changes with the others of its batch"),
     "a mean, repeated": (lambda m, b: squares(m, b).mean().expand(len(b[1])), "changes with the others of its batch"),
@@ -280,6 +280,17 @@ def test_a_random_forward_pass_is_refused(case: str) -> None:
         Evaluator(model, IMAGES, CHOSEN, line(model))
 
 
+def test_a_hundredth_more_each_time_is_another_value() -> None:
+    calls = []
+
+    def drifting(model: nn.Module, batch: Batch) -> Tensor:
+        calls.append(1)
+        return torch.full((len(batch[1]),), 1 + 0.01 * len(calls))
+
+    with pytest.raises(ValueError, match="gives other values when it is evaluated again"):
+        Evaluator(flat(), IMAGES, CHOSEN, line(flat()), loss=drifting)
+
+
 def test_layers_that_are_random_in_training_alone_are_not() -> None:
     model = nn.Sequential(nn.Dropout2d(0.3), flat(8), nn.RReLU(), nn.AlphaDropout(0.5), nn.Linear(8, CLASSES)).train()
     state = torch.get_rng_state()
@@ -290,7 +301,7 @@ def test_layers_that_are_random_in_training_alone_are_not() -> None:
 
 def test_a_normalisation_over_the_batch_is_refused_by_name() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, track_running_stats=False), head(6))
-    said = "the loss of an example changes with the others of its batch, as in '1', which has no running statistics"
+    said = "the loss of an example changes with the others of its batch, as '1' has no running statistics"
     with pytest.raises(ValueError, match=said):
         Evaluator(model, IMAGES, CHOSEN, line(model))
 
@@ -362,10 +373,10 @@ def test_logits_that_are_not_numbers_make_no_number() -> None:
 
 def test_a_network_that_fails_is_refused_with_its_own_words() -> None:
     model = flat()
-    with pytest.raises(ValueError, match=r"the network fails on the first 20 examples, in float32 .*cannot be mul"):
+    with pytest.raises(ValueError, match=r"the network fails on the first examples, in float32 .*cannot be mul"):
         Evaluator(model, IMAGES[:, :1], CHOSEN, line(model))
     words = text(True)
-    with pytest.raises(ValueError, match="the network fails on the first 20 examples, in float32 and evaluation mode"):
+    with pytest.raises(ValueError, match="the network fails on the first examples, in float32 and evaluation mode"):
         Evaluator(words, TOKENS.float(), CHOSEN, line(words))
-    with pytest.raises(ValueError, match=r"the network fails on the first 20 examples.*IndexError: index out of range"):
+    with pytest.raises(ValueError, match=r"the network fails on the first examples.*IndexError: index out of range"):
         Evaluator(words, TOKENS + 5, CHOSEN, line(words))

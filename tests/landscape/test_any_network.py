@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch.nn.utils import parametrizations, prune
 
 from descent.landscape.directions import Direction, random_direction
 from descent.landscape.evaluator import Evaluator
-from descent.models.folding import copy_module
+from descent.models.folding import Folded, copy_module, fold_batch_norm
 
 POINTS = ([0.0, 0.0], [0.4, -0.3])
 B, C = nn.BatchNorm2d, nn.Conv2d
@@ -208,6 +209,32 @@ def test_a_fold_that_changes_the_values_is_dropped_with_a_word() -> None:
     assert not is_folded(task)
     for value, point in zip(task(POINTS)["loss"], POINTS, strict=True):
         assert value == pytest.approx(plain_loss(moved(model, plane(model), point), data), rel=2e-5)
+
+
+def test_a_fold_that_moves_otherwise_is_dropped_though_it_agrees_at_the_centre(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unscaled(model: nn.Module) -> Folded:
+        folded = fold_batch_norm(model)
+        return Folded(folded.model, {name: torch.ones_like(part) for name, part in folded.scales.items()})
+
+    monkeypatch.setattr("descent.landscape.evaluator.fold_batch_norm", unscaled)
+    model, data = convolutional(), examples()
+    with pytest.warns(UserWarning, match="with batch normalisation folded into 0, the values change by"):
+        task = Evaluator(model, *data, plane(model), precision="float32")
+    assert task(POINTS)["loss"][1] == pytest.approx(plain_loss(moved(model, plane(model), POINTS[1]), data), rel=2e-5)
+
+
+@pytest.mark.parametrize(("off", "kept"), [(25, True), (12, False)])
+def test_bfloat16_may_change_the_values_by_a_twentieth(off: int, kept: bool) -> None:
+    """It takes 257 for 256, which is a change of 1 in `off`."""
+    model, inputs = nn.Linear(1, 1, bias=False), torch.full((3, 1), 257.0)
+    nn.init.ones_(model.weight)
+    settings = {"loss": lambda model, batch: model(batch[0])[:, 0] - (257 - off), "precision": "bfloat16"}
+    with (
+        nullcontext() if kept else pytest.warns(UserWarning, match=f"the values change by {1 / off:.2g} of the largest")
+    ):
+        task = Evaluator(model, inputs, inputs, [{"weight": torch.ones(1, 1)}], **settings)
+    assert task.precision == ("bfloat16" if kept else "float32")
+    assert task([[0.0]])["loss"][0] == off - kept
 
 
 def penalised(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -26,9 +26,10 @@ Array = NDArray[np.float64]
 Values = dict[str, Array]
 Batch = tuple[Tensor, Tensor]
 ExampleLoss = Callable[[nn.Module, Batch], Tensor]
-CHECKED = 32  # examples of the first batch on which a rewritten network is compared with the untouched one
-AGREE = 5e-3  # largest difference over the largest number: rounding to float32 leaves 1e-6, and 1e-3 on a GPU
-AGREE_IN_BFLOAT16 = 0.05  # rounding leaves 0.005 to 0.016 of the log-probabilities of trained residual networks
+CHECKED = 8  # first examples, on which a rewritten network is compared with the untouched one
+# Largest difference over the largest number, by the format in which it is taken: rounding leaves 1e-13, 3e-6 (on a GPU,
+# whose convolutions round, 1e-3) and 0.016 of the log-probabilities of trained residual networks.
+LIMITS = {"float64": 1e-4, "float32": 5e-3, "bfloat16": 0.05}
 FAILURES = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
@@ -37,6 +38,7 @@ class _Form:
     """A network as it is computed with: in one number format and layout, its batch normalisation folded or not."""
 
     model: nn.Module
+    kind: str
     inputs: Tensor
     base: Direction
     directions: list[Direction]
@@ -119,94 +121,97 @@ class Evaluator:
         self.precision = "float64" if double else "float32"
         network = copy_module(model).eval()  # the caller may train the model further
         self._network = network.double() if double else network.float()
-        self._form = self._untouched()
-        self._rewrite(self.precision if double and precision == "auto" else wanted, asked=precision)
+        self._form = self._form_of(None, self.precision)
+        plain = self._check_network()
+        self._rewrite(plain, self.precision if double and precision == "auto" else wanted, asked=precision)
 
     def _form_of(self, folded: Folded | None, kind: str, layout: Any = torch.contiguous_format) -> _Form:
         folded, exact = folded or Folded(self._network, {}), torch.float64 if kind == "float64" else torch.float32
         model, zero, one = copy_module(folded.model), torch.zeros(()), torch.ones(())
         state, moved = model.state_dict(), set().union(*self._directions)
         base = {name: state[name].to(self._device, exact, copy=True) for name in moved}
-        scaled = [
-            {n: d.get(n, zero).to(exact) * folded.scales.get(n, one).to(exact) for n in moved} for d in self._directions
-        ]
-        directions = [{name: part.to(self._device) for name, part in direction.items()} for direction in scaled]
+        scaled = [{n: d.get(n, zero) * folded.scales.get(n, one) for n in moved} for d in self._directions]
+        directions = [{name: part.to(self._device, exact) for name, part in each.items()} for each in scaled]
         model = {"float32": model.float, "float64": model.double, "bfloat16": model.bfloat16}[kind]()
         model = model.to(self._device, memory_format=layout)  # type: ignore[call-overload]
         if kind == "bfloat16":
             model.register_forward_hook(_in_float32)
         dtype = getattr(torch, kind) if self._inputs.is_floating_point() else self._inputs.dtype
         inputs = self._inputs.to(self._device, dtype).contiguous(memory_format=layout)
-        return _Form(model, inputs, base, directions)
+        return _Form(model, kind, inputs, base, directions)
 
-    def _untouched(self) -> _Form:
-        """The network as it is; refused if its forward pass is random, or an example's loss depends on the others."""
-        form, count = self._form_of(None, self.precision), min(CHECKED, self._batch, self.images)
-        state, fewer = _random_state(), max(2, count // 2)
+    def _check_network(self) -> _Form:
+        """The network as it is, in the finest format in which it runs, where rounding hides least.
+
+        It is refused if its forward pass is random, or if the loss of an example depends on the rest of the batch.
+        """
+        plain, state = self._form, _random_state()
         try:
-            first, again = self._probe(form, 0.0), self._probe(form, 0.0)
+            first = self._probe(plain, 0.0)
         except FAILURES as error:
             what = "the network" if self._loss is None else "loss(model, (inputs, targets))"
-            where = f"on the first {count} examples, in {self.precision} and evaluation mode"
+            where = f"on the first examples, in {self.precision} and evaluation mode"
             raise ValueError(f"{what} fails {where}: {type(error).__name__}: {error}") from error
-        drawn = _random_state() != state
-        if drawn or _difference(first, again) > AGREE:
+        with suppress(*FAILURES):
+            finer = self._form_of(None, "float64")
+            first, plain = self._probe(finer, 0.0), finer
+        again, drawn, fewer = self._probe(plain, 0.0), _random_state() != state, len(first) // 2
+        if drawn or _difference(first, again) > LIMITS[plain.kind]:
             how = "draws random numbers" if drawn else "gives other values when it is evaluated again"
             raise ValueError(
                 f"the network, or its loss, {how} in evaluation mode, so that no point has one loss: expected a fixed "
                 "forward pass, with functional dropout only where self.training is True"
             )
-        if count > fewer and _difference(first[:fewer], self._probe(form, 0.0, slice(fewer))) > AGREE:
-            norms = (
-                name for name, m in form.model.named_modules() if isinstance(m, _BatchNorm) and m.running_var is None
-            )
-            where = "".join(f", as in {name!r}, which has no running statistics" for name in norms)
+        norms = [(name, m) for name, m in plain.model.named_modules() if isinstance(m, _BatchNorm)]
+        where = "".join(f", as {name!r} has no running statistics" for name, m in norms if m.running_var is None)
+        alone = self._probe(plain, 0.0, slice(fewer)) if fewer > 1 else first
+        if where or _difference(first[: len(alone)], alone) > LIMITS[plain.kind]:
             raise ValueError(
                 f"the loss of an example changes with the others of its batch{where}: expected one value for each "
                 "example by itself"
             )
-        return form
+        return plain
 
-    def _rewrite(self, wanted: str, asked: str) -> None:
+    def _rewrite(self, plain: _Form, wanted: str, asked: str) -> None:
         """Fold, lay out and cast the network as far as its values stay the same at the centre and one unit away."""
-        plain, kept = self._form, dict[str, Any](folded=None, kind=self.precision)
-        rewrites: dict[str, tuple[dict[str, Any], float, tuple[float, ...]]] = {}
+        kept, rewrites = dict[str, Any](folded=None, kind=plain.kind), dict[str, dict[str, Any]]()
         matrices = {name for name, parameter in self._network.named_parameters() if parameter.ndim > 1}
         if matrices.issuperset(plain.base) and (folded := fold_batch_norm(self._network)).scales:
             names = ", ".join(name.removesuffix(".weight") for name in folded.scales)
-            rewrites[f"batch normalisation folded into {names}"] = {"folded": folded}, AGREE, (0.0, 1.0)
+            rewrites[f"batch normalisation folded into {names}"] = {"folded": folded}
         if self._inputs.ndim == 4:
-            rewrites["channels-last images"] = {"layout": torch.channels_last}, AGREE, (0.0,)
+            rewrites["channels-last images"] = {"layout": torch.channels_last}
         if wanted != self.precision:
-            rewrites[wanted] = {"kind": wanted}, AGREE_IN_BFLOAT16 if wanted == "bfloat16" else AGREE, (0.0,)
-        for name, (change, limit, places) in rewrites.items():
+            rewrites[wanted] = {"kind": wanted}
+        expected = {0.0: self._probe(plain, 0.0)}
+        with suppress(*FAILURES):
+            expected[1.0] = self._probe(plain, 1.0)
+        for name, change in rewrites.items():
+            places, limit = expected if "folded" in change else [0.0], LIMITS[change.get("kind", plain.kind)]
             try:
                 form = self._form_of(**kept | change)
-                found = max(_difference(self._probe(plain, at), self._probe(form, at)) for at in places)
+                found = max(_difference(expected[at], self._probe(form, at)) for at in places)
                 fault = f"the values change by {found:.2g} of the largest, above {limit:g}"
             except FAILURES as error:
                 found, fault = torch.inf, f"the network fails: {error}" if name == asked else ""
             if found <= limit:
-                self._form, kept = form, kept | change
+                kept |= change
             elif fault:
                 warnings.warn(f"with {name}, {fault}; the network is evaluated without", stacklevel=3)
-        self.precision = kept["kind"]
+        self.precision = kept["kind"] if wanted == kept["kind"] else self.precision
+        self._form = self._form_of(**kept | {"kind": self.precision})
 
+    @torch.no_grad()
     def _probe(self, form: _Form, coordinate: float, part: slice | None = None) -> Tensor:
         """Of the first examples, with every coordinate equal, the losses `(b,)`; by default all log-probabilities."""
         part = part or slice(min(CHECKED, self._batch))
-        with self._without_gradients():
-            form.move([coordinate] * len(form.directions))
-            batch = form.inputs[part], self._targets[part]
-            if self._loss is not None:
-                return self._each(form.model, batch)[0]
-            outputs: Tensor = form.model(batch[0])
-            check_classes(outputs, self._targets)
-            return outputs.double().log_softmax(1)
-
-    def _without_gradients(self) -> AbstractContextManager[None]:
-        """A loss may enable gradients for itself, as one of differential equations does."""
-        return torch.inference_mode() if self._loss is None else torch.no_grad()
+        form.move([coordinate] * len(form.directions))
+        batch = form.inputs[part], self._targets[part]
+        if self._loss is not None:
+            return self._each(form.model, batch)[0]
+        outputs: Tensor = form.model(batch[0])
+        check_classes(outputs, self._targets)
+        return outputs.double().log_softmax(1)
 
     def _each(self, model: nn.Module, batch: Batch) -> Tensor:
         """The values of each example, float64, `(names, b)`."""
@@ -221,9 +226,9 @@ class Evaluator:
     def key(self) -> str:
         """SHA-256 of what is behind the values: weights and statistics, directions, examples, and the precision.
 
-        What the network makes of them counts by the mean size of its values on the first examples, at the centre and
-        one unit away, computed anew: networks of one state with another forward pass, or another loss, have another
-        key. In float64 that is the same on any machine; of a network that does not run in it, three digits count.
+        What the network makes of them counts by mean, norm and maximum of its values on the first examples, at the
+        centre and one unit away, computed anew: networks of one state with another forward pass, or another loss, have
+        another key. They count to five digits in float64, and to three where the network does not run in it.
         """
         digest, examples = hashlib.sha256(), {"inputs": self._inputs, "targets": self._targets}
         state = {name: part for name, part in self._network.state_dict().items() if isinstance(part, Tensor)}
@@ -238,11 +243,13 @@ class Evaluator:
     def _fingerprint(self) -> str:
         count = min(CHECKED, self.images)
         parts = [slice(at, min(at + self._batch, count)) for at in range(0, count, self._batch)]
-        for kind, digits in (("float64", 6), ("float32", 3)):
+        for kind, digits in (("float64", 5), ("float32", 3)):
             with suppress(*FAILURES):
                 form = self._form_of(None, kind)
                 values = [torch.cat([self._probe(form, at, part) for part in parts]) for at in (0.0, 1.0)]
-                return " ".join(f"{float(each.abs().mean()):.{digits}g}" for each in values)
+                return " ".join(
+                    f"{number:.{digits}g}" for each in values for number in (each.mean(), each.norm(), each.max())
+                )
         return ""
 
     def in_float32(self) -> Evaluator:
@@ -270,11 +277,11 @@ class Evaluator:
         names = ["loss", "standard_error", *(name for name, given in others.items() if given)]
         return {name: np.array([row[column] for row in rows]) for column, name in enumerate(names)}
 
+    @torch.no_grad()  # not inference mode: a loss may enable gradients, as one of differential equations does
     def _at(self, point: Array) -> list[float]:
         form, parts = self._form, [slice(at, at + self._batch) for at in range(0, self.images, self._batch)]
-        with self._without_gradients():
-            form.move(point)
-            each = torch.cat([self._each(form.model, (form.inputs[part], self._targets[part])) for part in parts], 1)
+        form.move(point)
+        each = torch.cat([self._each(form.model, (form.inputs[part], self._targets[part])) for part in parts], 1)
         spread = float(each[0].std()) / self.images**0.5 if self.images > 1 else float("nan")
         loss, *others = (float(mean) for mean in each.mean(1))
         return [loss, spread, *others]
