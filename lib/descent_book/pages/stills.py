@@ -1,4 +1,4 @@
-"""Static figures open at full size at a click or a tap, and each figure's element says which file draws it."""
+"""Static figures open at full size at a click, a figure's element says which file draws it, and set-up is one fold."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from docutils import nodes
+from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx.application import Sphinx
 
 from descent_book.pages.claims import cell_source, code_cells
@@ -34,6 +35,21 @@ def mark_sources(app: Sphinx, doctree: nodes.document) -> None:
             image.replace_self(still)
 
 
+def fold_set_up(app: Sphinx, doctree: nodes.document) -> None:
+    """Gather the folded cells that stand before a chapter's first heading, if there are several, into one fold."""
+    opening = doctree.next_node(nodes.section)
+    cells = [node for node in opening or [] if isinstance(node, nodes.container) and node.get("hide_mode") == "input"]
+    if len(cells) < 2:
+        return
+    titles = {"prompt_show": "Parameters and set-up", "prompt_hide": "Hide parameters and set-up"}
+    fold = HideCodeCellNode("", classes=["above-input", "set-up"], **titles)
+    opening.insert(opening.index(cells[0]), nodes.container("", fold, classes=["cell"]))
+    for cell in cells:
+        opening.remove(cell)
+        del cell["hide_mode"]
+        fold += cell
+
+
 def _visit_still(writer: Any, node: Still) -> None:
     start = len(writer.body)
     writer.visit_image(node)  # which turns the address into that of the file beside the pages
@@ -48,4 +64,5 @@ def _depart_still(writer: Any, node: Still) -> None:
 def setup(app: Sphinx) -> None:
     """Register this module with Sphinx."""
     app.add_node(Still, html=(_visit_still, _depart_still))
+    app.connect("doctree-read", fold_set_up, priority=640)
     app.connect("doctree-read", mark_sources, priority=655)
