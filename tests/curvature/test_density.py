@@ -8,6 +8,7 @@ from descent.curvature.density import ProbeMean, estimate_trace, spectral_densit
 from descent.curvature.eigen import extreme_eigenpairs
 from descent.curvature.operators import hessian
 from descent.repro.seeding import global_seed, numpy_generator, torch_generator
+from descent.training.loop import batch_cross_entropy
 
 rng = np.random.default_rng(0)
 VALUES = np.concatenate([[-9.0, -4.0], np.linspace(-1, 2, 195), [10.0, 20.0, 30.0]])
@@ -115,7 +116,7 @@ def test_density_of_a_networks_hessian_has_its_moments() -> None:
     with global_seed(0, "net"):
         model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 3)).double()
     inputs = torch.randn(20, 3, generator=torch_generator(0, "data"), dtype=torch.float64)
-    operator = hessian(model, nn.CrossEntropyLoss(), [(inputs, torch.arange(20) % 3)])
+    operator = hessian(model, batch_cross_entropy, [(inputs, torch.arange(20) % 3)])
     matrix = dense_matrix(operator)
     found = spectral_density(operator, 10, 30, numpy_generator(0, "probes"))
     for power in (1, 2, 3):
