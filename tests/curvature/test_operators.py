@@ -243,7 +243,12 @@ BAD: dict[str, tuple[Any, Any, Any, str]] = {
     "norm": (nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), CROSS, None, "BatchNorm1d '1' uses each batch's own"),
     "no statistics": (nn.BatchNorm1d(3, track_running_stats=False).eval(), CROSS, None, "uses each batch's own"),
     "noise": (Noisy(), CROSS, None, r"loss of batch 0 is .*, then .*: products would be random"),
-    "number": (None, lambda model, batch: float(model(batch[0])[0, 0]), None, "loss returned float: expected a scalar tensor"),
+    "number": (
+        None,
+        lambda model, batch: model(batch[0])[0, 0].item(),
+        None,
+        "loss returned float: expected a scalar tensor",
+    ),
     "nan": (None, lambda model, batch: CROSS(model, batch) * float("nan"), None, "loss of batch 0 is nan: expected"),
 }
 BAD_CRITERIA: dict[str, tuple[Criterion, str]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import zip_longest
 from typing import Any
@@ -14,16 +14,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import DataLoader, RandomSampler
 
 Batch = Any  # tensors with one row an example, in a tuple, a list or a dict
 Loss = Callable[[nn.Module, Batch], Tensor]
 Parts = Sequence[Tensor]  # a vector in weight space, cut into the shapes of the parameters
 Product = Callable[[Parts], Parts]
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-WRAPPERS = {"OptimizedModule", "ScriptModule", "DistributedDataParallel", "FullyShardedDataParallel"}
 ROWS = 8  # of the first batch, on which products are compared
-STEPS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)  # of differences of gradients, over the length of the weights
+STEPS = (10.0, 1.0, 0.1, 1e-2, 1e-3)  # of differences of gradients, over precision^(1/3) times the weights' length
 ORDINARY = 3.0  # outputs no larger than this saturate no softmax
 KNOWN = "known of weight_norm, of detached or straight-through gradients, and of layer_norm in a loss of gradients"
 
@@ -103,41 +100,10 @@ def prepare(batch: Batch, device: torch.device, rows: slice = slice(None)) -> Ba
     return tree_map(lambda part: part[rows].detach().to(device).requires_grad_(part.requires_grad), batch)
 
 
-def check_modules(model: nn.Module) -> None:
-    """Refuse modules whose output is random or depends on the other examples of a batch, and compiled ones."""
-    for name, module in model.named_modules():
-        what = f"{type(module).__name__} {name!r}"
-        if WRAPPERS & {kind.__name__ for kind in type(module).__mro__}:
-            raise ValueError(f"{what} has no second derivative: expected the module that it was made from")
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
-            raise ValueError(f"{what} is in training mode: products would be random; expected model.eval()")
-        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if batch_norm and (module.training or module.running_mean is None):
-            raise ValueError(f"{what} uses each batch's own statistics: expected model.eval() with running statistics")
-        if isinstance(module, NORMS) and module.training and module.running_mean is not None:
-            raise ValueError(f"{what} is in training mode and would move its statistics: expected model.eval()")
-
-
-def check_order(batches: Iterable[Batch]) -> None:
-    """Refuse batches that are known, without reading them, to shuffle, to drop examples or to end after one pass."""
-    if isinstance(batches, Iterator):
-        raise ValueError(f"batches is a {type(batches).__name__}, spent after one pass: expected a list or a loader")
-    if isinstance(batches, Tensor | dict) or not hasattr(batches, "__iter__"):
-        raise ValueError(f"batches is a {type(batches).__name__}: expected a list of batches, or a loader")
-    if not isinstance(batches, DataLoader):
-        return
-    batching: Any = batches.batch_sampler
-    sampler = getattr(batching, "sampler", None)
-    if isinstance(sampler, RandomSampler):
-        raise ValueError("the loader draws its order with a RandomSampler: expected shuffle=False")
-    if isinstance(sampler, Sized) and batching.drop_last and (rest := len(sampler) % batching.batch_size):
-        raise ValueError(f"the loader drops the last {rest} of {len(sampler)} examples: expected drop_last=False")
-
-
 def count_examples(batch: Batch, number: int) -> int:
     """The rows of every tensor of a batch, one an example."""
     if not isinstance(batch, tuple | list | dict):
-        raise ValueError(f"batch {number} is a {type(batch).__name__}: expected a tuple such as (inputs, targets)")
+        raise ValueError(f"batch {number} is a {type(batch).__name__}: expected a tuple, list or dict of tensors")
     parts = tree_leaves(batch)
     if other := [type(part).__name__ for part in parts if not isinstance(part, Tensor)]:
         raise ValueError(f"batch {number} holds a {other[0]}: expected tensors, as torch.as_tensor gives")
@@ -167,8 +133,8 @@ def check_batches(
         rows, batch = count_examples(given, number), prepare(given, device)
         value, again = (_evaluate(matrix, model, loss, batch, number).detach() for _ in range(2))
         _check_unchanged(*models)
-        if (value - again).abs() > 4 * torch.finfo(value.dtype).eps * value.abs():
-            raise ValueError(f"loss of batch {number} is {value:.9g}, then {again:.9g}: products would be random")
+        if (value - again).abs() > 32 * torch.finfo(value.dtype).eps * value.abs():
+            raise ValueError(f"loss of batch {number} is {value.item()}, then {again.item()}: products would be random")
         if number == 0:
             _check_few(matrix, models, loss, prepare(given, device, slice(ROWS)))
             measure = _far_from_trained(matrix, model, loss, batch)
@@ -191,7 +157,7 @@ def _check_unchanged(model: nn.Module, original: nn.Module) -> None:
     """Refuse a loss that changes parameters or buffers of the model."""
     states = [dict([*network.named_parameters(), *network.named_buffers()]) for network in (model, original)]
     for name, part in states[0].items():
-        if not torch.equal(part.nan_to_num(), states[1][name].nan_to_num()):
+        if not torch.allclose(part, states[1][name], rtol=0, atol=0, equal_nan=True):
             raise ValueError(f"the loss changes {name!r}: expected model.eval(), and layers that then change nothing")
 
 
@@ -232,7 +198,8 @@ def _check_mean(measure: Callable[[Batch], float], pair: tuple[Batch, Batch], nu
     if not abs(whole - mean) <= 3e-4 * max(map(abs, [whole, *parts])):
         raise ValueError(
             f"loss is {whole:.6g} on {one + other} rows up to batch {number}, {mean:.6g} as the mean of its parts: "
-            "expected a mean per example, as reduction='mean' gives without class weights and ignored examples"
+            "expected a mean per example, as reduction='mean' gives without class weights, ignored examples and layers "
+            "that mix rows"
         )
 
 
@@ -275,10 +242,8 @@ def _far_from_trained(matrix: BatchHessian, model: nn.Module, loss: Loss, batch:
 def _check_few(matrix: BatchHessian, models: tuple[nn.Module, nn.Module], loss: Loss, few: Batch) -> None:
     """On a few rows: that the loss changes nothing, reads no other weights, is curved, and has right derivatives."""
     model, original = models
-    saved: dict[int, Tensor] = {}
-    with saved_tensors_hooks(lambda part: saved.setdefault(id(part), part), lambda part: part):
-        first, second = (_graph_leaves(_evaluate(matrix, model, loss, few)) for _ in range(2))
-    if low := {part.dtype for part in saved.values()} & {torch.bfloat16, torch.float16}:
+    (first, kinds), (second, _) = (_graph_leaves(matrix, model, loss, few) for _ in range(2))
+    if low := kinds & {torch.bfloat16, torch.float16}:
         raise ValueError(f"the loss computes in {low.pop()}: products would have two digits; expected no autocast")
     known = {id(part) for part in [*tree_leaves(few), *(model.parameters() if matrix.reads_weights else ())]}
     for key in first.keys() & second.keys() - known:  # a leaf that the loss makes is another one each time
@@ -290,8 +255,17 @@ def _check_few(matrix: BatchHessian, models: tuple[nn.Module, nn.Module], loss: 
         raise ValueError(f"loss cannot be differentiated twice: {error}") from error
 
 
-def _graph_leaves(value: Tensor) -> dict[int, Tensor]:
-    """The tensors that the graph of a value starts from, by identity."""
+def _graph_leaves(
+    matrix: BatchHessian, model: nn.Module, loss: Loss, batch: Batch
+) -> tuple[dict[int, Tensor], set[torch.dtype]]:
+    """The tensors that the graph of the loss starts from, by identity, and the dtypes of those that it keeps."""
+    saved: dict[int, Tensor] = {}
+    with saved_tensors_hooks(lambda part: saved.setdefault(id(part), part), lambda part: part):
+        leaves = _leaves(_evaluate(matrix, model, loss, batch))
+    return leaves, {part.dtype for part in saved.values()}
+
+
+def _leaves(value: Tensor) -> dict[int, Tensor]:
     leaves, seen, waiting = {}, set(), [value.grad_fn]
     while waiting:
         node = waiting.pop()
@@ -340,7 +314,7 @@ def _check_curved(model: nn.Module, loss: Loss, few: Batch) -> None:
             continue
         if not points:
             return
-        if not _graph_leaves(value).keys() & set(map(id, points)):
+        if not _leaves(value).keys() & set(map(id, points)):
             raise ValueError("loss has no gradient in the outputs, as an accuracy has none: expected a smooth function")
         slopes = torch.autograd.grad(value, points, create_graph=True, materialize_grads=True)
         if flat(differentiate(slopes, points, [2 + _ramp(point) for point in points])).nan_to_num().any():
@@ -365,7 +339,7 @@ def _check_products(matrix: BatchHessian, model: nn.Module, loss: Loss, few: Bat
     Where gradients jump at every distance, as at a ReLU of exactly zero, only symmetry is asked for.
     """
     scale = _scale_of_outputs(matrix, model, loss, few)
-    exact, rows = _in_float64(matrix, model, loss, few)
+    exact, rows, eps = _in_float64(matrix, model, loss, few)
     weights, generator = trained(exact), torch.Generator().manual_seed(0)
     sizes = [weight.numel() for weight in weights]
     drawn = torch.randn(2, sum(sizes), generator=generator, dtype=torch.float64).to(weights[0])
@@ -373,7 +347,7 @@ def _check_products(matrix: BatchHessian, model: nn.Module, loss: Loss, few: Bat
     with outputs_replaced(exact, scale):
         multiply = matrix.product(exact, loss, rows)
         hu, hw = (flat(multiply(split(vector, weights))) for vector in (u, w))
-        slope, unsure = _differences_of_gradients(matrix, exact, loss, rows, u)
+        slope, unsure = _differences_of_gradients(matrix, exact, (loss, rows), u, eps)
     with outputs_replaced(model, scale):
         own = flat(matrix.product(model, loss, few)(split(u.to(trained(model)[0]), weights))).to(hu)
     if not torch.cat([hu, hw, own]).isfinite().all():
@@ -382,7 +356,7 @@ def _check_products(matrix: BatchHessian, model: nn.Module, loss: Loss, few: Bat
         float((one - other).norm() - 2 * spread.norm() - 1e-4 * other.norm())
         for one, other, spread in zip(*(torch.split(part, sizes) for part in (hu, slope, unsure)), strict=True)
     ]
-    symmetric = (u @ hw - w @ hu).abs() <= torch.finfo(hu.dtype).eps ** 0.5 * (hu.norm() + hw.norm())
+    symmetric = (u @ hw - w @ hu).abs() <= eps**0.5 * (hu.norm() + hw.norm())
     if not symmetric or max(excess) > 1e-6 * float(slope.norm()):
         names = [name for name, parameter in exact.named_parameters() if parameter.requires_grad]
         where = f"by parameter {names[excess.index(max(excess))]!r}" if max(excess) > 0 else "by some parameter"
@@ -397,19 +371,22 @@ def _check_products(matrix: BatchHessian, model: nn.Module, loss: Loss, few: Bat
         )
 
 
-def _in_float64(matrix: BatchHessian, model: nn.Module, loss: Loss, few: Batch) -> tuple[nn.Module, Batch]:
-    """Model and rows in float64, or as they are where the model, or the loss, takes no float64."""
+def _in_float64(matrix: BatchHessian, model: nn.Module, loss: Loss, few: Batch) -> tuple[nn.Module, Batch, float]:
+    """Model and rows in float64, or as they are where these cannot be so, and the precision of what is computed.
+
+    It is that of float32 where some layer, or the loss, goes down to it.
+    """
     exact = copy.deepcopy(model).double()
     rows = tree_map(lambda part: part.double() if part.is_floating_point() else part, few)
     try:
-        _evaluate(matrix, exact, loss, rows)
+        _, kinds = _graph_leaves(matrix, exact, loss, rows)
     except ValueError:
-        return model, few
-    return exact, rows
+        exact, rows, kinds = model, few, {trained(model)[0].dtype}
+    return exact, rows, torch.finfo(torch.float32 if torch.float32 in kinds else torch.float64).eps
 
 
 def _differences_of_gradients(
-    matrix: BatchHessian, model: nn.Module, loss: Loss, rows: Batch, along: Tensor
+    matrix: BatchHessian, model: nn.Module, task: tuple[Loss, Batch], along: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """Central differences of gradients at two distances, `(P,)`: one, and its difference from the other.
 
@@ -417,7 +394,7 @@ def _differences_of_gradients(
     crosses a kink, the second result is infinite.
     """
     at, weights = copy.deepcopy(model), [weight.detach() for weight in trained(model)]
-    length, eps = float(flat(weights).norm()) or 1.0, torch.finfo(along.dtype).eps
+    length = (float(flat(weights).norm()) or 1.0) * eps ** (1 / 3)
     before = torch.full_like(along, torch.nan)
     for step in STEPS:
         ends = []
@@ -425,7 +402,7 @@ def _differences_of_gradients(
             with torch.no_grad():
                 for moved, start, part in zip(trained(at), weights, split(distance * along, weights), strict=True):
                     moved.copy_(start + part)
-            ends.append(flat(matrix.gradient(model, at, loss, rows)).detach())
+            ends.append(flat(matrix.gradient(model, at, *task)).detach())
         difference = (ends[0] - ends[1]) / (2 * step * length)
         rounding = 1e3 * eps * ends[0].norm() / (step * length)
         if (difference - before).norm() <= 1e-3 * difference.norm() + rounding:

@@ -9,7 +9,7 @@ model, loss and data is checked before the first one.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler
 
 from descent.curvature.checks import (
     Batch,
@@ -25,8 +26,6 @@ from descent.curvature.checks import (
     Parts,
     Product,
     check_batches,
-    check_modules,
-    check_order,
     count_examples,
     differentiate,
     flat,
@@ -37,6 +36,8 @@ from descent.curvature.checks import (
 )
 
 Array = NDArray[np.float64]
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+WRAPPERS = {"OptimizedModule", "ScriptModule", "DistributedDataParallel", "FullyShardedDataParallel"}
 
 
 def hessian(
@@ -167,10 +168,11 @@ class _MeanOverBatches(LinearOperator):  # type: ignore[misc]
         batches: Iterable[Batch],
         parameters: Iterable[str] | None,
     ) -> None:
-        check_modules(model)
-        check_order(batches)
+        _check_modules(model)
+        _check_order(batches)
+        names = _choose_parameter_names(model, parameters)
         with twice_differentiable(model):
-            self._model = _copy_model(model, _choose_parameter_names(model, parameters))
+            self._model = _copy_model(model, names)
             self._weights, self._loss, self._matrix_of = trained(self._model), loss, matrix
             self._batches = list(batches) if isinstance(batches, list | tuple) else batches
             self._examples = check_batches(matrix, (self._model, model), loss, self._batches)
@@ -219,11 +221,12 @@ def _copy_model(model: nn.Module, names: set[str]) -> nn.Module:
         copied = copy.deepcopy(model)
     except RuntimeError as error:
         for name, module in model.named_modules():
-            if any(isinstance(value, Tensor) and value.grad_fn is not None for value in vars(module).values()):
-                raise ValueError(
-                    f"{type(module).__name__} {name!r} cannot be copied, since it keeps a computed tensor: expected "
-                    "torch.nn.utils.parametrizations in place of torch.nn.utils.weight_norm and spectral_norm"
-                ) from error
+            for key, value in vars(module).items():
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    raise ValueError(
+                        f"{type(module).__name__} {name!r} cannot be copied, since it keeps a computed tensor {key!r}: "
+                        "expected it detached, or torch.nn.utils.parametrizations in place of weight_norm's hooks"
+                    ) from error
         raise
     copied.zero_grad(set_to_none=True)
     for name, parameter in copied.named_parameters():
@@ -250,7 +253,43 @@ def _choose_parameter_names(model: nn.Module, parameters: Iterable[str] | None) 
             raise ValueError(f"parameter {name!r} has no shape yet: expected a lazy model that has run once")
         if parameter.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"parameter {name!r} is {parameter.dtype}: expected float32 or float64")
+        for other, same in chosen.items():
+            if same is not parameter and same.data_ptr() == parameter.data_ptr() != 0:
+                raise ValueError(
+                    f"parameters {name!r} and {other!r} share memory: expected one parameter, tied by name"
+                )
     kinds = {f"{parameter.dtype} on {parameter.device}" for parameter in chosen.values()}
     if len(kinds) > 1:
         raise ValueError(f"parameters of {' and '.join(sorted(kinds))}: expected one dtype on one device")
     return set(chosen)
+
+
+def _check_modules(model: nn.Module) -> None:
+    """Refuse modules whose output is random or depends on the other examples of a batch, and compiled ones."""
+    for name, module in model.named_modules():
+        what = f"{type(module).__name__} {name!r}"
+        if WRAPPERS & {kind.__name__ for kind in type(module).__mro__}:
+            raise ValueError(f"{what} has no second derivative: expected the module that it was made from")
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+            raise ValueError(f"{what} is in training mode: products would be random; expected model.eval()")
+        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if batch_norm and (module.training or module.running_mean is None):
+            raise ValueError(f"{what} uses each batch's own statistics: expected model.eval() with running statistics")
+        if isinstance(module, NORMS) and module.training and module.running_mean is not None:
+            raise ValueError(f"{what} is in training mode and would move its statistics: expected model.eval()")
+
+
+def _check_order(batches: Iterable[Batch]) -> None:
+    """Refuse batches that are known, without reading them, to shuffle, to drop examples or to end after one pass."""
+    if isinstance(batches, Iterator):
+        raise ValueError(f"batches is a {type(batches).__name__}, spent after one pass: expected a list or a loader")
+    if isinstance(batches, Tensor | dict) or not hasattr(batches, "__iter__"):
+        raise ValueError(f"batches is a {type(batches).__name__}: expected a list of batches, or a loader")
+    if not isinstance(batches, DataLoader):
+        return
+    batching: Any = batches.batch_sampler
+    sampler = getattr(batching, "sampler", None)
+    if isinstance(sampler, RandomSampler):
+        raise ValueError("the loader draws its order with a RandomSampler: expected shuffle=False")
+    if isinstance(sampler, Sized) and batching.drop_last and (rest := len(sampler) % batching.batch_size):
+        raise ValueError(f"the loader drops the last {rest} of {len(sampler)} examples: expected drop_last=False")
