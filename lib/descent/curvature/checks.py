@@ -21,7 +21,7 @@ Parts = Sequence[Tensor]  # a vector in weight space, cut into the shapes of the
 Product = Callable[[Parts], Parts]
 ROWS = 8  # of the first batch, on which products are compared
 STEPS = (10.0, 1.0, 0.1, 1e-2, 1e-3)  # of differences of gradients, over precision^(1/3) times the weights' length
-ORDINARY = 3.0  # outputs no larger than this saturate no softmax
+ORDINARY = 3.0  # outputs of this size saturate no softmax, and tell examples apart
 KNOWN = "known of weight_norm, of detached or straight-through gradients, and of layer_norm in a loss of gradients"
 
 
@@ -100,6 +100,23 @@ def prepare(batch: Batch, device: torch.device, rows: slice = slice(None)) -> Ba
     return tree_map(lambda part: part[rows].detach().to(device).requires_grad_(part.requires_grad), batch)
 
 
+def guarded(loss: Loss) -> Loss:
+    """The loss, whose own failures are told as those of a wrong argument."""
+
+    def call(model: nn.Module, batch: Batch) -> Tensor:
+        try:
+            return loss(model, batch)
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(
+                f"loss(model, batch) fails: {type(error).__name__}: {error}; expected a function of both, for any "
+                "number of rows, such as lambda model, batch: cross_entropy(model(batch[0]), batch[1])"
+            ) from error
+
+    return call
+
+
 def count_examples(batch: Batch, number: int) -> int:
     """The rows of every tensor of a batch, one an example."""
     if not isinstance(batch, tuple | list | dict):
@@ -128,7 +145,7 @@ def check_batches(
     """
     model, examples, digests = models[0], 0, []
     device = next(model.parameters()).device
-    ends: dict[str, Batch] = {}  # of each shape of batches, the second half of the newest one
+    ends: dict[str, tuple[Batch, Batch]] = {}  # of each shape, the newest batch's second half and its last row
     for number, given in enumerate(batches):
         rows, batch = count_examples(given, number), prepare(given, device)
         value, again = (_evaluate(matrix, model, loss, batch, number).detach() for _ in range(2))
@@ -138,11 +155,13 @@ def check_batches(
         if number == 0:
             _check_few(matrix, models, loss, prepare(given, device, slice(ROWS)))
             measure = _far_from_trained(matrix, model, loss, batch)
-        first, second = (prepare(batch, device, part) for part in (slice((rows + 1) // 2), slice(rows // 2, None)))
+        bounds = (slice((rows + 1) // 2), slice(rows // 2, None), slice(1), slice(rows - 1, None))
+        first, second, head, tail = (prepare(batch, device, part) for part in bounds)
         shape = str(tree_map(lambda part: (part.shape[1:], part.dtype), batch))
-        for pair in ((first, second), (ends.get(shape, second), first)):
+        before = ends.get(shape, (second, tail))
+        for pair in ((first, second), (head, tail), (before[0], first), (before[1], head)):
             _check_mean(measure, pair, number)
-        ends[shape], examples = second, examples + rows
+        ends[shape], examples = (second, tail), examples + rows
         digests.append(_digest(given))
     for number, (one, other) in enumerate(zip_longest(digests, map(_digest, batches))):
         if one != other:
@@ -166,20 +185,9 @@ def _digest(batch: Batch) -> str:
     return hashlib.sha256(b" ".join(part.tobytes() for part in parts)).hexdigest()
 
 
-def _call(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """The value of a loss; one that fails on some rows is refused."""
-    try:
-        return function(*arguments)
-    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"loss(model, batch) fails: {type(error).__name__}: {error}; expected a function of both, for any number "
-            "of rows, such as lambda model, batch: cross_entropy(model(batch[0]), batch[1])"
-        ) from error
-
-
 def _evaluate(matrix: BatchHessian, model: nn.Module, loss: Loss, batch: Batch, number: int = 0) -> Tensor:
     """The loss of a batch; one that is no finite scalar, or has no gradient, is refused."""
-    value = _call(matrix.value, model, loss, batch)
+    value = matrix.value(model, loss, batch)
     if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
         what = f"shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"loss returned {what}: expected a scalar tensor, the mean over the batch's examples")
@@ -203,9 +211,9 @@ def _check_mean(measure: Callable[[Batch], float], pair: tuple[Batch, Batch], nu
         )
 
 
-def _scale_of_outputs(matrix: BatchHessian, model: nn.Module, loss: Loss, batch: Batch) -> Callable[[Tensor], Tensor]:
-    """What brings the outputs of a model to an ordinary size."""
-    sizes = [ORDINARY]
+def _largest_output(matrix: BatchHessian, model: nn.Module, loss: Loss, batch: Batch) -> float:
+    """The largest finite output of the model by its absolute value; 1 where there is none."""
+    sizes = [0.0]
 
     def note(outputs: Tensor) -> Tensor:
         if outputs.numel():
@@ -213,8 +221,8 @@ def _scale_of_outputs(matrix: BatchHessian, model: nn.Module, loss: Loss, batch:
         return outputs
 
     with suppress(ValueError), outputs_replaced(model, note):
-        _call(matrix.value, model, loss, batch)
-    return lambda outputs: outputs * (ORDINARY / max(sizes))
+        matrix.value(model, loss, batch)
+    return max(sizes) or 1.0
 
 
 def _far_from_trained(matrix: BatchHessian, model: nn.Module, loss: Loss, batch: Batch) -> Callable[[Batch], float]:
@@ -228,13 +236,14 @@ def _far_from_trained(matrix: BatchHessian, model: nn.Module, loss: Loss, batch:
             noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
             usual = (len(p) / max(1, p.numel())) ** 0.5 if p.ndim > 1 else 1.0
             p.add_(0.3 * noise * (p.square().mean().sqrt() + usual))
-    scale = _scale_of_outputs(matrix, moved, loss, batch)
+    factor = ORDINARY / _largest_output(matrix, moved, loss, batch)
 
     def measure(rows: Batch) -> float:
-        with suppress(ValueError), outputs_replaced(moved, scale):
-            if (value := _call(matrix.value, moved, loss, rows)).isfinite():
-                return value.item()
-        return _call(matrix.value, model, loss, rows).item()
+        for change in (lambda outputs: outputs * factor, torch.clone):
+            with suppress(ValueError), outputs_replaced(moved, change):
+                if (value := matrix.value(moved, loss, rows)).isfinite():
+                    return value.item()
+        return matrix.value(model, loss, rows).item()
 
     return measure
 
@@ -309,7 +318,7 @@ def _check_curved(model: nn.Module, loss: Loss, few: Batch) -> None:
 
         try:
             with outputs_replaced(model, replace):
-                value = _call(loss, model, few)
+                value = loss(model, few)
         except ValueError:
             continue
         if not points:
@@ -338,17 +347,17 @@ def _check_products(matrix: BatchHessian, model: nn.Module, loss: Loss, few: Bat
     The outputs are brought to an ordinary size before. Products in float32 are then compared with those in float64.
     Where gradients jump at every distance, as at a ReLU of exactly zero, only symmetry is asked for.
     """
-    scale = _scale_of_outputs(matrix, model, loss, few)
+    factor = min(1.0, ORDINARY / _largest_output(matrix, model, loss, few))
     exact, rows, eps = _in_float64(matrix, model, loss, few)
     weights, generator = trained(exact), torch.Generator().manual_seed(0)
     sizes = [weight.numel() for weight in weights]
     drawn = torch.randn(2, sum(sizes), generator=generator, dtype=torch.float64).to(weights[0])
     u, w = nn.functional.normalize(drawn)
-    with outputs_replaced(exact, scale):
+    with outputs_replaced(exact, lambda outputs: outputs * factor):
         multiply = matrix.product(exact, loss, rows)
         hu, hw = (flat(multiply(split(vector, weights))) for vector in (u, w))
         slope, unsure = _differences_of_gradients(matrix, exact, (loss, rows), u, eps)
-    with outputs_replaced(model, scale):
+    with outputs_replaced(model, lambda outputs: outputs * factor):
         own = flat(matrix.product(model, loss, few)(split(u.to(trained(model)[0]), weights))).to(hu)
     if not torch.cat([hu, hw, own]).isfinite().all():
         return  # it is refused, or handed on, where it is used

@@ -29,6 +29,7 @@ from descent.curvature.checks import (
     count_examples,
     differentiate,
     flat,
+    guarded,
     prepare,
     split,
     trained,
@@ -138,13 +139,11 @@ class _BatchGaussNewton(BatchHessian):
 
     def _outputs(self, model: nn.Module, loss: Loss, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The model's outputs, the leaf that the loss gets in their place, and the loss of it."""
-        calls: list[tuple[Tensor, Tensor]] = []
+        calls: list[tuple[Any, Any]] = []
 
-        def stand_in(_module: nn.Module, _inputs: Any, outputs: Any) -> Tensor:
-            if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
-                what = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
-                raise ValueError(f"the model returned {what}: expected one tensor of real numbers, or hessian")
-            calls.append((outputs, outputs.detach().requires_grad_()))
+        def stand_in(_module: nn.Module, _inputs: Any, outputs: Any) -> Any:
+            real = isinstance(outputs, Tensor) and outputs.is_floating_point()
+            calls.append((outputs, outputs.detach().requires_grad_() if real else outputs))
             return calls[-1][1]
 
         handle = model.register_forward_hook(stand_in)
@@ -154,7 +153,11 @@ class _BatchGaussNewton(BatchHessian):
             handle.remove()
         if len(calls) != 1:
             raise ValueError(f"loss calls the model {len(calls)} times: expected model(...) once, or hessian")
-        return *calls[0], value
+        outputs, point = calls[0]
+        if not isinstance(outputs, Tensor) or point is outputs:
+            what = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise ValueError(f"the model returned {what}: expected one tensor of real numbers, or hessian")
+        return outputs, point, value
 
 
 class _MeanOverBatches(LinearOperator):  # type: ignore[misc]
@@ -173,9 +176,9 @@ class _MeanOverBatches(LinearOperator):  # type: ignore[misc]
         names = _choose_parameter_names(model, parameters)
         with twice_differentiable(model):
             self._model = _copy_model(model, names)
-            self._weights, self._loss, self._matrix_of = trained(self._model), loss, matrix
+            self._weights, self._loss, self._matrix_of = trained(self._model), guarded(loss), matrix
             self._batches = list(batches) if isinstance(batches, list | tuple) else batches
-            self._examples = check_batches(matrix, (self._model, model), loss, self._batches)
+            self._examples = check_batches(matrix, (self._model, model), self._loss, self._batches)
         self._kept: Product | None = None  # of the only batch
         size = sum(weight.numel() for weight in self._weights)
         super().__init__(np.float64, (size, size))
