@@ -23,15 +23,17 @@ def differenced_hessian(model: nn.Module, loss: Callable[[nn.Module, Any], Tenso
     def gradient() -> np.ndarray:
         model.zero_grad()
         loss(model, batch).backward()
-        return np.concatenate([np.zeros(p.numel()) if p.grad is None else p.grad.flatten().numpy() for p in weights])
+        return np.concatenate(
+            [np.zeros(p.numel()) if p.grad is None else p.grad.to_dense().flatten().numpy() for p in weights]
+        )
 
     rows = []
     for weight in weights:
-        for i in range(weight.numel()):
+        for place in np.ndindex(*weight.shape):
             ends = []
             for step in (1e-5, -1e-5):
                 before = weight.detach().clone()
-                weight.data.view(-1)[i] += step
+                weight.data[place] += step
                 ends.append(gradient())
                 weight.data.copy_(before)
             rows.append((ends[0] - ends[1]) / 2e-5)

@@ -190,10 +190,11 @@ class _MeanOverBatches(LinearOperator):  # type: ignore[misc]
         rows = torch.as_tensor(matrix.T, dtype=like.dtype, device=like.device).contiguous()
         vectors = [split(row, self._weights) for row in rows]
         total, examples = torch.zeros_like(rows), 0
-        for count, multiply in self._products():
-            examples += count
-            for row, vector in zip(total, vectors, strict=True):
-                row.add_(flat(multiply(vector)), alpha=count / self._examples)
+        with torch.autocast(like.device.type, enabled=False):
+            for count, multiply in self._products():
+                examples += count
+                for row, vector in zip(total, vectors, strict=True):
+                    row.add_(flat(multiply(vector)), alpha=count / self._examples)
         if examples != self._examples:
             raise ValueError(f"batches held {self._examples} examples and now {examples}: expected the same each time")
         product: Array = total.T.double().cpu().numpy()
