@@ -129,7 +129,7 @@ class HessianExtremes:
         names = list(weight_matrices(model))
         generator = numpy_generator(0, "eigenvalues on a plane")
         try:
-            operator = hessian(model, nn.functional.cross_entropy, [(self.inputs, self.targets)], names)
+            operator = hessian(model, _cross_entropy, [(self.inputs, self.targets)], names)
             pairs = extreme_eigenpairs(operator, 2, "both", generator, tolerance=self.tolerance, max_matvecs=400)
         except ValueError as error:
             if "finite" not in str(error):
@@ -137,6 +137,10 @@ class HessianExtremes:
             return {**dict.fromkeys(EIGENVALUES, np.nan), "converged": 0.0}
         smallest, largest = pairs.values if len(pairs.values) == 2 else (np.nan, np.nan)
         return dict(zip(EIGENVALUES, (smallest, largest, pairs.residuals.max(initial=0), pairs.converged), strict=True))
+
+
+def _cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
 def nonconvexity_ratio(smallest: ArrayLike, largest: ArrayLike) -> Array:
