@@ -193,7 +193,7 @@ class GradientRecorder:
         self._nested = sum("step" in vars(base) for base in kind.__mro__) > 2  # a subclass may call `super().step()`
         self.layout = Layout.of(self._parameters.items())
         self._places = list(_places(model, self._parameters))
-        self._known = self._tensors()
+        self._known = self._signs()
         self._sink = MemoryRows() if self._store is None else StoredRows(self._store, self.layout, plan.what)
         self._hooks = (
             optimizer.register_step_pre_hook(self._record),
@@ -262,11 +262,12 @@ class GradientRecorder:
             return (args[0], recorded, *args[2:]), kwargs
         return args, {**kwargs, "closure": recorded}
 
-    def _tensors(self) -> list[int]:
+    def _signs(self) -> list[object]:
         """What tells cheaply whether the recorded parameters are all that the optimiser moves: it stays the same."""
         held = _held(self._optimizer)
         places = [id(place[key]) if key in place else 0 for place, key, _ in self._places]
-        return [*map(id, held), *map(_is_trained, held), *places]
+        shapes = [parameter.shape for parameter in self._parameters.values()]
+        return [*map(id, held), *map(_is_trained, held), *places, *shapes]
 
     def _check(self, step: int, kwargs: dict[str, Any]) -> None:
         """Refuse a step in which a row would not be what the optimiser uses of the parameters of the layout."""
@@ -275,20 +276,17 @@ class GradientRecorder:
             raise ValueError(f"step {self._waiting}: {name} did not call its closure, so no gradient was recorded")
         if kwargs.get("grad_scaler") is not None:
             raise ValueError(f"step {step}: gradients are scaled by a grad_scaler that is passed to optimizer.step")
-        for shape, (name, parameter) in zip(self.layout.shapes, self._parameters.items(), strict=True):
-            if parameter.shape != shape:
-                raise ValueError(f"parameter {name!r} at step {step} has shape {tuple(parameter.shape)}, was {shape}")
-        if self._tensors() == self._known:
+        if self._signs() == self._known:
             return
         named = _named(self._model, self._optimizer)
-        for name, parameter in self._parameters.items():
-            if named.get(name) is not parameter:
-                why = "was replaced in the model or left the optimizer"
+        for shape, (name, parameter) in zip(self.layout.shapes, self._parameters.items(), strict=True):
+            if named.get(name) is not parameter or parameter.shape != shape:
+                why = "was replaced in the model, was resized or left the optimizer"
                 raise ValueError(f"parameter {name!r} {why} before step {step}: make a new GradientRecorder")
         for name in named if self._plan.parameters is None else ():
             if name not in self._parameters and _is_trained(named[name]):
                 raise ValueError(f"parameter {name!r} is trained from step {step} on: make a new GradientRecorder")
-        self._known = self._tensors()
+        self._known = self._signs()
 
     def _append(self, step: int) -> None:
         with torch.no_grad():

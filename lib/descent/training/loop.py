@@ -350,12 +350,12 @@ def _plain(leaf: Any) -> Any:
 def _describe(state: dict[str, Any]) -> dict[str, Any]:
     """What a run is known by: kinds, shapes, settings and weights, as texts by name."""
     weights = {name: each for name, each in state["model"].items() if isinstance(each, Tensor)}
-    settings = {f"{key} of the scheduler": value for key, value in (state["scheduler"] or {}).items()}
-    for number, group in enumerate(state["optimizer"]["param_groups"]):
-        settings |= {f"{key} of parameter group {number}": value for key, value in group.items()}
+    groups = enumerate(state["optimizer"]["param_groups"])
+    settings = {f"{key} of parameter group {n}": value for n, group in groups for key, value in group.items()}
+    settings |= {f"{key} of the scheduler": value for key, value in (state["scheduler"] or {}).items()}
     said = {f"shape of parameter {name}": f"{tuple(each.shape)}, {each.dtype}" for name, each in weights.items()}
     said |= {name: _text(value) for name, value in settings.items()}
-    return state["kinds"] | said | {"weights": _digest(weights.values())}
+    return {**state["kinds"], **said, "weights": _digest(weights.values())}
 
 
 def _text(value: object) -> str:
