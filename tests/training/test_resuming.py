@@ -159,7 +159,7 @@ def test_a_model_with_the_checkpoints_weights_goes_on(tmp_path: Path) -> None:
     for steps in (10, 20):
         fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(steps, schedule, (), tmp_path))
     loaded = network(seed=5)
-    state = torch.load(newest_checkpoint(tmp_path)[1])
+    state = torch.load(newest_checkpoint(tmp_path)[1], weights_only=True)
     loaded.load_state_dict(state["model"])
     assert torch.equal(whole(run(tmp_path, 30, model=loaded)), expected)
 
