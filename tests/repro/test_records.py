@@ -196,7 +196,7 @@ def test_a_damaged_record_is_refused_whatever_is_looked_for(tmp_path):
 
 
 def test_python_objects_are_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match=r"r: 'odd' holds Python objects; expected numbers or text"):
+    with pytest.raises(ValueError, match=r"r: 'odd' holds Python objects or a mask; expected numbers or text"):
         Record("r", {"fine": np.ones(2), "odd": np.array([{}])}).save(tmp_path / "r.npz")
     assert names(tmp_path) == []
 

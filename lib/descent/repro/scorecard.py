@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from descent.checkout import chapter_file
 from descent.repro.claims import JudgedClaim, read_mapping, registered_claims
-from descent.repro.files import write_json
+from descent.repro.files import check_writable, write_json
 from descent.repro.records import open_chapter
 from descent.repro.tables import estimate_text, interval_text, markdown_table
 
@@ -33,7 +33,8 @@ class Scorecard:
         claims: what was judged, by name.
 
     Raises:
-        ValueError: the chapter has no claims registered, or they are refused.
+        ValueError: the chapter has no claims registered, or they are refused; or nothing can be written where
+            `results_dir` or `figures_dir` says.
     """
 
     def __init__(
@@ -48,6 +49,9 @@ class Scorecard:
         self.changed = _changed(chapter, settings, Path(folder) if folder else None)
         self.preset = "custom" if self.changed else str(settings.model_dump()["preset"])
         self.claims: dict[str, JudgedClaim] = {}
+        for name in ("results_dir", "figures_dir"):
+            if given := getattr(settings, name, ""):
+                check_writable(name, given)
         open_chapter(chapter)
 
     def judge(
@@ -82,12 +86,16 @@ class Scorecard:
         return self.claims[name]
 
     def _refuse_changed(self) -> None:
-        for name in type(self.settings).model_fields:
-            now, then = self.parameters.get(name), getattr(self.settings, name)
-            if name in self.parameters and _plain(now) != _plain(then):
-                raise ValueError(
-                    f"{name}={now!r} was changed after `settings` took {then!r}; run the cell of `settings`"
-                )
+        then = self.settings.model_dump()
+        for name in then.keys() & self.parameters.keys():
+            now = self.parameters[name]
+            try:  # as `settings` would take it now: papermill may have given a number as text
+                same = type(self.settings)(**{**then, name: now}) == self.settings
+            except ValidationError:
+                same = False
+            if not same:
+                message = f"{name}={now!r} was changed after `settings` took {then[name]!r}"
+                raise ValueError(f"{message}; run the cell of `settings`")
 
     def only(self, *names: str) -> ClaimsTable:
         """The rows of these claims, to be shown beside their figures.
