@@ -55,7 +55,7 @@ class Work(NamedTuple):
 
     def operator(self) -> LinearOperator:
         """Our Hessian of it."""
-        return hessian(self.model, LOSS, [(self.inputs, self.targets)])
+        return hessian(self.model, lambda model, batch: LOSS(model(batch[0]), batch[1]), [(self.inputs, self.targets)])
 
 
 class Top(NamedTuple):

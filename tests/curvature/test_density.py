@@ -8,6 +8,7 @@ from descent.curvature.density import ProbeMean, estimate_trace, spectral_densit
 from descent.curvature.eigen import extreme_eigenpairs
 from descent.curvature.operators import hessian
 from descent.repro.seeding import global_seed, numpy_generator, torch_generator
+from descent.training.loop import batch_cross_entropy
 
 rng = np.random.default_rng(0)
 VALUES = np.concatenate([[-9.0, -4.0], np.linspace(-1, 2, 195), [10.0, 20.0, 30.0]])
@@ -115,7 +116,7 @@ def test_density_of_a_networks_hessian_has_its_moments() -> None:
     with global_seed(0, "net"):
         model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 3)).double()
     inputs = torch.randn(20, 3, generator=torch_generator(0, "data"), dtype=torch.float64)
-    operator = hessian(model, nn.CrossEntropyLoss(), [(inputs, torch.arange(20) % 3)])
+    operator = hessian(model, batch_cross_entropy, [(inputs, torch.arange(20) % 3)])
     matrix = dense_matrix(operator)
     found = spectral_density(operator, 10, 30, numpy_generator(0, "probes"))
     for power in (1, 2, 3):
@@ -130,8 +131,8 @@ def test_density_of_a_networks_hessian_has_its_moments() -> None:
         (lambda g: estimate_trace(MATRIX, 5, g, power=3), "samples=5, power=3: .* 1 or 2"),
         (lambda g: spectral_density(MATRIX, 0, 2, g), "steps=0, samples=2: expected at least 1 and at least 2"),
         (lambda g: spectral_density(MATRIX, 5, 1, g), "steps=5, samples=1: expected"),
-        (lambda g: spectral_density(MATRIX, 5, 2, g, width=0.0), "width=0.0, .* expected a width above 0"),
-        (lambda g: spectral_density(MATRIX, 5, 2, g, grid=[1, 0]), "a grid that ascends"),
+        (lambda g: spectral_density(MATRIX, 5, 2, g, width=0.0), "width=0.0, .* expected a finite width above 0"),
+        (lambda g: spectral_density(MATRIX, 5, 2, g, grid=[1, 0]), "a grid \\(g,\\) that ascends"),
         (lambda g: spectral_density(MATRIX, 5, 2, g, known=(VALUES, Q)), r"shape \(200, 200\): .* k below P"),
         (lambda g: spectral_density(MATRIX, 5, 2, g, known=(VALUES[:2], Q[:2])), r"\(2, 200\): expected \(200, 2\)"),
     ],

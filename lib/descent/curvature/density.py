@@ -70,7 +70,12 @@ class Density:
         Each Ritz value stands for a stretch of the spectrum. At a bound within a dense stretch the share is off by up
         to a node's weight, which the standard error does not count. Rounding scatters zero eigenvalues to either side
         of zero: a bound a little below it leaves them out.
+
+        Raises:
+            ValueError: the bound is NaN.
         """
+        if np.isnan(bound):
+            raise ValueError(f"bound={bound}: expected a number")
         return self.mean_of(lambda nodes: (nodes < bound).astype(float))
 
 
@@ -95,7 +100,7 @@ def estimate_trace(
         progress: text before a progress bar; None shows none.
 
     Raises:
-        ValueError: fewer than two samples, or another power.
+        ValueError: fewer than two samples, or another power; an operator that is not symmetric or not finite.
 
     Examples:
         >>> estimate = estimate_trace(np.ones((50, 50)), 400, np.random.default_rng(0))
@@ -144,7 +149,8 @@ def spectral_density(
         progress: text before a progress bar; None shows none.
 
     Raises:
-        ValueError: steps, samples or width out of range, a grid that does not ascend, shapes that do not fit.
+        ValueError: steps, samples or width out of range, a grid that does not ascend, known pairs that are not finite,
+            not orthonormal or of another shape, an operator that is not symmetric or not finite.
 
     Examples:
         A quarter of the eigenvalues of this matrix is 1, the rest is 3:
@@ -163,13 +169,19 @@ def spectral_density(
         raise ValueError(
             f"known vectors of shape {vectors.shape}: expected ({multiply.size}, {len(values)}), k below P"
         )
-    if (width is not None and not width > 0) or (grid is not None and not (np.diff(np.asarray(grid)) > 0).all()):
-        raise ValueError(f"width={width}, or the grid: expected a width above 0 and a grid that ascends")
+    if not (np.isfinite(values).all() and np.allclose(vectors.T @ vectors, np.eye(len(values)), atol=1e-3)):
+        raise ValueError("known pairs: expected finite values and orthonormal vectors")
+    if (width is not None and not 0 < width < np.inf) or (grid is not None and not _ascends(np.asarray(grid))):
+        raise ValueError(f"width={width}, or the grid: expected a finite width above 0, and a grid (g,) that ascends")
     rank = min(steps, multiply.size - len(values))
     nodes, weights = np.zeros((2, samples, rank + len(values)))
     for i in tqdm(range(samples), desc=progress, disable=progress is None, unit="sample"):
         nodes[i], weights[i] = _probe(multiply, rank, generator, values, vectors)
     return _smeared(nodes, weights, width, None if grid is None else np.asarray(grid, np.float64))
+
+
+def _ascends(grid: Array) -> bool:
+    return grid.ndim == 1 and bool((np.diff(grid) > 0).all())
 
 
 def _probe(

@@ -17,6 +17,7 @@ from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator
 
 Array = NDArray[np.float64]
 ARPACK = {"largest": "LA", "smallest": "SA", "both": "BE", "magnitude": "LM"}
+SYMMETRIC = 1e-3  # of |u| |H w|: far above rounding in float32
 BLOCK = 100_000  # random matrices held in memory together
 
 
@@ -24,7 +25,8 @@ class Products:
     """The products of an operator `(P, P)`, which are counted, and refused where they are not finite.
 
     Raises:
-        ValueError: the operator is not square; later, a product has entries that are not finite.
+        ValueError: the operator is not square, or complex; later, a product has entries that are not finite, or the
+            first two products tell that the operator is not symmetric.
     """
 
     def __init__(self, operator: LinearOperator | Array) -> None:
@@ -32,7 +34,10 @@ class Products:
         rows, columns = self.inner.shape
         if rows != columns:
             raise ValueError(f"operator of shape {(rows, columns)}: expected a square one")
+        if np.issubdtype(self.inner.dtype, np.complexfloating):
+            raise ValueError(f"operator of {self.inner.dtype}: expected a real one")
         self.size, self.matvecs = int(rows), 0
+        self._first: tuple[Array, Array] | None = np.empty((rows, 0)), np.empty((rows, 0))
 
     def __call__(self, vectors: Array) -> Array:
         """The product with a vector `(P,)`, or with each column of a matrix `(P, k)`, float64."""
@@ -40,7 +45,17 @@ class Products:
         product = np.asarray(self.inner @ vectors, np.float64)
         if not np.isfinite(product).all():
             raise ValueError(f"product {self.matvecs} of the operator has entries that are not finite")
+        if self._first is not None:
+            self._check_symmetry(*map(np.column_stack, zip(self._first, (vectors, product), strict=True)))
         return product
+
+    def _check_symmetry(self, vectors: Array, products: Array) -> None:
+        """Compare u . H w with w . H u once there are two vectors, and keep the first one until then."""
+        self._first = (vectors, products) if vectors.shape[1] < 2 else None
+        inner = vectors.T @ products
+        scale = np.linalg.norm(vectors, axis=0)[:, None] * np.linalg.norm(products, axis=0)
+        if (np.abs(inner - inner.T) > SYMMETRIC * (scale + scale.T)).any():
+            raise ValueError("the operator is not symmetric: u . H w and w . H u differ for two vectors u and w")
 
 
 @dataclass(frozen=True)
@@ -88,7 +103,8 @@ def extreme_eigenpairs(
             many products looks for it.
 
     Raises:
-        ValueError: an unknown `which`, a count out of range, or products that are not finite.
+        ValueError: an unknown `which`, a count or a tolerance out of range; an operator that is complex, that is not
+            symmetric, or whose products are not finite.
 
     Examples:
         >>> pairs = extreme_eigenpairs(np.diag(np.arange(50.0)), 2, "both", np.random.default_rng(0))
@@ -97,6 +113,8 @@ def extreme_eigenpairs(
     """
     if which not in ARPACK:
         raise ValueError(f"which={which!r}: expected one of {', '.join(ARPACK)}")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance={tolerance}: expected at least 0")
     multiply = Products(operator)
     least = 2 if which == "both" else 1
     if not least <= count <= multiply.size:
@@ -210,7 +228,8 @@ def saddle_free_step(
         damping: added to every |eigenvalue|, in the operator's units.
 
     Raises:
-        ValueError: a gradient of another length or not finite, no vectors, a negative damping.
+        ValueError: a gradient of another length, complex or not finite, no vectors, a negative or infinite damping, an
+            operator that is not symmetric.
 
     Examples:
         Newton's step from here, (-1, -1), would climb the second axis to the saddle:
@@ -219,10 +238,10 @@ def saddle_free_step(
         array([-1.,  1.])
     """
     multiply = Products(operator)
-    if gradient.shape != (multiply.size,) or not np.isfinite(gradient).all():
-        raise ValueError(f"gradient of shape {gradient.shape}: expected ({multiply.size},), all finite")
-    if vectors < 1 or not damping >= 0:
-        raise ValueError(f"vectors={vectors}, damping={damping}: expected at least 1 and at least 0")
+    if gradient.shape != (multiply.size,) or np.iscomplexobj(gradient) or not np.isfinite(gradient).all():
+        raise ValueError(f"gradient of shape {gradient.shape}: expected ({multiply.size},), all finite and real")
+    if vectors < 1 or not 0 <= damping < np.inf:
+        raise ValueError(f"vectors={vectors}, damping={damping}: expected at least 1 and at least 0, finite")
     norm = np.linalg.norm(gradient)
     if norm == 0:
         return np.zeros(multiply.size)

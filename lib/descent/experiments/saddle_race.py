@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import binom
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from descent.curvature.eigen import saddle_free_step
-from descent.curvature.operators import hessian
 from descent.repro.seeding import deterministic, torch_generator
 from descent.saddles.functions import SmoothFunction, quadratic
 
@@ -118,34 +117,17 @@ def escape_times(course: EscapeCourse, optimiser: str, rates: Sequence[float]) -
     return times.numpy()
 
 
-class PointAsWeights(nn.Module):
-    """A model whose weights are a point and whose output is the surface's value there, whatever the input."""
-
-    def __init__(self, surface: SmoothFunction, point: Tensor) -> None:
-        super().__init__()
-        self.surface, self.point = surface, nn.Parameter(point.clone())
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The value at the point, once for each input, `(n,)`."""
-        return self.surface.value(self.point).expand(len(inputs))
-
-
 def saddle_free_path(surface: SmoothFunction, start: Tensor, steps: int, goal: float = -math.inf) -> Array:
     """The points of saddle-free Newton with step size one, `(T + 1, n)`, until the value is at most `goal`.
 
-    Each step is -|H|^-1 g in the full Krylov space of the gradient, through the curvature operators
-    (Dauphin et al. 2014).
+    Each step is -|H|^-1 g in the full Krylov space of the gradient (Dauphin et al. 2014).
     """
-    batches = [(torch.zeros(1, dtype=torch.float64), torch.zeros(1))]  # one example, which the model ignores
-    model, points = PointAsWeights(surface, start), [start.numpy()]
-    while len(points) <= steps and float(surface.value(model.point.detach())) > goal:
-        operator = hessian(model, lambda outputs, targets: outputs.mean(), batches)
-        gradient = surface.gradient(model.point.detach()).numpy()
-        step = torch.from_numpy(saddle_free_step(operator, gradient, vectors=len(start)))
-        with torch.no_grad():
-            model.point.add_(step)
-        points.append(model.point.detach().numpy().copy())
-    return np.stack(points)
+    points = [start]
+    while len(points) <= steps and float(surface.value(points[-1])) > goal:
+        hessian, gradient = surface.hessian(points[-1]).numpy(), surface.gradient(points[-1]).numpy()
+        step = saddle_free_step(hessian, gradient, vectors=len(start))
+        points.append(points[-1] + torch.from_numpy(step))
+    return torch.stack(points).numpy()
 
 
 def race_optimiser(course: EscapeCourse, racer: str) -> tuple[float, Array]:

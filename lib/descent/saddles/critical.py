@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from descent.saddles.functions import Array, SmoothFunction
+from descent.saddles.functions import Array, SmoothFunction, as_points
 
 LEAST_CURVATURE = 1e-7  # a share of the largest: smaller ones are raised to it before the gradient is divided by them
 
@@ -66,8 +66,8 @@ def find_critical_points(
         longest_step: a longer step is shortened to this length, in units of the coordinates.
 
     Raises:
-        ValueError: starts of another shape; a tolerance, a count or a length that is not positive; a start at which
-            the surface has no finite gradient and Hessian.
+        ValueError: starts of another shape, or complex; a tolerance, a count or a length that is not positive and
+            finite; a start at which the surface has no finite gradient and Hessian.
 
     Examples:
         Two starts, near the minimum and near the saddle of x^3 / 3 - x + y^2:
@@ -78,14 +78,14 @@ def find_critical_points(
         >>> search.points.round(6).tolist(), (search.eigenvalues < 0).sum(1).tolist()
         ([[1.0, 0.0], [-1.0, 0.0]], [0, 1])
     """
-    points = torch.as_tensor(starts, dtype=torch.float64).detach()
+    points = as_points(starts).detach()
     points = points[None] if points.ndim == 1 else points
     if points.ndim != 2 or points.shape[1] != surface.dimension or len(points) == 0:
         raise ValueError(f"starts of shape {np.shape(starts)}: expected (m, {surface.dimension}), at least one")
-    if not (tolerance > 0 and max_iterations > 0 and longest_step > 0):
+    if not (0 < tolerance < np.inf and max_iterations > 0 and 0 < longest_step < np.inf):
         raise ValueError(
             f"tolerance={tolerance}, max_iterations={max_iterations}, longest_step={longest_step}: "
-            "expected positive numbers"
+            "expected positive numbers, not infinite"
         )
     for i, point in enumerate(points):
         if not (surface.gradient(point).isfinite().all() and surface.hessian(point).isfinite().all()):

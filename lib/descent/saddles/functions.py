@@ -46,7 +46,7 @@ class SmoothFunction:
 
     def _checked(self, field: Field) -> Field:
         def checked(points: Tensor) -> Tensor:
-            points = torch.as_tensor(points, dtype=torch.float64)
+            points = as_points(points)
             if points.ndim == 0 or points.shape[-1] != self.dimension:
                 raise ValueError(
                     f"points of shape {tuple(points.shape)}: expected (..., {self.dimension}), {self.name}"
@@ -54,6 +54,17 @@ class SmoothFunction:
             return field(points)
 
         return checked
+
+
+def as_points(points: ArrayLike | Tensor) -> Tensor:
+    """A float64 tensor of the numbers.
+
+    Raises:
+        ValueError: they are complex.
+    """
+    if points.is_complex() if isinstance(points, Tensor) else np.iscomplexobj(points):
+        raise ValueError("points are complex: expected real coordinates")
+    return torch.as_tensor(points, dtype=torch.float64)
 
 
 def classic_saddle() -> SmoothFunction:
@@ -140,20 +151,27 @@ def scalar_field(function: Field, dimension: int, name: str) -> SmoothFunction:
         name: for titles and messages.
 
     Raises:
-        ValueError: the function fails on a point `(n,)`, or does not return a float64 scalar.
+        ValueError: the function fails on a point `(n,)`, does not return a float64 scalar, or has another gradient
+            than it changes by, as one that detaches a part of the point.
 
     Examples:
         >>> surface = scalar_field(lambda p: p[0] ** 2 * p[1], 2, "x^2 y")
         >>> surface.hessian(torch.tensor([1.0, 3.0])).tolist()
         [[6.0, 2.0], [2.0, 0.0]]
     """
+    place = torch.linspace(0.13, 0.91, dimension, dtype=torch.float64)
     try:
-        probe = function(torch.linspace(0.1, 0.9, dimension, dtype=torch.float64))
-    except (RuntimeError, IndexError, ValueError) as error:
+        probe = function(place)
+        if not isinstance(probe, Tensor) or probe.ndim != 0 or probe.dtype != torch.float64:
+            got = f"{probe.dtype} {tuple(probe.shape)}" if isinstance(probe, Tensor) else type(probe).__name__
+            raise ValueError(f"{name}: the function returned {got}: expected a torch.float64 scalar, shape ()")
+        below, above = (function(place + step) for step in (-1e-5, 1e-5))
+        rise = grad(function)(place).sum()
+    except (RuntimeError, IndexError, TypeError) as error:
         raise ValueError(f"{name}: the function fails on a point of shape ({dimension},): {error}") from error
-    if not isinstance(probe, Tensor) or probe.ndim != 0 or probe.dtype != torch.float64:
-        got = f"{probe.dtype} {tuple(probe.shape)}" if isinstance(probe, Tensor) else type(probe).__name__
-        raise ValueError(f"{name}: the function returned {got}: expected a torch.float64 scalar, shape ()")
+    smooth = (above + below - 2 * probe).abs() <= 1e-3 * (above - below).abs()  # not at a kink
+    if smooth and ((above - below) / 2e-5 - rise).abs() > 1e-4 * rise.abs() + 1e-6 * (1 + probe.abs()):
+        raise ValueError(f"{name}: its gradient is not its own: expected a function that detaches no part of the point")
 
     def batched(field: Field, rows: int) -> Field:
         def over(points: Tensor) -> Tensor:
