@@ -215,7 +215,8 @@ def sweep_times(experiments: Sequence[ModularExperiment], root: Path, scheduler:
     """The values of `GeneralisationTimes` for these experiments, `(n,)` each; a killed sweep goes on."""
     task, folder = GeneralisationTimes(tuple(experiments)), root / "_build" / "sweeps" / "grokking"
     points = np.arange(len(experiments), dtype=float)[:, None]
-    return sweep(task, points, Sweep(scheduler, folder / task.key(), 1, name), task.key())
+    how = Sweep(scheduler, folder / task.key(), 1, name, recompute=False)  # a point is a whole training
+    return sweep(task, points, how, task.key())
 
 
 def _make_missing(path: Path, settings: dict[str, Any], measure: Callable[[], dict[str, Array]]) -> None:

@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -39,6 +40,7 @@ Points = NDArray[Any]
 Values = dict[str, NDArray[Any]]
 PointTask = Callable[[Points], Mapping[str, NDArray[Any]]]
 Finished = tuple[int, Values, Mapping[str, Any]]
+RECOMPUTED = 1e-5  # of the largest value of a shard: what a point may differ when it is computed again, alone
 PATIENCE = 4.0  # seconds to wait for each answer, of which there are at most two before an error
 _ADDRESS = re.compile(r"tcp://(?P<host>\[[\da-fA-F:.]+\]|[\w.-]+):(?P<port>\d{1,5})")
 _ONE_AT_A_TIME = Lock()  # thread counts belong to the process: threads of one worker take turns
@@ -55,6 +57,8 @@ class Sweep:
     Attributes:
         scheduler: "" for processes on this machine, or the "tcp://host:port" of a Dask scheduler.
         folder: where finished shards are kept, so that a killed sweep goes on from them; None keeps nothing.
+        recompute: whether one point of the shards in `folder` is computed again before they are used, and compared,
+            since the key may not say all: False where a point takes very long, or other processors went before.
         shard_size: points that a worker computes at once; the last shard may be smaller.
         progress: text before a progress bar; None shows none.
         workers: processes on this machine; None takes as many as `cores()`. On a cluster it is not used.
@@ -64,10 +68,11 @@ class Sweep:
     """
 
     scheduler: str = ""
-    folder: Path | None = None
+    folder: str | Path | None = None
     shard_size: int = 64
     progress: str | None = None
     workers: int | None = None
+    recompute: bool = True
 
     def __post_init__(self) -> None:
         if self.shard_size < 1 or (self.workers is not None and self.workers < 1):
@@ -93,9 +98,11 @@ def sweep(task: PointTask, points: Points, how: Sweep, key: str) -> Values:
         `{name: (n, ...)}` in the order of the points. NaN and infinities are results like any other.
 
     Raises:
-        ValueError: there are no points, `how.folder` holds shards of another key or of other points, or a worker of the
-            cluster has several threads, of which it would use one.
-        SweepError: the task raised, gave arrays of another length, or its worker died again and again.
+        ValueError: there are no points, `how.folder` holds shards of another key or of other points, or of another
+            value at a point that is computed again; or a worker of the cluster has several threads, of which it would
+            use one.
+        SweepError: the task raised, gave arrays of another length, or its worker was killed, on a cluster again and
+            again.
         InUseError: another sweep is writing to `how.folder`.
         ConnectionError: the scheduler cannot be reached, has no worker, or was lost during the sweep.
         ImportError: a scheduler is named and the package `distributed` is not installed.
@@ -105,21 +112,24 @@ def sweep(task: PointTask, points: Points, how: Sweep, key: str) -> Values:
         >>> sweep(lambda part: {"product": part[:, 0] * part[:, 1]}, points, Sweep(workers=1), key="products")
         {'product': array([ 2., 12.,  0.])}
     """
+    points, folder = np.asarray(points), None if how.folder is None else Path(how.folder)
     if points.ndim != 2 or len(points) == 0:
         raise ValueError(f"points of shape {points.shape}: expected (n, k), at least one point")
     shards = {n: points[at : at + how.shard_size] for n, at in enumerate(range(0, len(points), how.shard_size))}
-    with exclusive_folder(how.folder), tqdm(total=len(points), desc=how.progress, disable=how.progress is None,
+    with exclusive_folder(folder), tqdm(total=len(points), desc=how.progress, disable=how.progress is None,
                                             unit="point", mininterval=0.5) as bar:  # fmt: skip
-        done, damaged = _finished(shards, how.folder, key)
+        done, damaged = _finished(shards, folder, key)
+        if done and folder is not None and how.recompute:
+            _compare_a_point(task, shards, done, folder)
         missing = {number: part for number, part in shards.items() if number not in done}
         bar.n = bar.initial = sum(len(shards[number]) for number in done)
         if damaged:
             bar.set_postfix_str(f"damaged and computed again: {', '.join(damaged[:3])}{', ...' * (len(damaged) > 3)}")
         with closing(_on_cluster(task, missing, how) if how.scheduler else _on_this_machine(task, missing, how)) as new:
             for number, values, origin in new:
-                if how.folder is not None:
+                if folder is not None:
                     settings = {"key": key, **_description(shards[number], values)}
-                    Record("sweep", values, settings, origin).save(_path(how.folder, number))
+                    Record("sweep", values, settings, origin).save(_path(folder, number))
                 done[number] = values
                 bar.update(len(shards[number]))
     return _joined(done)
@@ -162,6 +172,27 @@ def _finished(shards: Mapping[int, Points], folder: Path | None, key: str) -> tu
             continue
         done[number] = dict(record.values)
     return done, damaged
+
+
+def _compare_a_point(task: PointTask, shards: Mapping[int, Points], done: Mapping[int, Values], folder: Path) -> None:
+    """Compute a kept point again, one of finite values if there is one: what the key does not say may have changed."""
+
+    def finite(number: int) -> Any:
+        floats = [value.reshape(len(value), -1) for value in done[number].values() if value.dtype.kind in "fc"]
+        return np.all([np.isfinite(value).all(1) for value in floats], axis=0)
+
+    number = max(sorted(done), key=lambda each: int(finite(each).sum()))
+    row = int(finite(number).argmax())
+    anew = _run(task, number, shards[number][row : row + 1])[1]
+    for name, values in done[number].items():
+        before, now = values[row : row + 1], anew.get(name, values[:0])
+        equal = np.array_equal(now, before)
+        if values.dtype.kind in "fc" and now.shape == before.shape:
+            margin = RECOMPUTED * np.abs(values[np.isfinite(values)]).max(initial=0)
+            equal = np.allclose(now, before, 0, margin, equal_nan=True)
+        if not equal or now.dtype != values.dtype:
+            where = f"{_path(folder, number).name} has {name} {before} at {shards[number][row].tolist()}, now {now}"
+            raise ValueError(f"{folder}: {where}; if another task or precision filled it, name another folder")
 
 
 def _joined(done: Mapping[int, Values]) -> Values:
@@ -210,19 +241,35 @@ def _on_this_machine(task: PointTask, shards: Mapping[int, Points], how: Sweep) 
         path.write_bytes(cloudpickle.dumps(task))
         calls = (delayed(_run_stored)(path, number, part) for number, part in shards.items())
         pool = Parallel(workers, backend="loky", return_as="generator_unordered", batch_size=1, max_nbytes=None)
-        with closing(pool(calls)) as finished:
-            for shard in finished:
-                if isinstance(shard, SweepError):
-                    raise shard
-                yield shard
+        try:
+            with closing(pool(calls)) as finished:
+                for shard in finished:
+                    if isinstance(shard, SweepError):
+                        raise shard
+                    yield shard
+        except BrokenProcessPool as error:
+            begun = [f"shard {each}, whose first point is {shards[each][0].tolist()}" for each in _begun(path)]
+            why = "a worker was killed, as where memory is short; fewer workers need less"
+            raise SweepError(f"{' or '.join(begun)}: {why}") from error
+
+
+def _begun(path: Path) -> list[int]:
+    """The shards that workers have begun and not ended; `_run_stored` leaves a file for each beside the task."""
+    return sorted(int(each.name) for each in path.parent.iterdir() if each != path)
 
 
 def _run_stored(path: Path, number: int, points: Points) -> Finished | SweepError:
     """As `_run`, but a failure is returned: joblib would raise it at once, and drop shards that are finished."""
+    begun = path.with_name(str(number))
+    begun.touch()
     try:
         return _run_in_worker(_stored(path), number, points)
     except SweepError as failure:
         return failure
+    except Exception as error:  # such as a package that the worker lacks
+        return SweepError(_complaint(number, points[0].tolist(), error))
+    finally:
+        begun.unlink()
 
 
 @lru_cache(maxsize=1)

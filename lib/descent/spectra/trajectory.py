@@ -14,7 +14,7 @@ from descent.repro.seeding import numpy_generator
 from descent.spectra.singular_values import gram_matrix, real_rows, singular_spectrum
 
 Array = NDArray[np.float64]
-FLAT = 1e-12  # a share of the variance below it is rounding: the Gram matrix squares the path
+FLAT = 1e-12  # a share of the variance, or of the length, below it is rounding: the Gram matrix squares the path
 SAMPLES = 400  # points at equal distances along a path, between which turns are measured
 
 
@@ -152,8 +152,9 @@ def turning_angles(
     even = np.stack([np.interp(places, passed, column) for column in path.T], axis=1)
     reach = max(1, round(window / 2 * SAMPLES))
     behind, ahead = even[reach:-reach] - even[: -2 * reach], even[2 * reach :] - even[reach:-reach]
-    lengths = np.linalg.norm(behind, axis=1) * np.linalg.norm(ahead, axis=1)
-    cosine = (behind * ahead).sum(1) / np.where(lengths > 0, lengths, np.nan)
+    chords = np.linalg.norm(behind, axis=1), np.linalg.norm(ahead, axis=1)
+    lengths = np.where(np.minimum(*chords) > FLAT * passed[-1], chords[0] * chords[1], np.nan)
+    cosine = (behind * ahead).sum(1) / lengths
     return np.interp(places, passed, times)[reach:-reach], np.arccos(cosine.clip(-1, 1))
 
 
