@@ -5,6 +5,7 @@ passed and failed, and the values that it recorded by `record_property`. What wa
 that was interrupted what came to its end; the others stay as long as their functions exist.
 """
 
+import gc
 import os
 import sys
 from collections import Counter
@@ -25,6 +26,16 @@ from descent.repro.records import provenance
 mpl.use("Agg")  # nothing is shown
 
 PROMISE, CHAPTER, STANDING = "promise", "chapter", "standing"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_open() -> Iterator[None]:
+    """A file or process that a module leaves open in a ring of references fails that module, and no later one.
+
+    Its warning comes when it is collected, at any moment; it is an error of the test that then runs.
+    """
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
