@@ -119,6 +119,7 @@ SQUARE = rng.standard_normal((40, 40))
         lambda gram: captured_energy(gram, np.array([0])),
     ],
 )
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 def test_a_matrix_that_is_no_gram_matrix_is_refused(use: Callable[[Any], Any], matrix: Any, sentence: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
