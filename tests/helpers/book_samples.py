@@ -203,7 +203,13 @@ def promised(**held: list[str]) -> Change:
     def change(source: Path, chapter: nbformat.NotebookNode) -> None:
         (source / "promises.yml").write_text("R1: Two runs give `equal` bytes.\nR2: So do three.\n")
         tests = {
-            f"tests/test_runs.py::{name}": {"promises": names, "passed": 3, "failed": 1, "skipped": 0}
+            f"tests/test_runs.py::{name}": {
+                "promises": names,
+                "passed": 3,
+                "failed": 1,
+                "skipped": 0,
+                "machine": {"commit": "abc"},
+            }
             | {"measured": {"runs": [2, 30]}}
             for name, names in held.items()
         }

@@ -220,11 +220,25 @@ def test_a_registration_is_read_in_its_order_with_its_history(folder: Path) -> N
         ("unit: training run", "unit: 3", r"chapter\.yml: count: unit: Input should be a valid string"),
         ("  from: by algebra\n", "", r"chapter\.yml: later: from: Field required"),
         ("  from: by algebra\n", "  frm: by algebra\n", r"chapter\.yml: later: from: Field required"),
-        ("later:", "count:", r"chapter\.yml: 'count' stands there twice"),
-        ("  unit: training run\n", "  unit: training run\n  unit: seed\n", r"chapter\.yml: 'unit' stands there twice"),
+        ("later:", "count:", r"chapter\.yml: cannot be read: 'count' stands there twice"),
+        (
+            "  unit: training run\n",
+            "  unit: training run\n  unit: seed\n",
+            r"chapter\.yml: .*'unit' stands there twice",
+        ),
+        ("  unit: training run\n", "  <<: {unit: seed}\n", r"chapter\.yml: .*merge keys \(<<\) are not read"),
+        ("  unit: training run\n", "  unit: training run\n  id: other.thing\n", "chapter.yml: count: id: the ch"),
+        ("2026-11-26", "2026-02-30", r"chapter\.yml: cannot be read: day is out of range"),
         ("count:\n", "count: 3\nother:\n", r"chapter\.yml: count: "),
         (REGISTERED, "[1, 2]", r"chapter\.yml: expected lines `name: value`"),
-        (REGISTERED, "a: [", r"chapter\.yml: not YAML"),
+        (
+            "date: 2026-11-26",
+            "date: 0",
+            r"chapter\.yml: count: amended\.0\.date: .*expected a date, such as 2026-01-31",
+        ),
+        ("[80, 104]", "[no, yes]", r"chapter\.yml: count: accepted: .*expected two numbers in brackets"),
+        ("[80, 104]", "!!set {80, 104}", r"chapter\.yml: count: accepted: .*expected two numbers in brackets"),
+        (REGISTERED, "a: [", r"chapter\.yml: cannot be read"),
         ("date: 2026-11-26", "date: lately", r"chapter\.yml: count: amended\.0\.date: Input should be a valid date"),
     ],
 )
@@ -323,7 +337,10 @@ def test_the_table_says_what_was_measured_and_accepted(folder: Path) -> None:
     card = Scorecard("chapter", Settings(), folder=folder)
     card.judge("count", five(92), null={"Gaussian": five(400), "shuffled": 401.0})
     lines = card._repr_markdown_().splitlines()
-    assert lines[2] == "| `count` | reproduced | 92.0 (91.0 to 93.0) | 80 to 104 | 400.0 (399.0 to 401.0); 401 |"
+    assert (
+        lines[2]
+        == "| `count` | reproduced | 92.0 (91.0 to 93.0) | 80 to 104 | Gaussian 400.0 (399.0 to 401.0); shuffled 401 |"
+    )
     assert repr(card.only("count")) == "\n".join(lines[:3])
 
 
@@ -360,3 +377,68 @@ def test_regions_in_words(interval: tuple[float | None, float | None], text: str
 def test_an_estimate_in_words() -> None:
     assert estimate_text(None) == "-"
     assert estimate_text(Estimate(value=3, low=None, high=None, units=1, level=0.95)) == "3"
+
+
+@pytest.mark.parametrize("accepted", [(1, None), (1, 1), (None, 0)])
+def test_a_share_that_no_interval_could_confirm_is_refused(accepted: tuple[float | None, float | None]) -> None:
+    with pytest.raises(ValidationError, match="no interval of a share lies there, whatever is measured"):
+        claim(statistic="share", accepted=accepted)
+
+
+@pytest.mark.parametrize("judged_at", [{}, {"custom": None}])
+def test_a_claim_is_judged_at_some_preset(judged_at: dict[str, None]) -> None:
+    with pytest.raises(ValidationError, match="expected presets, at least one; only a check holds at `custom`"):
+        claim(judged_at=judged_at)
+
+
+def test_too_few_units_for_a_share_are_said_to_be_too_few() -> None:
+    given = claim(statistic="share", accepted=(0.8, None))
+    found = given.verdict("paper", given.measure([1] * 6), {"null": given.measure([0] * 6)})
+    assert found == ("inconclusive", "6 units are too few: all of them would give 0.61 to 1")
+    assert verdict(given, [1] * 16, [0] * 16) == "reproduced"
+
+
+def test_an_interval_goes_no_farther_than_what_is_possible() -> None:
+    values, narrow = [1.0, 0.97, 1.0, 0.99, 1.0, 1.0], {"accepted": (0.95, 1), "null": "another"}
+    assert verdict(claim(**narrow), values, 0) == "inconclusive"  # to 1.006
+    assert verdict(claim(**narrow, possible=(0, 1)), values, 0) == "reproduced"
+
+
+def test_a_refused_judgement_leaves_no_verdict_of_earlier_values(folder: Path) -> None:
+    card = Scorecard("chapter", Settings(), folder=folder)
+    card.judge("count", five(92), null=five(400))
+    for values in ([90, float("nan")], {1: 2}.values(), [10**400]):
+        with pytest.raises(ValueError, match=r"chapter\.count: values="):
+            card.judge("count", values, null=five(400))
+        with pytest.raises(ValueError, match="registered for preset quick and not judged: count"):
+            card.save(folder / "results")
+
+
+def test_a_reading_says_what_is_accepted(folder: Path) -> None:
+    card = Scorecard("chapter", Settings(), folder=folder)
+    card.judge("count", five(92), null=five(400))
+    assert card.verdict("count") == "`count`: 92.0 (91.0 to 93.0), accepted 80 to 104, *reproduced*"
+    with pytest.raises(ValueError, match="claim 'later': expected one of count"):
+        card.verdict("later")
+
+
+def test_a_preset_is_compared_as_the_settings_take_it(folder: Path) -> None:
+    class Rates(Settings):
+        rate: float = 0.001
+
+    preset = folder / "presets/quick/chapter.yml"
+    preset.write_text(preset.read_text() + "rate: 1e-3\n")  # a text in YAML 1.1
+    assert Scorecard("chapter", Rates(), folder=folder).preset == "quick"
+    preset.write_text(preset.read_text() + "epoch: 2\n")
+    with pytest.raises(ValueError, match="presets of chapter: 'epoch' is no parameter; expected some of preset"):
+        Scorecard("chapter", Rates(), folder=folder)
+
+
+def test_parameters_that_the_settings_convert_are_not_called_changed(folder: Path) -> None:
+    parameters = {"epochs": "2", "sizes": np.array([1, 2]), "seed": 0}
+    settings = Settings(epochs="2", sizes=[1, 2])
+    card = Scorecard("chapter", settings, parameters, folder=folder)
+    card.judge("count", five(92), null=five(400))
+    parameters["sizes"][0] = 5
+    with pytest.raises(ValueError, match=r"sizes=array\(\[5, 2\]\) was changed after `settings` took array"):
+        card.judge("count", five(92), null=five(400))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
+from pydantic import ValidationError
 
 from descent.repro import estimates
 from descent.repro.estimates import Estimate, estimate, summarised, value_range
@@ -83,9 +84,54 @@ def test_a_share_of_nested_units_counts_what_is_independent_among_them() -> None
 
 
 def test_a_share_of_all_nested_units_has_a_width() -> None:
-    all_right = estimate([np.ones(5)] * 10, "share")
-    count = 50 * (2.00958 / 2.26216) ** 2
-    assert (all_right.low, all_right.high) == pytest.approx((count / (count + 1.959964**2), 1), abs=1e-4)
+    all_right = estimate([np.ones(5)] * 10, "share")  # as of ten units: whether those of a group go together is unknown
+    assert (all_right.low, all_right.high) == pytest.approx((10 / (10 + 1.959964**2), 1), abs=1e-4)
+    one_wrong = estimate([*[np.ones(5)] * 9, [1, 1, 1, 1, 0]], "share")
+    assert one_wrong.low < all_right.low, "a miss never widens what is claimed"
+
+
+@pytest.mark.parametrize("groups", [2, 3, 5, 10])
+def test_the_mean_of_few_nested_groups_is_covered_as_often_as_it_says(groups: int) -> None:
+    generator, hit = np.random.default_rng(7), 0
+    for _ in range(1000):
+        sizes = generator.integers(3, 9, size=groups)
+        found = estimate([generator.normal() + 0.5 * generator.normal(size=size) for size in sizes])
+        hit += found.low <= 0 <= found.high
+    assert abs(hit / 1000 - 0.95) < 4 * (0.95 * 0.05 / 1000) ** 0.5
+
+
+@pytest.mark.parametrize("groups", [3, 5, 10])
+def test_a_nested_share_at_its_bound_is_seldom_above_it(groups: int) -> None:
+    generator, above = np.random.default_rng(8), 0
+    for _ in range(2000):
+        agreeing = generator.random(groups) < 0.7  # rows that agree with their group
+        above += estimate([np.full(20, float(each)) for each in agreeing], "share").low > 0.7
+    assert above / 2000 < 0.025 + 4 * (0.025 * 0.975 / 2000) ** 0.5
+
+
+def test_too_few_groups_have_no_interval_of_a_median() -> None:
+    groups = [np.arange(3.0) + step for step in range(6)]
+    assert (estimate(groups[:5], "median").low, estimate(groups[:5], "median").units) == (None, 5)
+    assert estimate(groups, "median").low is not None
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7, 0.95, 1.7, 1e-9])
+@pytest.mark.parametrize("units", [2, 3, 5, 7, 20])
+def test_equal_values_are_their_own_interval(value: float, units: int) -> None:
+    found = estimate([value] * units)
+    assert (found.low, found.value, found.high) == (value, value, value)
+    nested = estimate([[value] * 3] * units)
+    assert (nested.low, nested.value, nested.high) == (value, value, value)
+    assert value_range([value] * units).value == value
+
+
+def test_an_interval_ends_where_the_quantity_does() -> None:
+    found = estimate([0.9, 1.0, 1.0])
+    assert found.high > 1
+    assert (found.within(0, 1).low, found.within(0, 1).high) == (found.low, 1.0)
+    assert found.within(None, None) == found
+    with pytest.raises(ValidationError, match="expected both ends, the lower one first, or neither"):
+        Estimate(value=1, low=2, high=0, units=3, level=0.95)
 
 
 def test_wilsons_interval_is_scipys() -> None:
@@ -115,7 +161,16 @@ def test_a_statistic_of_the_rows_is_that_of_the_joined_rows() -> None:
         ([[1.0], []], "mean", "expected finite numbers, at least one per unit"),
         ([0, 1, 0.5], "share", "expected 0 or 1 for each unit of a share"),
         ([[1.0, 2.0], [3.0]], lambda rows: float("nan"), "the statistic of all 2 groups is nan"),
-        ([[1.0], [2.0]], lambda rows: rows.mean() if len(set(rows)) > 1 else np.nan, "resamples is not finite"),
+        ([[1.0], [2.0]] * 3, lambda rows: rows.mean() if len(set(rows)) > 1 else np.nan, "resamples is not finite"),
+        (np.ma.masked_greater([1.0, 2.0, 9.0], 5), "mean", "expected real numbers .*masked"),
+        ([1.0, np.ma.masked], "mean", "expected real numbers .*masked"),
+        ([1 + 2j, 3], "mean", "expected real numbers .*complex"),
+        (["12", "13"], "mean", "expected real numbers"),
+        (np.ones((3, 1, 4)), "mean", "expected one number for each unit, or one list of numbers"),
+        ([np.ones((3, 2))] * 2, "share", "expected one number for each unit, or one list of numbers"),
+        ({1.0: 2.0}.values(), "mean", "expected real numbers"),
+        ([10**400], "mean", "expected real numbers"),
+        ([1e308, 1e308], "mean", "too large for a float"),
     ],
 )
 def test_what_has_no_estimate_is_refused(values: object, statistic: object, said: str) -> None:

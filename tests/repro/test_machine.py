@@ -14,8 +14,8 @@ import torch
 from descent.experiments import grokking, toy_models
 from descent.experiments.grokking import ModularExperiment, cross_entropy_in_double, prepare_experiment
 from descent.experiments.toy_models import ToyInputs, ToyModels, batch_losses, toy_gradients
-from descent.landscape import evaluator
 from descent.landscape.evaluator import Evaluator
+from descent.models.folding import fold_batch_norm
 from descent.repro import machine
 from descent.repro.machine import DEVICE_VARIABLE, compute_device
 
@@ -95,17 +95,21 @@ def test_a_step_of_the_transformer_is_on_the_device_as_a_whole(monkeypatch: pyte
         assert start.task.pairs.device.type == "cpu"  # what the analysis reads
 
 
-def test_a_point_of_a_surface_is_on_the_device_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator, "compute_device", lambda: META)
+def test_a_point_of_a_surface_is_on_the_device_as_a_whole() -> None:
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(144, 5)
     )
     direction = {name: torch.ones_like(p) for name, p in model.named_parameters() if p.ndim > 1}
     inputs, targets = torch.zeros(6, 3, 8, 8), torch.zeros(6, dtype=torch.long)
     task = Evaluator(model, inputs, targets, [direction], precision="float32", batch=4)
-    with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta tensors"):  # all but reading the numbers
-        task([[0.5]])
-    assert task._model[0].weight.device == META
+    task._device, task._targets = META, targets.to(META)
+    for folded in (None, fold_batch_norm(model)):  # whose values cannot be compared on the stand-in
+        task._form = task._form_of(folded, "bfloat16", torch.channels_last)
+        with pytest.raises(
+            RuntimeError, match=r"item\(\) cannot be called on meta tensors"
+        ):  # all but reading the numbers
+            task([[0.5]])
+        assert task._form.model[0].weight.device == META
     assert model[0].weight.device.type == "cpu"
 
 

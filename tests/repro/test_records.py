@@ -166,7 +166,8 @@ def test_a_record_made_from_something_else_is_refused_by_name(tmp_path):
     refused = [
         ("weights_sha256", "9b0f", "weights_sha256='0713', expected '9b0f'"),
         ("sizes", [2, 1], r"sizes=\[1, 2\], expected \[2, 1\]"),
-        ("experiment", "a", "experiment=None, expected 'a'"),
+        ("experiment", "a", "experiment=nothing, expected 'a'"),
+        ("experiment", None, "experiment=nothing, expected None"),
     ]
     for name, value, said in refused:
         with pytest.raises(ValueError, match=rf"r\.npz: made from {said}; make it again: make r$"):
@@ -196,7 +197,7 @@ def test_a_damaged_record_is_refused_whatever_is_looked_for(tmp_path):
 
 
 def test_python_objects_are_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match=r"r: 'odd' holds Python objects; expected numbers or text"):
+    with pytest.raises(ValueError, match=r"r: 'odd' holds Python objects or a mask; expected numbers or text"):
         Record("r", {"fine": np.ones(2), "odd": np.array([{}])}).save(tmp_path / "r.npz")
     assert names(tmp_path) == []
 
@@ -268,3 +269,27 @@ def test_a_figure_is_of_the_chapter_whose_scorecard_was_opened(tmp_path, figure,
     with Image.open(save_figure(figure, tmp_path, "bars", chapter="")[0]) as image:
         assert image.text["Title"] == "bars"
         assert image.text["Source"] == "Anatomy of Descent"
+
+
+def test_what_a_file_would_lose_is_refused(tmp_path):
+    for name in ("file", "allow_pickle", "__record__", "a.npy"):
+        with pytest.raises(ValueError, match=f"an entry may not be called '{name}': the file format uses that name"):
+            Record("r", {name: np.zeros(2)}).save(tmp_path / "r.npz")
+    with pytest.raises(ValueError, match="'a' holds Python objects or a mask"):
+        Record("r", {"a": np.ma.masked_invalid([1.0, np.nan])}).save(tmp_path / "r.npz")
+    assert not (tmp_path / "r.npz").exists()
+
+
+def test_settings_are_compared_as_the_file_keeps_them(tmp_path):
+    path = tmp_path / "r.npz"
+    Record("r", {}, {"sizes": (1, 2), "rate": float("nan")}).save(path)
+    assert Record.load(path, sizes=(1, 2), rate=float("nan")).name == "r"
+    assert find_record(path, sizes=(1, 2)) is not None
+    assert find_record(path, sizes=(1, 3)) is None
+
+
+@pytest.mark.parametrize("meta", ["1", "[]", "{}", '{"name": "r"}', '{"name": "r", "settings": 1, "provenance": {}}'])
+def test_a_record_without_its_parts_is_refused_by_path(tmp_path, meta):
+    np.savez(tmp_path / "r.npz", __record__=np.array(meta))
+    with pytest.raises(ValueError, match=r"r\.npz: damaged, or no record .*; make it again: make r"):
+        Record.load(tmp_path / "r.npz", "make r")

@@ -344,7 +344,7 @@ def make_surface_record(network: ResNetDescription, seed: int, root: Path, sched
     how = _kept_sweep(root, network.name, "surface", sources, scheduler)
 
     def run(task: Evaluator, points: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        return sweep(task, points, how, f"{task.key()} {task.precision}")
+        return sweep(task, points, how, task.key())
 
     axis = np.linspace(-1, 1, SIDES[seed])
     surface = loss_surface(evaluator, axis, axis, run)
@@ -360,8 +360,8 @@ def make_curvature_record(network: ResNetDescription, seed: int, root: Path, sch
         return
     images, axis = first_images(data, CURVATURE_IMAGES), np.linspace(-1, 1, CURVATURE_SIDE)
     how = _kept_sweep(root, network.name, "curvature", sources, scheduler)
-    exact = plane_evaluator(checkpoint, images, seed).key()  # on this machine; the sources hold on all
-    columns = sweep(plane_hessian_extremes(checkpoint, images, seed), plane_grid(axis, axis), how, exact)
+    exact = plane_evaluator(checkpoint, images, seed, precision="float32")  # on this machine; the sources hold on all
+    columns = sweep(plane_hessian_extremes(checkpoint, images, seed), plane_grid(axis, axis), how, exact.key())
     squares = {name: column.reshape(len(axis), len(axis)) for name, column in columns.items()}
     values = {"alpha": axis, "beta": axis, **squares}
     Record(f"{network.name}-curvature", values, {**sources, "precision": "float32"}, provenance(seed)).save(path)

@@ -11,10 +11,9 @@ The gradient is written out. With z = W^T h + b, h = W x and g = 2 I (ReLU(z) - 
 
     dL/db = sum g,    dL/dW = h g^T + (W g) x^T,
 
-summed over the B rows of the batch. Time is saved around these products: models are taken in blocks that fit the cache,
-large arrays are written in place, importances and 1 / (B n) multiply the small result, and an input costs one uniform
-number u: x = max(0, (u - 1 + d) / d) is 0 with probability 1 - d. Inputs are `(models, features, batch)`: products of
-small models are many times faster with the batch along a row, and those of large models no slower.
+summed over the B rows of the batch. Models are taken in blocks that fit the cache, large arrays are written in place,
+and an input costs one uniform number u: x = max(0, (u - 1 + d) / d) is 0 with probability 1 - d. Inputs are `(models,
+features, batch)`: products of small models are faster with the batch along a row, and those of large ones no slower.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from tqdm import tqdm
 
 from descent.repro.machine import compute_device, keep_freed_memory
 from descent.repro.seeding import deterministic, numpy_generator, torch_generator
+from descent.training.loop import DivergenceError
 
 KINDS = ("relu", "linear", "layernorm")
 PAIRINGS = ("independent", "correlated", "anticorrelated")
@@ -44,6 +44,8 @@ LANES = 64  # what fills no whole vector register is rounded differently: bits w
 def _per_feature(values: float | Sequence[float] | Tensor, count: int, n: int, name: str) -> Tensor:
     """A number, one per model `(k,)`, or one per model and feature `(k, n)`, expanded to `(k, n)` float32."""
     given = torch.as_tensor(values, dtype=torch.float32)
+    if given.ndim == 1 and len(given) == count == n > 1:
+        raise ValueError(f"{name} of shape ({n},): give ({n}, 1), one for each model, or (1, {n}), for each feature")
     given = given.unsqueeze(-1) if given.ndim == 1 else given
     if given.ndim > 2 or (given.ndim == 2 and not (given.shape[0] in (1, count) and given.shape[1] in (1, n))):
         expected = f"a number, {count} of them, or ({count} or 1, {n})"
@@ -59,7 +61,7 @@ class ToyModels:
         n: number of features.
         m: number of dimensions.
         seeds: one per model; their number decides how many models there are.
-        density: probability that a feature is not 0: a number, `(k,)`, `(k, n)` or `(1, n)`; kept as `(k, n)`.
+        density: probability that a feature is not 0: a number, `(k, n)`, `(k, 1)`, `(1, n)` or, unless k = n, `(k,)`.
         importance: the I_i, in the same forms.
         noise: standard deviation of Gaussian noise on the inputs, which the target does not have; a number or `(k,)`.
         kind: "relu"; "linear", without the ReLU; or "layernorm", ReLU(W^T LN(W x) + b) with LN without parameters.
@@ -67,7 +69,7 @@ class ToyModels:
             "anticorrelated" (at most one of them is not 0).
 
     Raises:
-        ValueError: a size below 1, no seed, a value out of range, an unknown kind or pairing.
+        ValueError: a size below 1, no seed, a value out of range or of a shape that means two things, an unknown kind.
     """
 
     n: int
@@ -82,6 +84,8 @@ class ToyModels:
     def __post_init__(self) -> None:
         if min(self.n, self.m, len(self.seeds)) < 1:
             raise ValueError(f"n={self.n}, m={self.m}, {len(self.seeds)} seeds: expected at least 1 each")
+        if wrong := [seed for seed in self.seeds if not isinstance(seed, int | np.integer) or seed < 0]:
+            raise ValueError(f"seed {wrong[0]}: expected whole numbers of at least 0")
         for name, value, choices in (("kind", self.kind, KINDS), ("pairing", self.pairing, PAIRINGS)):
             if value not in choices:
                 raise ValueError(f"{name} {value!r}: expected one of {', '.join(choices)}")
@@ -95,9 +99,9 @@ class ToyModels:
         if not (density.min() > 0 and density.max() <= most):
             ends = f"{float(density.min()):g} to {float(density.max()):g}"
             raise ValueError(f"density={ends}: expected above 0 and at most {most:g} for {self.pairing} features")
-        if not (importance.min() > 0 and noise.min() >= 0):
+        if not (importance.min() > 0 and noise.min() >= 0 and (importance.max() + noise.max()).isfinite()):
             low = f"importance={float(importance.min()):g}, noise={float(noise.min()):g}"
-            raise ValueError(f"{low}: expected importances above 0 and noise of at least 0")
+            raise ValueError(f"{low}: expected importances above 0 and noise of at least 0, none infinite")
         if self.pairing != "independent" and not torch.equal(density[:, ::2], density[:, 1::2]):
             raise ValueError("density: expected the same for both features of a pair")
 
@@ -109,8 +113,11 @@ class ToyModels:
         return cast("tuple[Tensor, Tensor, Tensor]", (self.density, self.importance, self.noise))
 
     def part(self, chosen: Sequence[int]) -> ToyModels:
-        """The models with these numbers."""
-        numbers, seeds = list(chosen), [self.seeds[number] for number in chosen]
+        """The models with these numbers; raises ValueError for a mask."""
+        numbers = np.asarray(list(chosen))
+        if numbers.dtype.kind not in "iu":
+            raise ValueError(f"models {numbers}: expected their numbers, 0 to {len(self) - 1}")
+        seeds = [self.seeds[number] for number in numbers]
         density, importance, noise = (values[numbers] for values in self.tensors())
         return replace(self, seeds=seeds, density=density, importance=importance, noise=noise)
 
@@ -123,11 +130,7 @@ class ToyModels:
 class ToyInputs:
     """Batches of inputs for some models, from one stream of uniform numbers for each different seed.
 
-    Args:
-        models: the models.
-        batch: number of rows in a batch.
-        name: name of the streams.
-        device: where the batches are needed; they are drawn on the CPU.
+    The streams are called `name`; their numbers are drawn on the CPU, `batch` rows at once, and go to `device`.
     """
 
     def __init__(
@@ -195,14 +198,10 @@ def _back_through(y: Tensor, factor: Tensor, dy: Tensor) -> Tensor:
 
 
 def toy_gradients(W: Tensor, b: Tensor, inputs: ToyInputs, models: ToyModels, losses: bool) -> Tensor | None:
-    """Write the gradients of this batch into `W.grad` and `b.grad`, and give the losses `(k,)` if they are asked for.
+    """Write the gradients of this batch, after a `draw`, into `W.grad` `(k, m, n)` and `b.grad` `(k, n)`.
 
-    Args:
-        W: `(k, m, n)`, with a gradient to overwrite.
-        b: `(k, n)`, likewise.
-        inputs: the inputs, after a `draw`.
-        models: their kind and importances.
-        losses: whether the losses are needed, which take one more pass.
+    Returns:
+        The losses `(k,)` if they are asked for, which takes one more pass.
     """
     importance = models.tensors()[1].to(W.device)
     measured = torch.empty(len(W), device=W.device) if losses else None
@@ -288,7 +287,7 @@ class ToyTraining:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, 1 if self.every is None else self.every) < 1:
             raise ValueError(f"{self}: expected steps, batch and every of at least 1")
-        if self.learning_rate <= 0 or self.weight_decay < 0:
+        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf):
             raise ValueError(f"{self}: expected a positive learning rate and a weight decay of at least 0")
 
 
@@ -314,12 +313,10 @@ class TrainedToys:
 
 
 def train_toy_models(toys: ToyModels, recipe: ToyTraining, progress: str | None = None) -> TrainedToys:
-    """Train the models side by side, in this process.
+    """Train the models side by side, in this process, with the text `progress` before a bar if there is one.
 
-    Args:
-        toys: the models.
-        recipe: how to train them.
-        progress: text before a progress bar; None shows none.
+    Raises:
+        DivergenceError: weights that are not finite after the last step; names the seeds of their models.
     """
     keep_freed_memory()  # otherwise each step asks the system for its arrays again
     device = compute_device()
@@ -337,6 +334,9 @@ def train_toy_models(toys: ToyModels, recipe: ToyTraining, progress: str | None 
                 losses.append(measured.cpu())
             if step < recipe.steps:
                 optimizer.step()
+    finite = W.flatten(1).isfinite().all(1) & b.isfinite().all(1)
+    if seeds := [seed for seed, good in zip(toys.seeds, finite.tolist(), strict=True) if not good]:
+        raise DivergenceError(f"models of seeds {seeds[:9]}: weights are not finite; try a smaller learning rate")
     steps = torch.tensor(sorted(marks))
     return TrainedToys(toys, W.detach().cpu(), b.detach().cpu(), steps, torch.stack(kept), torch.stack(losses))
 
@@ -359,6 +359,7 @@ def train_toy_models_in_parts(
 
     Raises:
         ValueError: no worker.
+        DivergenceError: as `train_toy_models`.
     """
     if workers < 1:
         raise ValueError(f"workers={workers}: expected at least 1")
@@ -384,13 +385,12 @@ def _train_on_one_thread(toys: ToyModels, recipe: ToyTraining, progress: str | N
 def fresh_losses(toys: ToyModels, W: Tensor, b: Tensor, batches: int = 16, batch: int = 4096) -> Tensor:
     """Losses `(k,)` on fresh inputs, made of the same uniform numbers for all models; mean per input and feature.
 
-    Args:
-        toys: gives densities, importances, noise and kind.
-        W: `(k, m, n)`.
-        b: `(k, n)`.
-        batches: how many batches of `batch` inputs.
-        batch: inputs in each.
+    Raises:
+        ValueError: weights of other shapes than W `(k, m, n)` and b `(k, n)`, or no input.
     """
+    k, m, n = len(toys), toys.m, toys.n
+    if W.shape != (k, m, n) or b.shape != (k, n) or min(batches, batch) < 1:
+        raise ValueError(f"W {tuple(W.shape)}, b {tuple(b.shape)}: expected ({k}, {m}, {n}), ({k}, {n}), and inputs")
     inputs = ToyInputs(replace(toys, seeds=[0] * len(toys)), batch, "toy tests")
     total = torch.zeros(len(toys), dtype=torch.float64)
     with torch.no_grad():

@@ -41,7 +41,7 @@ def _error(mean: Array, spread: float, target: Array | float) -> Array:
 def _check(density: float, noise: float = 0.0, kind: str = "pair") -> None:
     if not 0 < density <= 1:
         raise ValueError(f"density={density}: expected one above 0 and at most 1")
-    if noise < 0:
+    if not 0 <= noise < np.inf:
         raise ValueError(f"noise={noise}: expected a standard deviation of at least 0")
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
@@ -95,25 +95,35 @@ class LossMinimum(NamedTuple):
     loss: float
 
 
-@cache
-def best_bias(kind: str, density: float, noise: float = 0.0) -> LossMinimum:
-    """The best bias at length one; raises as `learnt_loss` does."""
+def _bounded_bias(kind: str, density: float, noise: float) -> tuple[float, float]:
+    """The best bias of -1 to 1 at length one, and its loss."""
     _check(density, noise, kind)
     minimum = minimize_scalar(
         lambda bias: learnt_loss(kind, 1.0, bias, density, noise),
         bounds=(-1, 1), method="bounded", options={"xatol": 1e-7},
     )  # fmt: skip
-    return LossMinimum(1.0, float(minimum.x), float(minimum.fun))
+    return float(minimum.x), float(minimum.fun)
+
+
+@cache
+def best_bias(kind: str, density: float, noise: float = 0.0) -> LossMinimum:
+    """The best bias at length one; raises as `learnt_loss` does, and where much noise takes it below -1."""
+    bias, loss = _bounded_bias(kind, density, noise)
+    if bias < -0.999:
+        raise ValueError(f"noise={noise}: the best bias at length one lies below -1, where hardly anything passes")
+    return LossMinimum(1.0, bias, loss)
 
 
 @cache
 def best_length_and_bias(kind: str, density: float, noise: float = 0.0) -> LossMinimum:
     """The best length and bias together; raises as `learnt_loss` does."""
-    start = best_bias(kind, density, noise)
+    start, _ = _bounded_bias(kind, density, noise)
     minimum = minimize(
         lambda point: learnt_loss(kind, point[0], point[1], density, noise),
-        [start.scale, start.bias], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-12},
+        [1.0, start], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-12},
     )  # fmt: skip
+    if not minimum.success:
+        raise ValueError(f"{kind}, density={density}, noise={noise}: the search for a minimum did not converge")
     return LossMinimum(float(minimum.x[0]), float(minimum.x[1]), float(minimum.fun))
 
 
@@ -126,7 +136,7 @@ def candidate_losses(density: float, importance: float) -> dict[str, float]:
     Raises:
         ValueError: a density out of range, an importance that is not positive.
     """
-    if importance <= 0:
+    if not 0 < importance < np.inf:
         raise ValueError(f"importance={importance}: expected a positive number")
     lost, shared = ignored_loss(density), best_bias("pair", density).loss
     return {"first": importance * lost, "second": lost, "both": (1 + importance) * shared}

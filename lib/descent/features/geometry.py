@@ -18,30 +18,45 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-NORM_FLOOR = 1e-6  # a column with a smaller norm has no direction
 LEARNT = 0.5  # a feature with a larger norm counts as learnt
 
 
+def _scaled(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """W times a power of two for each map, which keeps all digits and squares in range; its norms, and the power."""
+    if W.ndim < 2 or 0 in W.shape or W.is_complex():
+        raise ValueError(f"W of shape {tuple(W.shape)}: expected (..., m, n), the features as columns of real numbers")
+    real = W if W.dtype in (torch.float32, torch.float64) else W.double()
+    top = real.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(real.dtype).tiny)
+    power = torch.frexp(top).mantissa / top
+    return real * power, torch.linalg.vector_norm(real * power, dim=-2), power[..., 0, 0]
+
+
 def feature_norms(W: Tensor) -> Tensor:
-    """The norm of each column, `(..., m, n) -> (..., n)`.
+    """The norm of each column, `(..., m, n) -> (..., n)`; in a map with a number that is not finite all are NaN.
 
     Raises:
-        ValueError: W is no matrix.
+        ValueError: W is no matrix of real numbers, or empty.
     """
-    if W.ndim < 2:
-        raise ValueError(f"W of shape {tuple(W.shape)}: expected (..., m, n), the features as columns")
-    norms: Tensor = torch.linalg.vector_norm(W, dim=-2)
-    return norms
+    _, norms, power = _scaled(W)
+    return norms / power.unsqueeze(-1)
 
 
 def feature_directions(W: Tensor) -> Tensor:
-    """The columns scaled to length one, `(..., m, n)`; a column shorter than 1e-6 is divided by 1e-6."""
-    return W / feature_norms(W).clamp(min=NORM_FLOOR).unsqueeze(-2)
+    """The columns scaled to length one, `(..., m, n)`; a column of zeros stays as it is. Raises as `feature_norms`."""
+    near, norms, _ = _scaled(W)
+    return near / norms.where(norms != 0, 1).unsqueeze(-2)
 
 
 def is_learnt(W: Tensor) -> Tensor:
-    """Whether the norm of each feature is above 1/2, `(..., n)` bool; learnt ones are near 1, the others near 0."""
-    return feature_norms(W) > LEARNT
+    """Whether the norm of each feature is above 1/2, `(..., n)` bool; learnt ones are near 1, the others near 0.
+
+    Raises:
+        ValueError: as `feature_norms`, or a number is not finite.
+    """
+    norms = feature_norms(W)
+    if not norms.isfinite().all():
+        raise ValueError("W has a number that is not finite, so that nobody knows what is learnt")
+    return norms > LEARNT
 
 
 def dimensions_per_feature(W: Tensor) -> Tensor:
@@ -54,19 +69,21 @@ def dimensions_per_feature(W: Tensor) -> Tensor:
         >>> float(dimensions_per_feature(torch.tensor([[1.0, -1.0]])))  # two features in one dimension
         0.5
     """
-    return W.shape[-2] / feature_norms(W).square().sum(-1)
+    near, norms, power = _scaled(W)
+    return near.shape[-2] / norms.square().sum(-1) * power.square()
 
 
 def _overlaps(W: Tensor) -> Tensor:
-    """The squared overlap (W^_i . W_j)^2 of direction i with column j, `(..., n, n)`."""
-    return (feature_directions(W).mT @ W).square()
+    """The squared overlap (W^_i . W_j)^2 of direction i with column j, summed over j, `(..., n)`."""
+    return (feature_directions(W).mT @ W).square().sum(-1)
 
 
 def dimensionality(W: Tensor) -> Tensor:
     """The share of a dimension that each feature has for itself, `(..., n)`.
 
     D_i = ||W_i||^2 / sum_j (W^_i . W_j)^2. The sum includes j = i. D_i is 1 for a feature that shares with no other,
-    and 0 for a column of zeros; it does not change with the scale of W. It equals the capacity of Scherlis et al. 2022
+    and 0 for a column of zeros; it does not change with the scale of W, and is NaN for all of a map that has a number
+    that is not finite. It equals the capacity of Scherlis et al. 2022
     (section 2), which is (W_i . W_i)^2 / sum_j (W_i . W_j)^2.
 
     Examples:
@@ -75,8 +92,9 @@ def dimensionality(W: Tensor) -> Tensor:
         >>> dimensionality(torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
         [0.5, 0.5, 1.0]
     """
-    squares, total = feature_norms(W).square(), _overlaps(W).sum(-1)
-    return torch.where(total > 0, squares / torch.where(total > 0, total, 1), 0)
+    near, norms, _ = _scaled(W)
+    total = _overlaps(near)
+    return (norms.square() / total).where(total != 0, 0)
 
 
 def interference(W: Tensor) -> Tensor:
@@ -85,7 +103,8 @@ def interference(W: Tensor) -> Tensor:
     It is the sum over j != i of (W^_i . W_j)^2: 0 for a feature that is orthogonal to all others, and 1 for one of an
     antipodal pair of length one.
     """
-    return _overlaps(W).sum(-1) - feature_norms(W).square() * (feature_norms(W) >= NORM_FLOOR)
+    near, norms, power = _scaled(W)
+    return (_overlaps(near) - norms.square()) / power.square().unsqueeze(-1)
 
 
 def random_directions(m: int, n: int, generator: torch.Generator) -> Tensor:
@@ -231,9 +250,14 @@ def cluster_edges(W: Tensor) -> list[tuple[int, int]]:
     """The pairs of columns of `W` `(3, k)` that are edges of their convex hull, without edges between coplanar faces.
 
     Fewer than four columns, or columns that lie in a plane, are joined around their polygon instead.
+
+    Raises:
+        ValueError: the columns have not three dimensions, or a number is not finite.
     """
     from scipy.spatial import ConvexHull  # costs time to import, and few need it
 
+    if W.ndim != 2 or len(W) != 3 or not W.isfinite().all():
+        raise ValueError(f"W of shape {tuple(W.shape)}: expected (3, k), finite numbers")
     points = W.T.double().numpy()
     if len(points) < 3:
         return list(combinations(range(len(points)), 2))

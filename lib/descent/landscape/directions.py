@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from descent.models.folding import copy_module, memory
 from descent.repro.seeding import torch_generator
 
 Direction = dict[str, Tensor]
@@ -21,15 +23,49 @@ TINY = 1e-10  # Li et al.'s guard against a filter of norm zero
 def weight_matrices(model: nn.Module) -> Direction:
     """The parameters of more than one dimension, by name and detached: those that a random direction moves.
 
-    Biases and batch normalisation stay where they are, as in the code of Li et al. 2018.
+    Biases and batch normalisation stay where they are, as in the code of Li et al. 2018. Tied weights have one name.
 
     Raises:
-        ValueError: the model has none.
+        ValueError: the model has none, or has parameters that are complex, integers or not built yet.
     """
-    matrices = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    firsts, parameters = tied_names(model), dict(model.named_parameters())
+    matrices = {name: p.detach() for name, p in parameters.items() if p.ndim > 1 and firsts.get(name, name) == name}
     if not matrices:
         raise ValueError("the model has no parameter of more than one dimension: no direction to draw")
+    if whole := [name for name, matrix in matrices.items() if not matrix.is_floating_point()]:
+        raise ValueError(f"parameter {whole[0]!r} is {matrices[whole[0]].dtype}: expected floating-point numbers")
     return matrices
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Each name in the state of the model -> the first name of the same tensor, which tied weights share.
+
+    Raises:
+        ValueError: a parameter is complex, not built yet, or shares a part of its memory with another.
+    """
+    spans, parameters = [], dict(model.named_parameters())
+    for name, part in (*parameters.items(), *model.named_buffers()):
+        if is_lazy(part) or part.is_meta:
+            raise ValueError(f"{name!r} has no numbers yet: expected a forward pass before, which builds lazy layers")
+        if name in parameters and part.is_complex():
+            raise ValueError(
+                f"parameter {name!r} is {part.dtype}, whose imaginary part would be lost: expected real parameters, "
+                "such as those of torch.view_as_real, of which the forward pass makes complex ones"
+            )
+        if part.layout is torch.strided and part.numel():
+            steps = sum((size - 1) * step for size, step in zip(part.shape, part.stride(), strict=True))
+            spans.append((part.data_ptr(), part.data_ptr() + (steps + 1) * part.element_size(), name))
+    state = {name: part for name, part in model.state_dict(keep_vars=True).items() if isinstance(part, Tensor)}
+    seen: dict[object, str] = {}
+    firsts = {name: seen.setdefault(memory(part), name) for name, part in state.items()}
+    alone = sorted(span for span in spans if firsts.get(span[2], span[2]) == span[2])
+    for (_, end, one), (start, _, other) in pairwise(alone):
+        if start < end and not parameters.keys().isdisjoint({one, other}):
+            raise ValueError(
+                f"{' and '.join(sorted([repr(one), repr(other)]))} share memory and are not one tensor: expected one "
+                "parameter, of which the forward pass takes the part or the transpose"
+            )
+    return firsts
 
 
 def rescale_direction(direction: Mapping[str, Tensor], weights: Mapping[str, Tensor], scaling: Scaling) -> Direction:
@@ -91,15 +127,27 @@ def random_direction(model: nn.Module, seed: int, stream: str, scaling: Scaling 
 def direction_between(start: nn.Module, end: nn.Module) -> Direction:
     """All parameters and batch statistics of `end` less those of `start`, along which one interpolates between them.
 
+    Tied weights of `start` have one name, its first.
+
     Raises:
-        ValueError: the networks differ in a name or a shape.
+        ValueError: the networks differ in a name or a shape, weights that `start` ties are different in `end`, or a
+            parameter is complex or not built yet.
     """
+    firsts, _ = tied_names(start), tied_names(end)
     first, second = start.state_dict(), end.state_dict()
     for name in [*first, *second]:
-        shapes = [tuple(state[name].shape) if name in state else "none" for state in (first, second)]
+        shapes = [_shape(state[name]) if name in state else "none" for state in (first, second)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"{name!r} has shapes {shapes[0]} and {shapes[1]}: expected two networks of one kind")
-    return {name: second[name] - first[name] for name in first if first[name].is_floating_point()}
+    for name, one in firsts.items():
+        if name != one and not torch.equal(second[name], second[one]):
+            raise ValueError(f"{name!r} is {one!r} in one network, not in the other: expected both tied, or neither")
+    moving = [name for name, one in firsts.items() if name == one and first[name].is_floating_point()]
+    return {name: second[name] - first[name] for name in moving}
+
+
+def _shape(part: object) -> tuple[int, ...] | str:
+    return tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
 
 
 def network_at(model: nn.Module, directions: Sequence[Direction], point: ArrayLike) -> nn.Module:
@@ -124,14 +172,13 @@ def network_at(model: nn.Module, directions: Sequence[Direction], point: ArrayLi
     coordinates = np.asarray(point, float)
     if coordinates.shape != (len(directions),):
         raise ValueError(f"point of shape {coordinates.shape}: expected ({len(directions)},), one a direction")
-    check_fit(model, directions)
-    result = copy.deepcopy(model)
+    fitted, result = fit_directions(model, directions), copy_module(model)
     state = result.state_dict()
     with torch.no_grad():
-        for coordinate, direction in zip(coordinates, directions, strict=True):
+        for coordinate, direction in zip(coordinates, fitted, strict=True):
             for name, part in direction.items():
                 state[name].add_(part, alpha=float(coordinate))
-        for name in batch_norm_variances(set().union(*directions)):
+        for name in batch_norm_variances(set().union(*fitted)):
             state[name].clamp_(min=0)
     return result
 
@@ -141,17 +188,31 @@ def batch_norm_variances(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.rsplit(".", 1)[-1] == "running_var"]
 
 
-def check_fit(model: nn.Module, directions: Sequence[Direction]) -> None:
-    """Refuse directions that do not fit the model.
+def fit_directions(model: nn.Module, directions: Sequence[Direction]) -> list[Direction]:
+    """The directions, detached, with one name for each tensor that they move.
 
     Raises:
-        ValueError: with the first name that the model lacks, or whose shape differs from the model's.
+        ValueError: with the first name that the model lacks, whose shape differs from the model's or that is no
+            floating-point number there, or that is another name of a tensor which the same direction moves otherwise.
     """
-    state = model.state_dict()
+    state, firsts, fitted = model.state_dict(), tied_names(model), []
     for number, direction in enumerate(directions):
+        if not isinstance(direction, Mapping):
+            raise ValueError(f"direction {number} is a {type(direction).__name__}: expected name -> tensor")
+        parts: Direction = {}
         for name, part in direction.items():
-            if name not in state:
+            if name not in firsts:
                 raise ValueError(f"direction {number} moves {name!r}, which the model lacks")
-            if part.shape != state[name].shape:
-                shapes = f"{tuple(part.shape)}; the model's is {tuple(state[name].shape)}"
-                raise ValueError(f"direction {number} has {name!r} of shape {shapes}")
+            if not isinstance(part, Tensor) or part.shape != state[name].shape:
+                shapes = f"shape {_shape(part)}; the model's is {_shape(state[name])}"
+                raise ValueError(f"direction {number} has {name!r} of {shapes}")
+            if part.is_complex() or not state[name].is_floating_point():
+                kinds = f"a {part.dtype} to a {state[name].dtype}"
+                raise ValueError(f"direction {number} adds to {name!r} {kinds}: expected floating-point numbers")
+            one = firsts[name]
+            if one in parts and not torch.equal(parts[one], part.to(parts[one])):
+                names = f"{one!r} and {name!r}, which are one tensor,"
+                raise ValueError(f"direction {number} moves {names} by different parts: expected one of the names")
+            parts[one] = part.detach()
+        fitted.append(parts)
+    return fitted

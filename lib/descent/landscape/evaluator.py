@@ -2,49 +2,89 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map_only
 
-from descent.landscape.directions import Direction, batch_norm_variances, check_fit
-from descent.models.folding import Folded, fold_batch_norm, largest_difference
+from descent.landscape.class_losses import check_classes, class_losses
+from descent.landscape.directions import Direction, batch_norm_variances, fit_directions
+from descent.models.folding import Folded, copy_module, fold_batch_norm
 from descent.repro.machine import Precision, chosen_precision, compute_device
 
 Array = NDArray[np.float64]
 Values = dict[str, Array]
-ExampleLoss = Callable[[Tensor, Tensor], Tensor]
-FOLDED_AGREE = 1e-3  # largest difference of outputs, over the largest output: rounding leaves about 1e-5
+Batch = tuple[Tensor, Tensor]
+ExampleLoss = Callable[[nn.Module, Batch], Tensor]
+CHECKED = 8  # first examples, on which a rewritten network is compared with the untouched one
+# Largest difference over the largest number, by the format in which it is taken: rounding leaves 1e-13, 3e-6 (on a GPU,
+# whose convolutions round, 1e-3) and 0.016 of the log-probabilities of trained residual networks.
+LIMITS = {"float64": 1e-4, "float32": 5e-3, "bfloat16": 0.05}
+FAILURES = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A network as it is computed with: in one number format and layout, its batch normalisation folded or not."""
+
+    model: nn.Module
+    kind: str
+    inputs: Tensor
+    base: Direction
+    directions: list[Direction]
+
+    def move(self, point: Sequence[float] | Array) -> None:
+        """Set the weights to base + sum of coordinates x directions, and a running variance below zero to zero."""
+        state = self.model.state_dict()
+        for name, base in self.base.items():
+            state[name].copy_(base + sum(float(c) * d[name] for c, d in zip(point, self.directions, strict=True)))
+        for name in batch_norm_variances(self.base):
+            state[name].clamp_(min=0)
 
 
 class Evaluator:
     """Loss of a network at points of a line, plane or space: weights + sum of coordinates x directions.
 
-    The network is a copy in evaluation mode: the model stays as it is, and so do its running statistics. Where the
-    directions move only parameters of more than one dimension, batch normalisation is folded into the convolutions
-    before it once, and the folded weights are moved (folding maps lines to lines). Where the folded network gives other
-    outputs, or the directions move anything else, as a line between two minima does, the network is moved as it is, and
-    a running variance that this leads below zero is taken as zero. An evaluator can be sent to another process.
+    The network is a copy in evaluation mode: the model stays as it is, and so do its running statistics. A running
+    variance that a line leads below zero is taken as zero. An evaluator can be sent to another process.
+
+    For speed the network is rewritten: where the directions move only parameters of more than one dimension, batch
+    normalisation is folded into the convolutions before it (folding maps lines to lines); images lie channels-last;
+    weights may become bfloat16. Each rewrite is compared with the untouched network on the first examples, and dropped
+    with a warning where it differs.
 
     Args:
-        model: any module with floating-point weights.
-        inputs: `(n, ...)`, floating-point numbers, or integers such as tokens.
+        model: any module with real weights.
+        inputs: `(n, ...)`, floating-point numbers, which take the weights' format, or integers such as tokens.
         targets: `(n, ...)`; for cross-entropy `(n,)` int64 classes.
         directions: name -> tensor of the shape of that parameter or buffer; one or two, or more.
-        loss: `loss(outputs, targets)` of b examples to one value for each, `(b,)`; None is cross-entropy in nats, and
-            only then the share of misclassified examples is measured.
-        precision: of weights and activations; `auto` is bfloat16 where the machine multiplies in it, else float32.
-            Outputs become float32, losses are summed in float64.
+        loss: `loss(model, batch)` to one value for each of the b examples of `batch`, `(b,)`, where `batch` is the
+            tuple (inputs, targets); it is called without gradients. None is cross-entropy in nats of `model(inputs)`,
+            logits `(b, classes)`.
+        metric: of the same form; its mean is measured beside the loss.
+        precision: of weights and activations. `auto` is float64 for a network in it, bfloat16 where the machine
+            multiplies in it, else float32. Outputs in bfloat16 become float32; losses are summed in float64.
         batch: examples at a time.
 
+    Attributes:
+        precision: the one in use, `float32`, `float64` or `bfloat16`.
+        images: n.
+
     Raises:
-        ValueError: a direction that does not fit the model, by the first such name; unequal numbers of inputs and
-            targets; an unknown precision; a batch below 1.
+        ValueError: by name, a direction that does not fit the model, parameters that are complex or not built yet;
+            unequal numbers of inputs and targets; an unknown precision; a batch below 1; outputs or targets that the
+            default loss cannot mean; a network that fails on the first examples, or that gives them other losses when
+            it is evaluated again, or without the others of their batch; a loss that is not one value per example.
 
     Examples:
         The loss (w - 1)^2 of one weight, which starts at 0, along the direction that adds 1 to it:
@@ -52,7 +92,7 @@ class Evaluator:
         >>> model = nn.Linear(1, 1, bias=False)
         >>> _ = nn.init.zeros_(model.weight)
         >>> ones = torch.ones(4, 1)
-        >>> squares = lambda outputs, targets: (outputs - targets).square().sum(1)
+        >>> squares = lambda model, batch: (model(batch[0]) - batch[1]).square().sum(1)
         >>> task = Evaluator(model, ones, ones, [{"weight": ones[:1]}], loss=squares, precision="float32")
         >>> task([[0], [1], [3]])["loss"]
         array([1., 0., 4.])
@@ -66,59 +106,157 @@ class Evaluator:
         directions: Sequence[Direction],
         *,
         loss: ExampleLoss | None = None,
+        metric: ExampleLoss | None = None,
         precision: Precision = "auto",
         batch: int = 125,
     ) -> None:
         _check(inputs, targets, directions, batch)
-        check_fit(model, directions)
+        self._directions = fit_directions(model, directions)
         self._device = compute_device()
-        self.precision = chosen_precision(precision, self._device)
-        self.images = len(targets)
-        self._dtype = getattr(torch, self.precision)
-        self._source = (copy.deepcopy(model), inputs, directions, batch)  # the caller may train the model further
-        self._targets, self._batch, self._loss = targets, batch, loss
-        self._build(model, inputs, directions)
+        wanted = chosen_precision(precision, self._device)
+        self.images, self._batch, self._loss, self._metric = len(targets), batch, loss, metric
+        self._inputs, self._targets = inputs.detach(), targets.detach().to(self._device)
+        numbers: list[Tensor] = [*model.parameters()] or [inputs]
+        double = any(part.dtype == torch.float64 for part in numbers)
+        self.precision = "float64" if double else "float32"
+        network = copy_module(model).eval()  # the caller may train the model further
+        self._network = network.double() if double else network.float()
+        self._form = self._form_of(None, self.precision)
+        plain = self._check_network()
+        self._rewrite(plain, self.precision if double and precision == "auto" else wanted, asked=precision)
 
-    def _build(self, model: nn.Module, inputs: Tensor, directions: Sequence[Direction]) -> None:
-        moved = set().union(*directions)
-        matrices = {name for name, p in model.named_parameters() if p.ndim > 1}
-        folded = _folded(model, inputs) if moved <= matrices else None
-        self._model = folded.model if folded else copy.deepcopy(model).eval()
-        scales = folded.scales if folded else {}
-        state = self._model.state_dict()
-        self._base = {name: state[name].clone().to(self._device) for name in moved}
-        self._variances = batch_norm_variances(moved)
-        zero = torch.zeros(())
-        self._directions = [
-            {name: (d.get(name, zero) * scales.get(name, 1)).to(self._device) for name in moved} for d in directions
-        ]  # fmt: skip
-        layout = torch.channels_last if inputs.ndim == 4 else torch.contiguous_format
-        self._model = self._model.to(self._device, self._dtype, memory_format=layout)  # type: ignore[call-overload]
-        dtype = self._dtype if inputs.is_floating_point() else inputs.dtype
-        self._inputs = inputs.to(self._device, dtype).contiguous(memory_format=layout)
-        self._wanted = self._targets.to(self._device)
+    def _form_of(self, folded: Folded | None, kind: str, layout: Any = torch.contiguous_format) -> _Form:
+        folded, exact = folded or Folded(self._network, {}), torch.float64 if kind == "float64" else torch.float32
+        model, zero, one = copy_module(folded.model), torch.zeros(()), torch.ones(())
+        state, moved = model.state_dict(), set().union(*self._directions)
+        base = {name: state[name].to(self._device, exact, copy=True) for name in moved}
+        scaled = [{n: d.get(n, zero) * folded.scales.get(n, one) for n in moved} for d in self._directions]
+        directions = [{name: part.to(self._device, exact) for name, part in each.items()} for each in scaled]
+        model = {"float32": model.float, "float64": model.double, "bfloat16": model.bfloat16}[kind]()
+        model = model.to(self._device, memory_format=layout)  # type: ignore[call-overload]
+        if kind == "bfloat16":
+            model.register_forward_hook(_in_float32)
+        dtype = getattr(torch, kind) if self._inputs.is_floating_point() else self._inputs.dtype
+        inputs = self._inputs.to(self._device, dtype).contiguous(memory_format=layout)
+        return _Form(model, kind, inputs, base, directions)
+
+    def _check_network(self) -> _Form:
+        """The network as it is, in the finest format in which it runs, where rounding hides least.
+
+        It is refused if its forward pass is random, or if the loss of an example depends on the rest of the batch.
+        """
+        plain, state = self._form, _random_state()
+        try:
+            first = self._probe(plain, 0.0)
+        except FAILURES as error:
+            what = "the network" if self._loss is None else "loss(model, (inputs, targets))"
+            where = f"on the first examples, in {self.precision} and evaluation mode"
+            raise ValueError(f"{what} fails {where}: {type(error).__name__}: {error}") from error
+        with suppress(*FAILURES):
+            finer = self._form_of(None, "float64")
+            first, plain = self._probe(finer, 0.0), finer
+        again, drawn, fewer = self._probe(plain, 0.0), _random_state() != state, len(first) // 2
+        if drawn or _difference(first, again) > LIMITS[plain.kind]:
+            how = "draws random numbers" if drawn else "gives other values when it is evaluated again"
+            raise ValueError(
+                f"the network, or its loss, {how} in evaluation mode, so that no point has one loss: expected a fixed "
+                "forward pass, with functional dropout only where self.training is True"
+            )
+        norms = [(name, m) for name, m in plain.model.named_modules() if isinstance(m, _BatchNorm)]
+        where = "".join(f", as {name!r} has no running statistics" for name, m in norms if m.running_var is None)
+        alone = self._probe(plain, 0.0, slice(fewer)) if fewer > 1 else first
+        if where or _difference(first[: len(alone)], alone) > LIMITS[plain.kind]:
+            raise ValueError(
+                f"the loss of an example changes with the others of its batch{where}: expected one value for each "
+                "example by itself"
+            )
+        return plain
+
+    def _rewrite(self, plain: _Form, wanted: str, asked: str) -> None:
+        """Fold, lay out and cast the network as far as its values stay the same at the centre and one unit away."""
+        kept, rewrites = dict[str, Any](folded=None, kind=plain.kind), dict[str, dict[str, Any]]()
+        matrices = {name for name, parameter in self._network.named_parameters() if parameter.ndim > 1}
+        if matrices.issuperset(plain.base) and (folded := fold_batch_norm(self._network)).scales:
+            names = ", ".join(name.removesuffix(".weight") for name in folded.scales)
+            rewrites[f"batch normalisation folded into {names}"] = {"folded": folded}
+        if self._inputs.ndim == 4:
+            rewrites["channels-last images"] = {"layout": torch.channels_last}
+        if wanted != self.precision:
+            rewrites[wanted] = {"kind": wanted}
+        expected = {0.0: self._probe(plain, 0.0)}
+        with suppress(*FAILURES):
+            expected[1.0] = self._probe(plain, 1.0)
+        for name, change in rewrites.items():
+            places, limit = expected if "folded" in change else [0.0], LIMITS[change.get("kind", plain.kind)]
+            try:
+                form = self._form_of(**kept | change)
+                found = max(_difference(expected[at], self._probe(form, at)) for at in places)
+                fault = f"the values change by {found:.2g} of the largest, above {limit:g}"
+            except FAILURES as error:
+                found, fault = torch.inf, f"the network fails: {error}" if name == asked else ""
+            if found <= limit:
+                kept |= change
+            elif fault:
+                warnings.warn(f"with {name}, {fault}; the network is evaluated without", stacklevel=3)
+        self.precision = kept["kind"] if wanted == kept["kind"] else self.precision
+        self._form = self._form_of(**kept | {"kind": self.precision})
+
+    @torch.no_grad()
+    def _probe(self, form: _Form, coordinate: float, part: slice | None = None) -> Tensor:
+        """Of the first examples, with every coordinate equal, the losses `(b,)`; by default all log-probabilities."""
+        part = part or slice(min(CHECKED, self._batch))
+        form.move([coordinate] * len(form.directions))
+        batch = form.inputs[part], self._targets[part]
+        if self._loss is not None:
+            return self._each(form.model, batch)[0]
+        outputs: Tensor = form.model(batch[0])
+        check_classes(outputs, self._targets)
+        return outputs.double().log_softmax(1)
+
+    def _each(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The values of each example, float64, `(names, b)`."""
+        if self._loss is None:
+            rows = [*class_losses(model(batch[0]), batch[1])]
+        else:
+            rows = [_one_each("loss", self._loss, model, batch)]
+        if self._metric is not None:
+            rows.append(_one_each("metric", self._metric, model, batch))
+        return torch.stack([row.double() for row in rows])
 
     def key(self) -> str:
-        """SHA-256 of the numbers behind the values: weights and statistics, directions, examples; not the precision.
+        """SHA-256 of what is behind the values: weights and statistics, directions, examples, and the precision.
 
-        How the layers are connected does not count: networks with padding as their shortcuts and with none have one
-        key. Of a loss other than cross-entropy its name counts.
+        What the network makes of them counts by mean, norm and maximum of its values on the first examples, at the
+        centre and one unit away, computed anew: networks of one state with another forward pass, or another loss, have
+        another key. They count to five digits in float64, and to three where the network does not run in it.
         """
-        model, inputs, directions, _ = self._source
-        digest = hashlib.sha256()
-        images = {"inputs": inputs, "targets": self._targets}
-        for number, named in enumerate((model.state_dict(), images, *directions)):
+        digest, examples = hashlib.sha256(), {"inputs": self._inputs, "targets": self._targets}
+        state = {name: part for name, part in self._network.state_dict().items() if isinstance(part, Tensor)}
+        for number, named in enumerate((state, examples, *self._directions)):
             for name, part in sorted(named.items(), key=itemgetter(0)):
                 digest.update(f"{number} {name} {part.dtype} {tuple(part.shape)} ".encode())
-                digest.update(part.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        if self._loss is not None:
-            digest.update(f"loss {getattr(self._loss, '__qualname__', self._loss)}".encode())
+                digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        functions = [getattr(each, "__qualname__", type(each).__qualname__) for each in (self._loss, self._metric)]
+        digest.update(f"{functions} {self.precision} {self._fingerprint()}".encode())
         return digest.hexdigest()
+
+    def _fingerprint(self) -> str:
+        count = min(CHECKED, self.images)
+        parts = [slice(at, min(at + self._batch, count)) for at in range(0, count, self._batch)]
+        for kind, digits in (("float64", 5), ("float32", 3)):
+            with suppress(*FAILURES):
+                form = self._form_of(None, kind)
+                values = [torch.cat([self._probe(form, at, part) for part in parts]) for at in (0.0, 1.0)]
+                return " ".join(
+                    f"{number:.{digits}g}" for each in values for number in (each.mean(), each.norm(), each.max())
+                )
+        return ""
 
     def in_float32(self) -> Evaluator:
         """The same evaluator in float32, which `recompute_points` compares with."""
-        model, inputs, directions, batch = self._source
-        return Evaluator(model, inputs, self._targets, directions, loss=self._loss, precision="float32", batch=batch)
+        parts = self._network, self._inputs, self._targets, self._directions
+        about = {"loss": self._loss, "metric": self._metric, "batch": self._batch}
+        return Evaluator(*parts, **about, precision="float32")  # type: ignore[arg-type]
 
     def __call__(self, points: ArrayLike) -> Values:
         """The values at points `(s, k)`, which have one coordinate for each direction.
@@ -126,66 +264,64 @@ class Evaluator:
         Returns:
             `loss` `(s,)`, mean per example, NaN or infinite where the network's is; `standard_error` `(s,)` of that
             mean over the examples; for cross-entropy `error` `(s,)`, the share of misclassified examples, among which
-            those with a logit that is NaN count.
+            those with a logit that is NaN count; `metric` `(s,)` where one was given, mean per example.
 
         Raises:
             ValueError: points of another width, or a loss that does not return one value per example.
         """
         coordinates = np.atleast_2d(np.asarray(points, float))
-        if coordinates.ndim != 2 or coordinates.shape[1] != len(self._directions):
-            raise ValueError(f"points of shape {coordinates.shape}: expected (s, {len(self._directions)})")
+        if coordinates.ndim != 2 or coordinates.shape[1] != len(self._form.directions):
+            raise ValueError(f"points of shape {coordinates.shape}: expected (s, {len(self._form.directions)})")
         rows = [self._at(point) for point in coordinates]
-        names = ("loss", "standard_error", "error") if self._loss is None else ("loss", "standard_error")
-        return {name: np.array([row[name] for row in rows]) for name in names}
+        others = {"error": self._loss is None, "metric": self._metric is not None}
+        names = ["loss", "standard_error", *(name for name, given in others.items() if given)]
+        return {name: np.array([row[column] for row in rows]) for column, name in enumerate(names)}
 
-    def _at(self, point: Array) -> dict[str, float]:
-        state = self._model.state_dict()
-        with torch.inference_mode():
-            for name, base in self._base.items():
-                moved = base + sum(float(c) * d[name] for c, d in zip(point, self._directions, strict=True))
-                state[name].copy_(moved)
-            for name in self._variances:
-                state[name].clamp_(min=0)
-            losses, wrong = [], 0
-            for start in range(0, self.images, self._batch):
-                part = slice(start, start + self._batch)
-                outputs, targets = self._model(self._inputs[part]).float(), self._wanted[part]
-                losses.append(_losses(self._loss, outputs, targets))
-                if self._loss is None:
-                    wrong += int(((outputs.argmax(1) != targets) | outputs.isnan().any(1)).sum())
-        each = torch.cat(losses)
-        spread = float(each.std()) / self.images**0.5 if self.images > 1 else float("nan")
-        return {"loss": float(each.mean()), "standard_error": spread, "error": wrong / self.images}
+    @torch.no_grad()  # not inference mode: a loss may enable gradients, as one of differential equations does
+    def _at(self, point: Array) -> list[float]:
+        form, parts = self._form, [slice(at, at + self._batch) for at in range(0, self.images, self._batch)]
+        form.move(point)
+        each = torch.cat([self._each(form.model, (form.inputs[part], self._targets[part])) for part in parts], 1)
+        spread = float(each[0].std()) / self.images**0.5 if self.images > 1 else float("nan")
+        loss, *others = (float(mean) for mean in each.mean(1))
+        return [loss, spread, *others]
 
 
 def _check(inputs: Tensor, targets: Tensor, directions: Sequence[Direction], batch: int) -> None:
+    for name, part in (("inputs", inputs), ("targets", targets)):
+        if not isinstance(part, Tensor) or part.ndim == 0:
+            raise ValueError(f"{name} is a {type(part).__name__}: expected a tensor of n examples, (n, ...)")
     if len(inputs) != len(targets) or len(targets) == 0:
         raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets: expected as many, and at least one")
-    if not directions:
-        raise ValueError("directions is empty: expected one for a line, two for a plane")
+    if len(directions) == 0 or isinstance(directions, Mapping):
+        raise ValueError("directions is empty or one alone: expected a list of one for a line, of two for a plane")
     if batch < 1:
         raise ValueError(f"batch={batch}: expected at least 1 example at a time")
 
 
-def _losses(loss: ExampleLoss | None, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The loss of each example, `(b,)` float64."""
-    if loss is None:
-        return nn.functional.cross_entropy(outputs, targets, reduction="none").double()
-    values = loss(outputs, targets)
-    if values.shape != (len(targets),):
-        raise ValueError(
-            f"loss returned shape {tuple(values.shape)}: expected ({len(targets)},), one value per example"
-        )
-    return values.double()
+def _one_each(name: str, function: ExampleLoss, model: nn.Module, batch: Batch) -> Tensor:
+    """What the function returns, `(b,)`; refused if it is anything else."""
+    values, count = function(model, batch), len(batch[1])
+    if not isinstance(values, Tensor) or values.shape != (count,) or values.is_complex():
+        shape = f"shape {tuple(values.shape)}, {values.dtype}" if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"{name} returned {shape}: expected ({count},), one number per example, as reduction='none'")
+    return values.detach()
 
 
-def _folded(model: nn.Module, inputs: Tensor) -> Folded | None:
-    """The network with its batch normalisation folded, if it can be and gives the same outputs on some examples."""
-    try:
-        folded = fold_batch_norm(model)
-    except ValueError:
-        return None
-    if not folded.scales:
-        return folded
-    some = inputs[:2].to(next(model.parameters()).dtype)
-    return folded if largest_difference(model, folded.model, some) <= FOLDED_AGREE else None
+def _difference(one: Tensor, other: Tensor) -> float:
+    """Largest difference over the largest number of the first; what is NaN or the same infinity in both agrees."""
+    same = (one == other) | (one.isnan() & other.isnan())
+    gap = torch.where(same, 0.0, (one - other).abs()).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    scale = torch.where(one.isfinite(), one.abs(), 0.0).max()
+    return float(gap.max() / scale) if gap.any() else 0.0
+
+
+def _random_state() -> list[bytes]:
+    """Of the generators that a forward pass may draw from."""
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if compute_device().type == "cuda" else [])]
+    return [state.numpy().tobytes() for state in states]
+
+
+def _in_float32(module: nn.Module, given: Any, outputs: Any) -> Any:
+    """A hook that turns every floating-point tensor among the outputs into float32."""
+    return tree_map_only(Tensor, lambda part: part.float() if part.is_floating_point() else part, outputs)

@@ -28,10 +28,12 @@ def descent_centre_cosine(surface: LossSurface, centre: tuple[float, float] = (0
     an edge two lines away from them as well.
 
     Raises:
-        ValueError: fewer than three grid lines in a direction.
+        ValueError: fewer than three grid lines in a direction, or a loss below zero, which has no logarithm.
     """
     if min(surface.loss.shape) < 3:
         raise ValueError(f"a grid of {surface.loss.shape}: expected at least 3 lines in each direction")
+    if (surface.loss < 0).any():
+        raise ValueError(f"a loss of {np.nanmin(surface.loss):.3g}: expected none below zero, so add a constant to all")
     with np.errstate(divide="ignore", invalid="ignore"):
         usable = np.isfinite(surface.loss) & (surface.loss > 0)
         height = np.log(np.where(usable, surface.loss, np.nan))
@@ -144,8 +146,8 @@ def _cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def nonconvexity_ratio(smallest: ArrayLike, largest: ArrayLike) -> Array:
     """|smallest / largest| eigenvalue of a Hessian, near 0 where the loss is almost convex (Li et al. 2018, figure 7).
 
-    The ratio is 0 where no eigenvalue is negative and 1 where none is positive; a NaN stays NaN. Arguments and result
-    have one shape, `(...)`.
+    The ratio is 0 where no eigenvalue is negative and 1 where none is positive; it is NaN where one is not finite.
+    Arguments and result have one shape, `(...)`.
 
     Examples:
         >>> nonconvexity_ratio([-1.0, 2.0, -3.0], [10.0, 5.0, -2.0])
@@ -154,5 +156,5 @@ def nonconvexity_ratio(smallest: ArrayLike, largest: ArrayLike) -> Array:
     low, high = np.asarray(smallest, float), np.asarray(largest, float)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.abs(np.minimum(low, 0) / high)
-    result: Array = np.where(np.isnan(low) | np.isnan(high), np.nan, np.where(high > 0, ratio, 1.0))
+    result: Array = np.where(np.isfinite(low) & np.isfinite(high), np.where(high > 0, ratio, 1.0), np.nan)
     return result

@@ -135,7 +135,8 @@ def export_surface(surface: LossSurface, path: str | Path, clip: float = CLIP) -
     value stays NaN.
 
     Raises:
-        ValueError: another suffix, or for a `.vti` steps that are not equal and upwards.
+        ValueError: another suffix; for a `.vti` steps that are not equal and upwards; for a `.vts` a loss of -1 or
+            below, or a `clip` that is not finite and above -1.
     """
     target = Path(path)
     if target.suffix not in SUFFIXES:
@@ -152,6 +153,9 @@ def export_surface(surface: LossSurface, path: str | Path, clip: float = CLIP) -
             imageToVTK(stem, origin=origin, spacing=steps, pointData=values)
         else:
             capped = np.where(np.isnan(surface.loss), clip, surface.loss).clip(None, clip)
+            if not (np.isfinite(clip) and capped.min() > -1):
+                least = f"the least loss is {capped.min():.3g} and clip={clip}"
+                raise ValueError(f"{least}, without a height log(1 + loss): expected both above -1, or a .vti or .npz")
             a, b = np.meshgrid(surface.alpha, surface.beta, indexing="ij")
             axes = (np.ascontiguousarray(axis[:, :, None]) for axis in (a, b, np.log1p(capped)))
             gridToVTK(stem, *axes, pointData=values)

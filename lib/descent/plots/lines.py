@@ -64,7 +64,7 @@ def interval_plot(values: Mapping[str, Mapping[str, Array]], band: tuple[float, 
     rows = list(next(iter(values.values())))
     figure, axis = plt.subplots(figsize=(8, 0.55 * len(rows) + 1.4))
     axis.axvspan(*band, color=BLACK, alpha=0.12, lw=0, label=f"source: {band[0]:.1f} to {band[1]:.1f}")
-    offsets = np.linspace(0.25, -0.25, len(values))
+    offsets = np.linspace(0.25, -0.25, len(values)) if len(values) > 1 else np.zeros(1)
     for (group, settings), colour, offset in zip(values.items(), COLOURS, offsets, strict=False):
         for row, name in enumerate(rows):
             sample = settings[name]

@@ -114,7 +114,7 @@ def heat_maps(
     labels: Labels,
     ends: tuple[float, float] = (0.0, 1.0),
 ) -> Figure:
-    """Values on grids as coloured squares, on one linear scale; holes are grey.
+    """Values on grids as coloured squares, on one linear scale; NaN and infinity are holes, which are grey.
 
     Args:
         panels: title -> (alpha `(m,)`, beta `(n,)`, values `(m, n)`).
@@ -126,7 +126,8 @@ def heat_maps(
     label_panels(axes, columns, list(panels), labels)
     for axis, (alpha, beta, values) in zip(axes, panels.values(), strict=True):
         axis.set_facecolor(HOLE)
-        image = axis.pcolormesh(alpha, beta, values.T, norm=Normalize(*ends), cmap=MAP, shading="nearest")
+        shown = np.where(np.isfinite(values), values, np.nan)
+        image = axis.pcolormesh(alpha, beta, shown.T, norm=Normalize(*ends), cmap=MAP, shading="nearest")
         axis.grid(visible=False)
     every = np.concatenate([values[np.isfinite(values)] for _, _, values in panels.values()])
     beyond = bool((every < ends[0]).any()), bool((every > ends[1]).any())

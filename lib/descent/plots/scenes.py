@@ -25,11 +25,11 @@ class Relief:
     Attributes:
         x: `(m,)`, the grid of the first coordinate.
         y: `(n,)`, the grid of the second coordinate.
-        z: `(n, m)`, heights; NaN is left out of the picture.
-        paths: label -> `(t, 3)`, points in order.
+        z: `(n, m)`, heights; one that is NaN, infinite or beyond float32 is left out of the picture.
+        paths: label -> `(t, 3)`, points in order; left out where one is not finite.
 
     Raises:
-        ValueError: heights of another shape.
+        ValueError: heights of another shape, or none that can be drawn.
     """
 
     x: Array
@@ -40,6 +40,13 @@ class Relief:
     def __post_init__(self) -> None:
         if self.z.shape != (len(self.y), len(self.x)):
             raise ValueError(f"z of shape {self.z.shape}: expected (len(y), len(x)) = {len(self.y), len(self.x)}")
+        if np.isnan(_finite(self.z)).all():
+            raise ValueError("none of the heights z is finite: nothing to draw")
+
+
+def _finite(values: Array) -> Array:
+    """The values; NaN, which is not drawn, where one is not finite as float32."""
+    return np.where(np.abs(values) < np.finfo(np.float32).max, values, np.nan)
 
 
 def relief_panels(panels: Mapping[str, Relief], labels: Labels) -> Figures:
@@ -63,10 +70,11 @@ def relief_panels(panels: Mapping[str, Relief], labels: Labels) -> Figures:
 
 
 def _surface(relief: Relief) -> go.Surface:
-    low, high = float(np.nanmin(relief.z)), float(np.nanmax(relief.z))
-    lines = {"show": True, "start": low, "end": high, "size": (high - low) / 14, "color": "rgba(255,255,255,0.6)"}
+    z = _finite(relief.z)
+    low, high = float(np.nanmin(z)), float(np.nanmax(z))
+    lines = {"show": high > low, "start": low, "end": high, "size": (high - low) / 14, "color": "rgba(255,255,255,0.6)"}
     return go.Surface(
-        x=relief.x.astype(np.float32), y=relief.y.astype(np.float32), z=relief.z.astype(np.float32),
+        x=relief.x.astype(np.float32), y=relief.y.astype(np.float32), z=z.astype(np.float32),
         colorscale=WHITE_TO_BLUE, reversescale=True, showscale=False, opacity=0.93,
         contours={"z": lines}, hoverinfo="skip",
     )  # fmt: skip
@@ -83,7 +91,7 @@ def _trail(path: Array, name: str, colour: str, in_legend: bool) -> go.Scatter3d
 
 def _course(path: Array) -> dict[str, Any]:
     """The part of a trail that changes as its path grows, which is all that a frame of an animation holds."""
-    x, y, z = path.astype(np.float32).T
+    x, y, z = _finite(path).astype(np.float32).T
     size = np.zeros(len(path), np.uint8)
     size[-1] = 10  # wider than the line, which would hide it
     lifted = z + np.float32(0.02)  # above the surface, which would hide parts of a line within it
@@ -106,10 +114,11 @@ def _still(panels: Mapping[str, Relief], colour: Mapping[str, str], labels: Labe
     for axis, relief in zip(axes, panels.values(), strict=True):
         x, y = np.meshgrid(relief.x, relief.y)
         axis.computed_zorder = False  # the paths lie above the surface
-        axis.plot_surface(x, y, relief.z, cmap="Blues_r", alpha=0.75, rcount=60, ccount=60, lw=0.15, edgecolor="white")
+        z = _finite(relief.z)
+        axis.plot_surface(x, y, z, cmap="Blues_r", alpha=0.75, rcount=60, ccount=60, lw=0.15, edgecolor="white")
         for name, path in relief.paths.items():
-            axis.plot(*path.T, color=colour[name], lw=2.2, zorder=5)
-            axis.plot(*path[-1:].T, "o", color=colour[name], ms=5, zorder=6)
+            axis.plot(*_finite(path).T, color=colour[name], lw=2.2, zorder=5)
+            axis.plot(*_finite(path[-1:]).T, "o", color=colour[name], ms=5, zorder=6)
     handles = [Line2D([], [], color=shade, lw=2.5, label=name) for name, shade in colour.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
     return figure

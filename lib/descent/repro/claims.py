@@ -9,12 +9,12 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from descent.checkout import chapter_file
 from descent.repro.estimates import Estimate, Finite, Statistic, estimate, value_range
@@ -30,7 +30,23 @@ _WORDS: dict[str, tuple[Verdict, Verdict]] = {  # kind -> what it is called wher
     "check": ("holds", "fails"),
 }
 FEWEST = 5  # units that a verdict at `paper` rests on; fewer can only indicate
-Interval = tuple[Finite | None, Finite | None]
+
+
+def _plain_bounds(given: Any) -> Any:
+    """Refuse what YAML makes of `yes`, and a set, which has no order."""
+    if not isinstance(given, (list, tuple)) or any(isinstance(each, (bool, str)) for each in given):
+        raise ValueError("expected two numbers in brackets, one of which may be `null`")
+    return given
+
+
+def _plain_date(given: Any) -> Any:
+    """Refuse a number, which would be seconds since 1970."""
+    if isinstance(given, (int, float)):
+        raise ValueError("expected a date, such as 2026-01-31")
+    return given
+
+
+Interval = Annotated[tuple[Finite | None, Finite | None], BeforeValidator(_plain_bounds)]
 
 
 class _Strict(BaseModel):
@@ -47,7 +63,7 @@ class Scale(_Strict):
 class Amendment(_Strict):
     """A change of a claim after its first measurement."""
 
-    date: datetime.date
+    date: Annotated[datetime.date, BeforeValidator(_plain_date)]
     reason: str = Field(min_length=10)
 
 
@@ -64,6 +80,7 @@ class Claim(_Strict):
         unit: what was repeated, such as "training run"; says so where units share data, weights or a grid.
         statistic: "mean", "median" or "share" over the units.
         accepted: closed region that counts as agreement; None is an open end.
+        possible: least and greatest that the quantity can be, such as 0 and 1 of a cosine; intervals end there.
         accepted_from: where that region comes from; `from` in the file.
         null: the control that could win: which, and how it is computed; empty for a check alone.
         judged_at: preset -> its own region, or None where the claim's own counts.
@@ -85,6 +102,7 @@ class Claim(_Strict):
     unit: str = Field(min_length=3)
     statistic: Statistic = "mean"
     accepted: Interval
+    possible: Interval = (None, None)
     accepted_from: str = Field(alias="from", min_length=5)
     null: str = ""
     judged_at: dict[str, Scale | None]
@@ -102,6 +120,12 @@ class Claim(_Strict):
                 raise ValueError(f"accepted={low, high}: expected the lower bound first")
             if self.smallest_effect and (low is None or high is None):
                 raise ValueError(f"accepted={low, high}: a claim of absence needs both bounds")
+            beyond = (low or 0) >= 1 or (high is not None and high <= 0)
+            if beyond and self.statistic == "share" and self.kind != "check":
+                raise ValueError(f"accepted={low, high}: no interval of a share lies there, whatever is measured")
+        if not (self.judged_at or self.not_testable) or (self.kind != "check" and "custom" in self.judged_at):
+            given = list(self.judged_at)
+            raise ValueError(f"judged_at={given}: expected presets, at least one; only a check holds at `custom`")
         if self.kind == "replication" and not self.cite:
             raise ValueError("cite: a replication names its source")
         if self.kind != "check" and not (self.null or self.not_testable):
@@ -130,7 +154,15 @@ class Claim(_Strict):
 
     def measure(self, values: Any, of: Callable[[NDArray[np.float64]], float] | None = None) -> Estimate:
         """The estimate that decides, from one value per unit; of a check the range of all values."""
-        return value_range(values) if self.kind == "check" else estimate(values, of or self.statistic, self.level)
+        if self.kind == "check":
+            if of is not None:
+                raise ValueError("of: a check looks at every value, and takes no function of them")
+            return value_range(values)
+        return self.clipped(estimate(values, of or self.statistic, self.level))
+
+    def clipped(self, measured: Estimate) -> Estimate:
+        """The estimate, its interval no wider than what is possible."""
+        return measured.within(*self.possible)
 
     def verdict(self, preset: str, measured: Estimate | None, nulls: Mapping[str, Estimate]) -> tuple[Verdict, str]:
         """The verdict and the reason for it.
@@ -155,6 +187,9 @@ class Claim(_Strict):
             return (agrees if place == "inside" else disagrees), f"values are {place} of what is accepted"
         few = self.single or measured.low is None or (preset == "paper" and measured.units < FEWEST)
         if place == "across":
+            best = estimate([1.0] * measured.units, "share").low if self.statistic == "share" else None
+            if best is not None and region[0] is not None and best < region[0]:
+                return "inconclusive", f"{measured.units} units are too few: all of them would give {best:.2f} to 1"
             return "inconclusive", "the interval lies across a bound of what is accepted"
         if place == "outside":
             return ("not indicated" if few else disagrees), _told(measured, "outside")
@@ -226,6 +261,8 @@ def registered_claims(chapter: str, folder: str | Path | None = None) -> dict[st
     fields = read_mapping(path)
     claims = {}
     for name, given in fields.items():
+        if isinstance(given, dict) and "id" in given:
+            raise ValueError(f"{path.name}: {name}: id: the chapter and the claim's name make it; leave it out")
         try:
             claims[name] = Claim(**{"id": f"{chapter}.{name}", **(given if isinstance(given, dict) else {"": given})})
         except ValidationError as error:
@@ -248,7 +285,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     def once(loader: Any, node: Any) -> dict[str, Any]:
         names = [str(key.value) for key, _ in node.value]  # a name as it is written: `null` is one, too
         if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"{path.name}: {twice[0]!r} stands there twice")
+            raise yaml.YAMLError(f"{twice[0]!r} stands there twice")
+        if "<<" in names:
+            raise yaml.YAMLError("merge keys (<<) are not read; write the fields out")
         return dict(zip(names, (loader.construct_object(value, deep=True) for _, value in node.value), strict=True))
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, once)
@@ -256,8 +295,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         found = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise ValueError(f"{path}: no such file can be read") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name}: not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:  # such as 2026-02-30, or Latin-1
+        raise ValueError(f"{path.name}: cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path.name}: expected lines `name: value`")
     return found

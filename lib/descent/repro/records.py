@@ -19,6 +19,7 @@ from descent.repro.files import atomic_path
 FIGURE_FORMATS = ("png", "svg", "pdf")
 _LICENCE = "MIT licence"
 _OPEN = {"chapter": ""}
+_OF_THE_FORMAT = ("__record__", "file", "allow_pickle", "")
 _PACKAGES = ("anatomy-of-descent", "torch", "numpy", "scipy", "scikit-learn")
 
 DECIDES = ("lib", "notebooks", "data/records", "data/checkpoints", "requirements.txt")  # of a checkout
@@ -101,10 +102,13 @@ class Record:
         """Write as `.npz`, atomically; equal records give equal bytes.
 
         Raises:
-            ValueError: an array holds Python objects.
+            ValueError: an array holds Python objects or is masked, or its name is one that the file format uses itself.
         """
-        if bad := [key for key, value in self.values.items() if np.asarray(value).dtype.hasobject]:
-            raise ValueError(f"{self.name}: {bad[0]!r} holds Python objects; expected numbers or text")
+        for key, value in self.values.items():
+            if not isinstance(key, str) or key in _OF_THE_FORMAT or not key.isprintable() or key.endswith(".npy"):
+                raise ValueError(f"{self.name}: an entry may not be called {key!r}: the file format uses that name")
+            if np.asarray(value).dtype.hasobject or isinstance(value, np.ma.MaskedArray):
+                raise ValueError(f"{self.name}: {key!r} holds Python objects or a mask; expected numbers or text")
         meta = json.dumps({"name": self.name, "settings": dict(self.settings), "provenance": dict(self.provenance)})
         arrays: dict[str, Any] = {"__record__": np.array(meta), **self.values}
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -140,6 +144,7 @@ class Record:
             try:
                 with np.load(file, allow_pickle=False) as archive:
                     meta = json.loads(str(archive["__record__"]))
+                    name, settings, origin = str(meta["name"]), dict(meta["settings"]), dict(meta["provenance"])
                     values = {key: archive[key] for key in archive.files if key != "__record__"}
                     entries = archive.zip.infolist()
                     # a damaged length of a name or comment hides an array, or those after it
@@ -147,10 +152,16 @@ class Record:
                         raise ValueError("its table of contents is damaged")
             except Exception as error:  # a flipped bit may also ask for a password or an unknown compression
                 raise ValueError(f"{path}: damaged, or no record ({error}); make it again: {remake}") from error
-        for name, value in expected.items():
-            if (kept := meta["settings"].get(name)) != value:
-                raise ValueError(f"{path}: made from {name}={kept!r}, expected {value!r}; make it again: {remake}")
-        return cls(meta["name"], values, meta["settings"], meta["provenance"])
+        for key, value in expected.items():
+            if not _agrees(settings, key, value):
+                kept = repr(settings[key]) if key in settings else "nothing"
+                raise ValueError(f"{path}: made from {key}={kept}, expected {value!r}; make it again: {remake}")
+        return cls(name, values, settings, origin)
+
+
+def _agrees(settings: Mapping[str, Any], name: str, expected: object) -> bool:
+    """Whether settings have this value, as JSON would keep it: a tuple is a list there, and NaN equals itself."""
+    return name in settings and json.dumps(settings[name], sort_keys=True) == json.dumps(expected, sort_keys=True)
 
 
 def record_path(root: Path, chapter: str, name: str) -> Path:
@@ -158,7 +169,7 @@ def record_path(root: Path, chapter: str, name: str) -> Path:
     return root / "data" / "records" / chapter / f"{name}.npz"
 
 
-def find_record(path: Path, **settings: object) -> Record | None:
+def find_record(path: Path, /, **settings: object) -> Record | None:
     """The record at `path` if there is one with these settings; None where there is none, or one of another set-up.
 
     Where a record of this set-up must be there, `Record.load` refuses another by name.
@@ -167,7 +178,7 @@ def find_record(path: Path, **settings: object) -> Record | None:
         ValueError: the file is damaged.
     """
     record = Record.load(path) if path.is_file() else None
-    if record is None or any(record.settings.get(name) != value for name, value in settings.items()):
+    if record is None or not all(_agrees(record.settings, *each) for each in settings.items()):
         return None
     return record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from pydantic import BaseModel
 
 from descent.checkout import chapter_file
 from descent.repro.claims import JudgedClaim, read_mapping, registered_claims
-from descent.repro.files import write_json
+from descent.repro.files import check_writable, write_json
 from descent.repro.records import open_chapter
-from descent.repro.tables import estimate_text, interval_text, markdown_table
+from descent.repro.tables import estimate_text, interval_text, markdown_table, nulls_text
 
 FREE = ("preset", "seed", "results_dir", "figures_dir", "scheduler")  # parameters that make no preset another
 
@@ -33,7 +34,8 @@ class Scorecard:
         claims: what was judged, by name.
 
     Raises:
-        ValueError: the chapter has no claims registered, or they are refused.
+        ValueError: the chapter has no claims registered, or they are refused; or nothing can be written where
+            `results_dir` or `figures_dir` says.
     """
 
     def __init__(
@@ -48,6 +50,11 @@ class Scorecard:
         self.changed = _changed(chapter, settings, Path(folder) if folder else None)
         self.preset = "custom" if self.changed else str(settings.model_dump()["preset"])
         self.claims: dict[str, JudgedClaim] = {}
+        fields = type(settings).model_fields
+        self._taken = {name: copy.deepcopy(value) for name, value in self.parameters.items() if name in fields}
+        for name in ("results_dir", "figures_dir"):
+            if given := getattr(settings, name, ""):
+                check_writable(name, given)
         open_chapter(chapter)
 
     def judge(
@@ -72,22 +79,35 @@ class Scorecard:
         if name not in self.registered:
             raise ValueError(f"claim {name!r} is not registered; expected one of {', '.join(self.registered)}")
         claim = self.registered[name]
+        self.claims.pop(name, None)  # a verdict of values that are refused now must not stay
         given = {} if null is None else dict(null) if isinstance(null, Mapping) else {"null": null}
         try:
-            nulls = {kind: claim.measure(each, of) for kind, each in given.items()}
+            nulls = {str(kind): claim.measure(each, of) for kind, each in given.items()}
             measured = claim.measure(values, of)
-        except ValueError as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
             raise ValueError(f"{claim.id}: {error}") from error
         self.claims[name] = JudgedClaim(claim=claim, preset=self.preset, measured=measured, nulls=nulls)
         return self.claims[name]
 
     def _refuse_changed(self) -> None:
-        for name in type(self.settings).model_fields:
-            now, then = self.parameters.get(name), getattr(self.settings, name)
-            if name in self.parameters and _plain(now) != _plain(then):
+        for name, then in self._taken.items():
+            now = self.parameters.get(name, then)
+            if repr(now) != repr(then):
                 raise ValueError(
                     f"{name}={now!r} was changed after `settings` took {then!r}; run the cell of `settings`"
                 )
+
+    def verdict(self, name: str) -> str:
+        """What was measured of a claim, what is accepted, and the verdict, as Markdown for a reading.
+
+        Raises:
+            ValueError: the claim was not judged.
+        """
+        (judged,) = self.only(name).claims
+        if judged.verdict == "not judged at this preset":
+            return f"`{name}`: *{judged.verdict}*"
+        accepted = interval_text(judged.claim.region(judged.preset))
+        return f"`{name}`: {estimate_text(judged.measured)}, accepted {accepted}, *{judged.verdict}*"
 
     def only(self, *names: str) -> ClaimsTable:
         """The rows of these claims, to be shown beside their figures.
@@ -154,7 +174,7 @@ class ClaimsTable:
                 each.verdict,
                 estimate_text(each.measured),
                 interval_text(each.claim.region(each.preset)),
-                "; ".join(f"{estimate_text(null)}" for null in each.nulls.values()) or "-",
+                nulls_text(each.nulls),
             )
             for each in self.claims
         ]
@@ -179,6 +199,10 @@ def _changed(chapter: str, settings: BaseModel, folder: Path | None) -> list[str
     if missing := [preset for preset, place in places.items() if not place.is_file()]:
         return [f"there is no preset {missing[0]!r}"]
     values = {name: value for place in places.values() for name, value in read_mapping(place).items()}
+    if unknown := sorted(values.keys() - given.keys()):
+        raise ValueError(f"presets of {chapter}: {unknown[0]!r} is no parameter; expected some of {', '.join(given)}")
+    # as the settings take it: 1e-3 is a text in YAML
+    values = type(settings)(**{**given, **values}).model_dump(mode="json")
     return [
         f"{name}={value!r} is not the preset's {values.get(name)!r}"
         for name, value in given.items()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from descent.repro.estimates import Estimate
+
+_BAR = re.compile(r"(?<!\\)\|")  # one that is not escaped yet
 
 
 def estimate_text(measured: Estimate | None) -> str:
@@ -20,9 +23,15 @@ def estimate_text(measured: Estimate | None) -> str:
         return "-"
     if measured.low is None or measured.high is None or measured.low == measured.high:
         return number_text(measured.value)
-    width = measured.high - measured.low
+    width = min(measured.high - measured.low, 1e300)
     value, low, high = (number_text(each, width) for each in (measured.value, measured.low, measured.high))
-    return f"{value} ({low} to {high})"
+    return f"{value} ({low} to {high}{', 90 %' if measured.level == 0.9 else ''})"
+
+
+def nulls_text(nulls: Mapping[str, Estimate]) -> str:
+    """Each null's estimate, after its name where there are several."""
+    texts = {name: estimate_text(each) for name, each in nulls.items()}
+    return "; ".join(f"{name} {text}" if len(texts) > 1 else text for name, text in texts.items()) or "-"
 
 
 def number_text(value: float, spread: float = 0.0) -> str:
@@ -33,9 +42,11 @@ def number_text(value: float, spread: float = 0.0) -> str:
         ('0.0123', '12346', '93')
     """
     if spread <= 0:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+        return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
     digits = max(0, 1 - int(np.floor(np.log10(spread))))
-    return f"{value:.{digits}f}" if digits < 5 else f"{value:.3g}"
+    if digits > 6 and abs(value) < 1e-3:
+        return f"{value:.3g}"
+    return f"{round(value, digits) + 0.0:.{min(digits, 12)}f}"  # + 0.0 makes -0.0 to 0.0
 
 
 def interval_text(interval: Sequence[float | None]) -> str:
@@ -50,13 +61,12 @@ def interval_text(interval: Sequence[float | None]) -> str:
 
 def _bound(value: float | None) -> str:
     """A bound as it was registered: a rounded one could stand on the other side of a value that was measured."""
-    return (
-        np.format_float_positional(float(value or 0), trim="-") if abs(value or 0) > 1e-4 or not value else f"{value:g}"
-    )
+    number = float(value or 0)
+    return np.format_float_positional(number, trim="-") if abs(number) > 1e-4 or not number else repr(number)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table. Numbers are written as `str` does, so format them before.
+    """A Markdown table. Numbers are written as `str` does, so format them before; a `|` stays within its cell.
 
     Example:
         >>> print(markdown_table(("rank", "error"), [(1, "0.50"), (2, "0.25")]))
@@ -66,4 +76,5 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
         | 2 | 0.25 |
     """
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    cells = [[_BAR.sub(r"\|", " ".join(str(cell).splitlines())) for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

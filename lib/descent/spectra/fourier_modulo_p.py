@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-24  # a share of the sum of squares below it is nothing but rounding
+
 
 def fourier_basis(p: int) -> Tensor:
     """The constant, and the cosines and sines over the residues, as orthonormal rows: `(p, p)` float64.
@@ -31,44 +33,63 @@ def fourier_basis(p: int) -> Tensor:
     return torch.stack(waves)
 
 
+def _double(values: Tensor) -> Tensor:
+    """A matrix of real numbers in float64."""
+    matrix = torch.as_tensor(values)
+    if matrix.ndim != 2 or matrix.is_complex():
+        raise ValueError(f"values of shape {tuple(matrix.shape)}, {matrix.dtype}: expected a matrix of real numbers")
+    return matrix.double()
+
+
+def _scale(values: Tensor) -> float:
+    """A power of two that brings the largest number near one: it changes no digit, and squares stay in range."""
+    return float(2.0 ** -max(math.frexp(float(values.abs().max()))[1], -1000))
+
+
 def frequency_norms(table: Tensor) -> Tensor:
     """The norm of each frequency of a map from the residues, `(p, c) -> ((p - 1) / 2,)`; entry k - 1 is frequency k.
 
-    The norm is over the cosine, the sine and all columns. Such a map is an embedding, with a row for each residue.
+    The norm is over the cosine, the sine and all columns. Such a map is an embedding, with a row for each residue. All
+    norms are NaN where a number is.
+
+    Raises:
+        ValueError: no matrix of real numbers, or p is below 3, or even.
 
     Examples:
         >>> residues = torch.arange(7).double()
         >>> frequency_norms(torch.cos(2 * math.pi * 3 * residues / 7)[:, None]).round(decimals=6).tolist()
         [0.0, 0.0, 1.870829]
     """
-    rows = fourier_basis(len(table)) @ table.double()
-    return rows[1:].square().sum(1).view(-1, 2).sum(1).sqrt()
+    raw = _double(table)
+    rows = fourier_basis(len(raw)) @ (raw * _scale(raw))
+    return rows[1:].square().sum(1).view(-1, 2).sum(1).sqrt() / _scale(raw)
 
 
 def _side(values: Tensor) -> int:
     p = math.isqrt(len(values))
-    if values.ndim != 2 or p * p != len(values):
+    if p * p != len(values):
         raise ValueError(f"values of shape {tuple(values.shape)}: expected (p * p, c), a row for each pair")
     return p
 
 
 def transform_pairs(values: Tensor) -> Tensor:
     """The transform along a and b of functions of a pair, `(p * p, c) -> (p, p, c)`, ordered as `fourier_basis`."""
-    p = _side(values)
+    raw = _double(values)
+    p = _side(raw)
     basis = fourier_basis(p)
-    return torch.einsum("ia,jb,abc->ijc", basis, basis, values.double().view(p, p, -1))
+    return torch.einsum("ia,jb,abc->ijc", basis, basis, raw.view(p, p, -1))
 
 
 def sum_waves(p: int, frequencies: Sequence[int]) -> Tensor:
     """The waves cos, sin of 2 pi k (a + b) / p over all pairs, `(2 len(frequencies), p * p)`, orthonormal.
 
     Raises:
-        ValueError: a frequency out of range, or p is even.
+        ValueError: a frequency that is out of range or comes twice, or p is even.
     """
     basis, rows = fourier_basis(p), []
-    for k in frequencies:
-        if not 1 <= k <= p // 2:
-            raise ValueError(f"frequency {k}: expected 1 to {p // 2} for p={p}")
+    for number, k in enumerate(frequencies):
+        if not 1 <= k <= p // 2 or k in frequencies[:number]:
+            raise ValueError(f"frequency {k}: expected 1 to {p // 2} for p={p}, each once")
         cos, sin = basis[2 * k - 1], basis[2 * k]
         rows.append((torch.outer(cos, cos) - torch.outer(sin, sin)).flatten() / math.sqrt(2))
         rows.append((torch.outer(sin, cos) + torch.outer(cos, sin)).flatten() / math.sqrt(2))
@@ -77,8 +98,9 @@ def sum_waves(p: int, frequencies: Sequence[int]) -> Tensor:
 
 def _along_sum(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
     """The projection of the logits on the waves of a + b of these frequencies, `(p * p, c)` float64."""
-    waves = sum_waves(_side(logits), frequencies)
-    return waves.T @ (waves @ logits.double())
+    raw = _double(logits)
+    waves = sum_waves(_side(raw), frequencies)
+    return waves.T @ (waves @ raw)
 
 
 def restricted_logits(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
@@ -87,9 +109,9 @@ def restricted_logits(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
     Their cross-entropy is the *restricted loss*, that of the algorithm alone (Nanda et al. 2023, section 5.1).
 
     Raises:
-        ValueError: the number of rows is not the square of an odd p, or a frequency is out of range.
+        ValueError: the number of rows is not the square of an odd p, or a frequency is out of range or comes twice.
     """
-    return _along_sum(logits, frequencies) + logits.double().mean(0)
+    return _along_sum(logits, frequencies) + _double(logits).mean(0)
 
 
 def excluded_logits(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
@@ -101,7 +123,7 @@ def excluded_logits(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
     Raises:
         ValueError: as `restricted_logits`.
     """
-    return logits.double() - _along_sum(logits, frequencies)
+    return _double(logits) - _along_sum(logits, frequencies)
 
 
 def answer_coefficients(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
@@ -122,10 +144,10 @@ def answer_share(logits: Tensor, frequencies: Sequence[int]) -> float:
     """The share of the variance of the logits that lies along the waves of a + b - c, 0 to 1.
 
     The mean over answers, which changes no probability, is taken off for each pair first. Logits `(p * p, p)` that do
-    not vary give 0.
+    not vary, to rounding, give 0.
 
     Raises:
-        ValueError: the logits have not p classes, a frequency is out of range, or p is even.
+        ValueError: the logits have not p classes, a frequency is out of range or comes twice, or p is even.
 
     Examples:
         >>> a, b, c = torch.meshgrid(*[torch.arange(7).double()] * 3, indexing="ij")
@@ -133,9 +155,10 @@ def answer_share(logits: Tensor, frequencies: Sequence[int]) -> float:
         >>> round(answer_share(logits, [2]), 6), round(answer_share(logits, [3]), 6)
         (1.0, 0.0)
     """
-    centred = logits.double() - logits.double().mean(1, keepdim=True)
+    raw = _double(logits) * _scale(_double(logits))
+    centred = raw - raw.mean(1, keepdim=True)
     total, along = float(centred.square().sum()), answer_coefficients(centred, frequencies)
-    return float(along.square().sum()) / total if total else 0.0
+    return 0.0 if total <= ROUNDING * float(raw.square().sum()) else float(along.square().sum()) / total
 
 
 def neuron_frequencies(neurons: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,9 +169,11 @@ def neuron_frequencies(neurons: Tensor) -> tuple[Tensor, Tensor]:
     the share of a neuron that does not vary is 0.
 
     Raises:
-        ValueError: the number of rows is not the square of an odd p.
+        ValueError: the number of rows is not the square of an odd p, or a number is not finite.
     """
-    raw = neurons.double()
+    raw = _double(neurons) * _scale(_double(neurons))
+    if not raw.isfinite().all():
+        raise ValueError(f"neuron {int((~raw.isfinite().all(0)).nonzero()[0])} has a number that is not finite")
     energy = transform_pairs(raw - raw.mean(0)).square()  # (p, p, m)
     half = len(energy) // 2
     waves_of_a = energy[1:, 0].view(half, 2, -1).sum(1)
@@ -156,7 +181,7 @@ def neuron_frequencies(neurons: Tensor) -> tuple[Tensor, Tensor]:
     blocks = energy[1:, 1:].view(half, 2, half, 2, -1).sum((1, 3))
     products = blocks.diagonal(dim1=0, dim2=1).T  # (half, m)
     total = energy.sum((0, 1))
-    varies = total > 1e-24 * raw.square().sum(0)  # below it there is only rounding
+    varies = total > ROUNDING * raw.square().sum(0)
     share = torch.where(varies, (waves_of_a + waves_of_b + products) / torch.where(varies, total, 1), 0)
     best = share.max(0)
     return best.indices + 1, best.values
@@ -166,8 +191,10 @@ def key_frequencies(neurons: Tensor, cut: float = 0.85, fewest: int = 1) -> list
     """The frequencies that explain more than `cut` of the variance of at least `fewest` neurons, ascending.
 
     Raises:
-        ValueError: as `neuron_frequencies`.
+        ValueError: as `neuron_frequencies`, or `cut` is not in [0, 1), or `fewest` is below 1.
     """
+    if not 0 <= cut < 1 or fewest < 1:
+        raise ValueError(f"cut={cut}, fewest={fewest}: expected 0 <= cut < 1, and at least one neuron")
     frequency, share = neuron_frequencies(neurons)
     counts = torch.bincount(frequency[share > cut], minlength=1)
     return [k for k, count in enumerate(counts.tolist()) if k and count >= fewest]
@@ -175,6 +202,8 @@ def key_frequencies(neurons: Tensor, cut: float = 0.85, fewest: int = 1) -> list
 
 def gini(values: Tensor) -> float:
     """Gini coefficient of n numbers that are not negative: 0 where all are equal, 1 - 1/n where all but one are zero.
+
+    It is NaN where one of the numbers is NaN or infinite.
 
     Raises:
         ValueError: a negative number, or no number at all.

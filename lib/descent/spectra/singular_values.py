@@ -9,6 +9,7 @@ Gram matrix alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -17,54 +18,74 @@ from tqdm import tqdm
 
 Matrix = NDArray[np.float64]
 BLOCK_BYTES = 64 * 2**20  # of the float64 copy of a block of columns; 32 to 128 MiB take the same time
+SMALLEST = 1e-290  # a sum of squares below it loses digits
+ROUNDING = 1e-10  # of a float64 Gram matrix, over its trace; one of float32 has about 1e-8
 
 
-def _blocks(rows: NDArray[np.floating], block_bytes: int) -> range:
-    if rows.ndim != 2 or 0 in rows.shape:
-        raise ValueError(f"rows of shape {rows.shape}: expected (steps, parameters), at least one of each")
+def real_rows(rows: ArrayLike) -> NDArray[Any]:
+    """Rows `(n, P)` as an array, which is copied only if it has to be; raises ValueError if they are none."""
+    array = np.asarray(rows)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"rows of shape {array.shape}: expected (steps, parameters), at least one of each")
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"rows of type {array.dtype}: expected real numbers")
+    return array
+
+
+def _blocks(rows: NDArray[Any], block_bytes: int) -> range:
     return range(0, rows.shape[1], max(1, block_bytes // (8 * rows.shape[0])))
 
 
-def gram_matrix(rows: NDArray[np.floating], block_bytes: int = BLOCK_BYTES, progress: str | None = None) -> Matrix:
+def gram_matrix(rows: ArrayLike, block_bytes: int = BLOCK_BYTES, progress: str | None = None) -> Matrix:
     """The Gram matrix A A^T, `(n, P) -> (n, n)` float64, accumulated in float64 over blocks of columns.
 
     Each block is widened to float64 before it is multiplied, so that products of float32 entries are exact; sums in
     float32 would move the singular values by 1e-5 of the first. The extra memory is one block and two n x n matrices.
 
     Args:
-        rows: `(n, P)`, in memory or mapped from a file.
+        rows: `(n, P)` real numbers, in memory or mapped from a file; an array, or a tensor on the CPU.
         block_bytes: of the float64 copy of a block.
         progress: text before a progress bar; None shows none.
 
     Raises:
-        ValueError: not a matrix, or empty, or an entry that is not finite.
+        ValueError: no matrix of real numbers, or empty, an entry that is not finite, or a row whose largest entry has a
+            square out of the range of float64, about 1e-145 to 1e154.
 
     Examples:
         >>> gram_matrix(np.array([[3.0, 4.0, 0.0], [0.0, 1.0, 1.0]]))
         array([[25.,  4.],
                [ 4.,  2.]])
     """
-    starts = _blocks(rows, block_bytes)
-    total = np.zeros((rows.shape[0],) * 2)
+    array = real_rows(rows)
+    starts = _blocks(array, block_bytes)
+    total = np.zeros((len(array),) * 2)
     for start in tqdm(starts, desc=progress, disable=progress is None, unit="block"):
-        block = rows[:, start : start + starts.step].astype(np.float64)
-        total += block @ block.T  # one operand twice: BLAS computes one triangle only
-    if not np.isfinite(total).all():
-        bad = int(np.flatnonzero(~np.isfinite(total.diagonal()))[0])
-        raise ValueError(f"row {bad} has an entry that is not finite")
+        block = array[:, start : start + starts.step].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total += block @ block.T  # one operand twice: BLAS computes one triangle only
+    squares = total.diagonal()
+    for number in np.flatnonzero(~((squares > SMALLEST) & (squares < np.inf))):
+        largest = np.abs(array[number].astype(np.float64)).max()
+        if not np.isfinite(largest):
+            raise ValueError(f"row {number} has an entry that is not finite")
+        if largest > 0:
+            raise ValueError(
+                f"row {number}: the square of {largest:.3g} is out of the range of float64; scale the rows"
+            )
     return total
 
 
 def row_transform(gram_matrix: Matrix, centre: bool = False, unit_rows: bool = False) -> Matrix:
     """The matrix W, `(n, n)`, for which W A is A less the mean of its rows, and then with rows of norm 1.
 
-    Each of the two is done if asked for. Rows of norm zero stay zero.
+    Each of the two is done if asked for. Rows of norm zero stay zero; so does a row that differs from the mean by less
+    than the rounding of the Gram matrix, sqrt(n eps) of the greatest norm.
     """
     n = len(gram_matrix)
     transform = np.eye(n) - (1 / n if centre else 0)
     if unit_rows:
         norms = np.sqrt(np.einsum("ij,jk,ik->i", transform, gram_matrix, transform, optimize=True).clip(0))
-        tiny = np.finfo(float).eps * max(norms.max(), np.finfo(float).tiny)
+        tiny = np.sqrt(n * np.finfo(float).eps * gram_matrix.diagonal().max()) if centre else 0
         transform = transform / np.where(norms > tiny, norms, np.inf)[:, None]
     return transform
 
@@ -86,20 +107,26 @@ class Spectrum:
     transform: Matrix
     floor: float
 
-    def right(self, rows: NDArray[np.floating], count: int, block_bytes: int = BLOCK_BYTES) -> Matrix:
+    def right(self, rows: ArrayLike, count: int, block_bytes: int = BLOCK_BYTES) -> Matrix:
         """The first `count` right vectors of `rows`, the A of this spectrum: `(P, count)` float64, orthonormal columns.
 
         Raises:
-            ValueError: `count` exceeds the number of values above the floor, where directions are noise.
+            ValueError: `count` exceeds the number of values above the floor, where directions are noise; or `rows` are
+                not those of this spectrum.
         """
+        array = real_rows(rows)
         available = int((self.values > self.floor).sum())
         if not 1 <= count <= available:
             raise ValueError(f"count={count}: expected 1 to {available}, the number of values above the floor")
-        starts = _blocks(rows, block_bytes)
+        if len(array) != len(self.transform):
+            raise ValueError(f"{len(array)} rows: expected the {len(self.transform)} of this spectrum")
+        starts = _blocks(array, block_bytes)
         weights = (self.transform.T @ self.left[:, :count]) / self.values[:count]
-        out = np.empty((rows.shape[1], count))
+        out = np.empty((array.shape[1], count))
         for start in starts:
-            out[start : start + starts.step] = rows[:, start : start + starts.step].T.astype(np.float64) @ weights
+            out[start : start + starts.step] = array[:, start : start + starts.step].T.astype(np.float64) @ weights
+        if (np.abs((out**2).sum(0) - 1) > 1e-6 + 10 * (self.floor / self.values[:count]) ** 2).any():
+            raise ValueError("the rows are not those of this spectrum: their right vectors have not length one")
         return out
 
 
@@ -107,20 +134,20 @@ def singular_spectrum(gram_matrix: Matrix, centre: bool = False, unit_rows: bool
     """The singular values of A and its left vectors from its Gram matrix.
 
     Args:
-        gram_matrix: `(n, n)`.
+        gram_matrix: `(n, n)`, in float64 precision; of a matrix A as such take `gram_matrix` first.
         centre: whether the mean of the rows is taken off first.
         unit_rows: whether each row, centred or not, is then scaled to norm 1.
 
     Raises:
-        ValueError: not a square matrix.
+        ValueError: no square matrix, an entry that is not finite, or no Gram matrix: not symmetric, or an eigenvalue
+            below zero by more than rounding in float64, 1e-10 of the trace.
 
     Examples:
         >>> rows = np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 2.0]])
         >>> singular_spectrum(gram_matrix(rows)).values
         array([5., 2.])
     """
-    if gram_matrix.ndim != 2 or gram_matrix.shape[0] != gram_matrix.shape[1]:
-        raise ValueError(f"gram_matrix of shape {gram_matrix.shape}: expected a square matrix")
+    gram_matrix = _checked_gram(gram_matrix)
     plain = not (centre or unit_rows)
     transform = np.eye(len(gram_matrix)) if plain else row_transform(gram_matrix, centre, unit_rows)
     matrix = gram_matrix if plain else transform @ gram_matrix @ transform.T
@@ -130,27 +157,55 @@ def singular_spectrum(gram_matrix: Matrix, centre: bool = False, unit_rows: bool
     return Spectrum(values, np.ascontiguousarray(vectors[:, ::-1]), transform, floor)
 
 
+def _checked_gram(gram_matrix: ArrayLike) -> Matrix:
+    matrix: Matrix = real_rows(gram_matrix).astype(np.float64)
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"gram_matrix of shape {matrix.shape}: expected a square matrix")
+    margin = ROUNDING * np.trace(matrix)
+    positive = not matrix.any() or scipy.linalg.lapack.dpotrf(matrix + margin * np.eye(len(matrix)))[1] == 0
+    if not (positive and (np.abs(matrix - matrix.T) <= margin).all()):
+        wanted = "expected A A^T in float64, as gram_matrix(A) gives it: finite, symmetric, no eigenvalue below zero"
+        raise ValueError(f"gram_matrix is no Gram matrix: {wanted}")
+    return matrix
+
+
+def _checked_values(values: ArrayLike) -> Matrix:
+    """Singular values, times a power of two that brings them to 0..1 and changes neither digits nor ratios."""
+    sample = np.asarray(values, float)
+    if sample.ndim != 1 or not sample.size or not ((sample >= 0) & (sample < np.inf)).all():
+        raise ValueError(f"values {sample.ravel()[:3]} ...: expected (r,) finite numbers, none below zero")
+    return np.ldexp(sample, -np.frexp(sample.max())[1])  # type: ignore[no-any-return]
+
+
 def count_singular_values_above(values: ArrayLike, fraction: float) -> int:
     """The number of singular values `(r,)` that are at least `fraction` of the largest; 0 for a zero matrix.
 
     Raises:
-        ValueError: `fraction` is not in [0, 1).
+        ValueError: `fraction` is not in [0, 1), or the values are not r finite numbers of at least 0.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction={fraction}: expected at least 0 and below 1")
-    sample = np.asarray(values, float)
+    sample = _checked_values(values)
     return int((sample >= fraction * sample.max()).sum()) if sample.any() else 0
 
 
 def participation_ratio(values: ArrayLike) -> float:
-    """(sum s^2)^2 / sum s^4 of singular values s `(r,)`, from 1 to r: r for equal ones; 0 for a zero matrix."""
-    squares = np.square(np.asarray(values, float))
+    """(sum s^2)^2 / sum s^4 of singular values s `(r,)`, from 1 to r: r for equal ones; 0 for a zero matrix.
+
+    Raises:
+        ValueError: the values are not r finite numbers of at least 0.
+    """
+    squares = np.square(_checked_values(values))
     return float(squares.sum() ** 2 / (squares**2).sum()) if squares.any() else 0.0
 
 
 def stable_rank(values: ArrayLike) -> float:
-    """The sum of s^2 over the largest s^2: squared Frobenius over squared spectral norm; 0 for a zero matrix."""
-    squares = np.square(np.asarray(values, float))
+    """The sum of s^2 over the largest s^2: squared Frobenius over squared spectral norm; 0 for a zero matrix.
+
+    Raises:
+        ValueError: the values are not r finite numbers of at least 0.
+    """
+    squares = np.square(_checked_values(values))
     return float(squares.sum() / squares.max()) if squares.any() else 0.0
 
 
@@ -162,14 +217,14 @@ def captured_energy(gram_matrix: Matrix, sample: NDArray[np.int64]) -> tuple[Mat
 
     Args:
         gram_matrix: `(n, n)` of all rows.
-        sample: indices of the m sampled rows.
+        sample: indices of the m sampled rows, from 0, each once.
 
     Returns:
         energy: `(m,)`; entry k - 1 is the sum of ||P_k g||^2 over the held-out rows g over the sum of ||g||^2, 0 to 1.
         residual: `(n - m, m)`; entry k - 1 of a held-out row is ||g - P_k g|| / ||g||, 0 to 1, and 1 if g is zero.
 
     Raises:
-        ValueError: `sample` leaves no row held out.
+        ValueError: `sample` holds no such indices, or leaves no row held out that is not zero; no Gram matrix.
 
     Examples:
         >>> rows = np.array([[2.0, 0.0], [3.0, 4.0]])
@@ -177,8 +232,12 @@ def captured_energy(gram_matrix: Matrix, sample: NDArray[np.int64]) -> tuple[Mat
         >>> energy.round(6).tolist(), residual.round(6).tolist()
         ([0.36], [[0.8]])
     """
-    held_out = np.setdiff1d(np.arange(len(gram_matrix)), sample)
-    if len(held_out) == 0:
+    gram_matrix = _checked_gram(gram_matrix)
+    chosen = np.unique(sample)
+    held_out = np.setdiff1d(np.arange(len(gram_matrix)), chosen)
+    if chosen.dtype.kind not in "iu" or not len(sample) == len(chosen) == len(gram_matrix) - len(held_out) > 0:
+        raise ValueError(f"sample={sample}: expected indices of rows, 0 to {len(gram_matrix) - 1}, each once")
+    if not gram_matrix.diagonal()[held_out].any():
         raise ValueError(f"sample of {len(sample)} of {len(gram_matrix)} rows: expected at least one row held out")
     inner = singular_spectrum(gram_matrix[np.ix_(sample, sample)])
     usable = inner.values > inner.floor  # directions below the floor are noise and capture nothing
@@ -194,21 +253,37 @@ def gaussian_null_rows(norms: ArrayLike, columns: int, generator: np.random.Gene
     """Rows of independent Gaussian entries, scaled to the given norms `(n,)`: float32 `(n, columns)`.
 
     A null model: nothing is there beyond the size of each gradient.
+
+    Raises:
+        ValueError: the norms are not n finite numbers of at least 0 that float32 can hold, or no column.
     """
-    sizes = np.asarray(norms, np.float32)
+    _checked_values(norms)
+    with np.errstate(over="ignore"):
+        sizes = np.asarray(norms, np.float32)
+    if columns < 1 or not np.isfinite(sizes).all() or (sizes == 0).sum() > (np.asarray(norms) == 0).sum():
+        raise ValueError(f"columns={columns}, norms up to {np.max(norms):.3g}: expected columns, and norms of float32")
     rows = generator.standard_normal((len(sizes), columns), dtype=np.float32)
     rows *= (sizes / np.linalg.norm(rows, axis=1))[:, None]
     return rows
 
 
-def shuffled_null_rows(rows: NDArray[np.floating], generator: np.random.Generator) -> NDArray[np.floating]:
+def shuffled_null_rows(rows: ArrayLike, generator: np.random.Generator) -> NDArray[np.floating]:
     """The entries of each row in a random order of its own, `(n, P)`.
 
     A null model: rows keep their entries and norms, and have no direction in common.
+
+    Raises:
+        ValueError: no matrix of real numbers, or empty.
     """
-    return generator.permuted(rows, axis=1)
+    return generator.permuted(real_rows(rows), axis=1)
 
 
 def one_over_n_spectrum(count: int) -> Matrix:
-    """The values 1, 1/2, ..., 1/count, of which ten are at least a tenth of the first, whatever the count above ten."""
+    """The values 1, 1/2, ..., 1/count, of which ten are at least a tenth of the first, whatever the count above ten.
+
+    Raises:
+        ValueError: no value.
+    """
+    if count < 1:
+        raise ValueError(f"count={count}: expected at least 1")
     return 1 / np.arange(1, count + 1)

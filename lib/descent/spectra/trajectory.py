@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import find_peaks
 
 from descent.repro.seeding import numpy_generator
-from descent.spectra.singular_values import gram_matrix, singular_spectrum
+from descent.spectra.singular_values import gram_matrix, real_rows, singular_spectrum
 
 Array = NDArray[np.float64]
 FLAT = 1e-12  # a share of the variance below it is rounding: the Gram matrix squares the path
@@ -37,27 +37,28 @@ class TrajectoryPlane:
     gram: NDArray[np.float64]
 
 
-def trajectory_plane(rows: NDArray[np.floating]) -> TrajectoryPlane:
+def trajectory_plane(rows: ArrayLike) -> TrajectoryPlane:
     """The principal plane of weight vectors `(k, P)` along a training, of which the last row is the end.
 
     Raises:
-        ValueError: fewer than three points, an entry that is not finite, or points on one line.
+        ValueError: fewer than three points, what `gram_matrix` refuses, or points on one line.
 
     Examples:
         >>> plane = trajectory_plane(np.array([[2.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]))
         >>> plane.directions.shape, plane.coordinates.shape, plane.explained.round(6).tolist()
         ((2, 4), (3, 2), [0.75, 0.25])
     """
-    if rows.ndim != 2 or len(rows) < 3:
-        raise ValueError(f"rows of shape {rows.shape}: expected at least three points (k, P)")
-    for number, row in enumerate(rows):
+    array = real_rows(rows)
+    if len(array) < 3:
+        raise ValueError(f"rows of shape {array.shape}: expected at least three points (k, P)")
+    for number, row in enumerate(array):
         if not np.isfinite(row).all():
             raise ValueError(f"row {number} has an entry that is not finite")
-    relative = rows - rows[-1]
+    relative = array - (array[-1] if array.dtype in (np.float32, np.float64) else array[-1].astype(np.float64))
     products = gram_matrix(relative)
     path, explained = principal_path(products, 2)
     if explained[1] < FLAT:
-        raise ValueError(f"{len(rows)} points on one line: expected a path that spans a plane")
+        raise ValueError(f"{len(array)} points on one line: expected a path that spans a plane")
     directions = singular_spectrum(products, centre=True).right(relative, 2).T.astype(np.float32)
     return TrajectoryPlane(directions, path - path[-1], explained[:-1], products)
 
@@ -88,7 +89,8 @@ def principal_path(products: Array, count: int) -> tuple[Array, Array]:
     """A path in its first principal components, and the share of its variance in every component.
 
     Args:
-        products: `(m, m)`, the Gram matrix of the points, from any origin: the points are centred here.
+        products: `(m, m)`, the Gram matrix of the points, from any origin: the points are centred here. From a point
+            of the path, such as its end, no digits are lost.
         count: the number of components.
 
     Returns:
@@ -96,7 +98,7 @@ def principal_path(products: Array, count: int) -> tuple[Array, Array]:
         which the last is zero but for rounding.
 
     Raises:
-        ValueError: not 1 to m components, or all points are the same.
+        ValueError: not 1 to m components, no Gram matrix, or points that are the same to the rounding of its entries.
 
     Examples:
         >>> points = np.array([[0.0, 0.0], [3.0, 0.0], [6.0, 0.0]])
@@ -108,7 +110,7 @@ def principal_path(products: Array, count: int) -> tuple[Array, Array]:
         raise ValueError(f"count={count}: expected 1 to {len(products)}, the number of points")
     whole = singular_spectrum(products, centre=True)
     energy = whole.values**2
-    if not energy.sum() > 0:
+    if not energy.sum() > len(products) * np.finfo(float).eps * np.trace(products):
         raise ValueError(f"{len(products)} equal points: expected a path that moves")
     return whole.left[:, :count] * whole.values[:count], energy / energy.sum()
 
@@ -129,16 +131,20 @@ def turning_angles(
             has a length there.
 
     Returns:
-        Times `(n,)` of the places, without half a window at either end, and angles `(n,)` in radians, 0 to pi.
+        Times `(n,)` of the places, without half a window at either end, and angles `(n,)` in radians, 0 to pi. On a
+        path that goes back on itself an angle is NaN where a chord has no length.
 
     Raises:
-        ValueError: fewer than three points, a path without length, or a window out of (0, 1).
+        ValueError: fewer than three points, one that is not finite, times that do not ascend, a path without length, a
+            window below two of the 400 places or of 1 and more, or a moving average of no point.
     """
-    if len(path) < 3 or path.shape[0] != len(times):
-        raise ValueError(f"path of shape {path.shape}, {len(times)} times: expected three points or more, a time each")
-    if not 0 < window < 1:
-        raise ValueError(f"window={window}: expected more than 0 and less than 1")
-    path = uniform_filter1d(path, smooth, axis=0, mode="nearest")
+    if np.ndim(path) != 2 or len(path) < 3 or np.shape(times) != (len(path),):
+        raise ValueError(f"path of shape {np.shape(path)}, times of {np.shape(times)}: expected at least three points")
+    if not np.isfinite(path).all() or not (np.diff(times) >= 0).all():
+        raise ValueError("expected a path of finite numbers, and times that ascend")
+    if not 2 / SAMPLES <= window < 1 - 2 / SAMPLES or smooth < 1:
+        raise ValueError(f"window={window}, smooth={smooth}: expected 0.005 to 0.995, and at least one point")
+    path = uniform_filter1d(np.asarray(path, float), smooth, axis=0, mode="nearest")
     passed = np.concatenate([[0.0], np.linalg.norm(np.diff(path, axis=0), axis=1).cumsum()])
     if not passed[-1] > 0:
         raise ValueError(f"{len(path)} equal points: expected a path that moves")
@@ -147,7 +153,7 @@ def turning_angles(
     reach = max(1, round(window / 2 * SAMPLES))
     behind, ahead = even[reach:-reach] - even[: -2 * reach], even[2 * reach :] - even[reach:-reach]
     lengths = np.linalg.norm(behind, axis=1) * np.linalg.norm(ahead, axis=1)
-    cosine = (behind * ahead).sum(1) / np.where(lengths > 0, lengths, 1)
+    cosine = (behind * ahead).sum(1) / np.where(lengths > 0, lengths, np.nan)
     return np.interp(places, passed, times)[reach:-reach], np.arccos(cosine.clip(-1, 1))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+import inspect
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -16,12 +18,14 @@ from torch.optim import Optimizer
 from descent.models.flat_weights import Layout
 from descent.training.gradient_store import MemoryRows, Rows, StoredRows, read_layout, read_rows
 
+FLOAT32 = torch.finfo(torch.float32)
+
 
 def random_steps(total: int, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """`count` of the steps 0..total - 1, drawn without repetition and sorted: int64 `(count,)`.
 
     Raises:
-        ValueError: `count` is not in 1..total.
+        ValueError: `count` is not a whole number in 1..total.
     """
     _check_count(total, count)
     return np.sort(generator.choice(total, count, replace=False)).astype(np.int64)
@@ -30,8 +34,10 @@ def random_steps(total: int, count: int, generator: np.random.Generator) -> NDAr
 def even_steps(total: int, count: int) -> NDArray[np.int64]:
     """`count` of the steps 0..total - 1, evenly spaced, from the first to the last: int64 `(count,)`.
 
+    Steps that would be fractions are rounded; they stay different.
+
     Raises:
-        ValueError: `count` is not in 1..total.
+        ValueError: `count` is not a whole number in 1..total.
 
     Example:
         >>> even_steps(total=101, count=5)
@@ -42,8 +48,36 @@ def even_steps(total: int, count: int) -> NDArray[np.int64]:
 
 
 def _check_count(total: int, count: int) -> None:
-    if not 1 <= count <= total:
-        raise ValueError(f"count={count}: expected 1 to {total}, the number of steps")
+    if not isinstance(count, int | np.integer) or not 1 <= count <= total:
+        raise ValueError(f"count={count}: expected 1 to {total}, the number of steps, and no fraction")
+
+
+def _whole_steps(steps: object) -> range | frozenset[int]:
+    """The steps of a plan, if each is a whole number from 0 and comes once."""
+    if isinstance(steps, range):
+        listed: Any = [*steps[:1], *steps[1:][-1:]]  # the ends will do
+    else:
+        listed = list(steps) if isinstance(steps, Iterable) else steps
+    values = np.asarray(listed)
+    whole = values.ndim == 1 and values.size and values.dtype.kind in "iu"
+    if not whole or values.min() < 0 or len(np.unique(values)) < len(values):
+        wanted = "whole numbers from 0, each once; np.flatnonzero turns a mask into steps, np.unique removes doubles"
+        raise ValueError(f"steps {listed if values.size < 9 else '...'} ({values.dtype}): expected {wanted}")
+    return steps if isinstance(steps, range) else frozenset(values.tolist())
+
+
+def _held(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _named(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
+    """The parameters of the model that the optimiser holds, by name."""
+    held = set(map(id, _held(optimizer)))
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in held}
+
+
+def _is_trained(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad or parameter.grad is not None  # one frozen with a gradient still moves
 
 
 @dataclass(frozen=True)
@@ -53,34 +87,36 @@ class CapturePlan:
     Attributes:
         steps: the steps to record: `range(total)` for all, `range(0, total, k)` for every k-th, or an array of steps.
         what: `gradient`, which the optimiser is about to use, or `weight`, which it is about to change.
-        parameters: names of the parameters to record; None for all that are trained. The model decides their order.
+        parameters: names of the parameters to record; None for all that the optimiser trains. The model decides their
+            order.
 
     Raises:
-        ValueError: `what` is neither.
+        ValueError: `what` is neither; a step that is no whole number from 0, or comes twice; no step.
     """
 
-    steps: Container[int] | NDArray[np.int64]
+    steps: Iterable[int]
     what: Literal["gradient", "weight"] = "gradient"
     parameters: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.what not in ("gradient", "weight"):
             raise ValueError(f"what={self.what!r}: expected one of gradient, weight")
-        if not isinstance(self.steps, range):
-            object.__setattr__(self, "steps", frozenset(int(step) for step in self.steps))  # type: ignore[attr-defined]
+        object.__setattr__(self, "steps", _whole_steps(self.steps))
 
-    def select(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The trained parameters that the plan names, by name.
+    def select(self, model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
+        """The parameters that the plan names, by name; None names all of the model that the optimiser trains.
 
         Raises:
-            ValueError: a name that the model's trained parameters lack, or none left.
+            ValueError: a name of none that the optimiser trains, none left, or a complex parameter.
         """
-        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        trained = {name: each for name, each in _named(model, optimizer).items() if _is_trained(each)}
         names = list(trained) if self.parameters is None else list(self.parameters)
         if bad := [name for name in names if name not in trained]:
-            raise ValueError(f"parameter {bad[0]!r}: expected one of {', '.join(trained)}")
+            raise ValueError(f"parameter {bad[0]!r}: expected one of {', '.join(trained)}, which the optimizer trains")
         if not names:
-            raise ValueError("no parameter to record: the model trains none, or the plan names none")
+            raise ValueError("no parameter to record: the optimizer trains none of the model's, or the plan names none")
+        if bad := [name for name in names if trained[name].is_complex()]:
+            raise ValueError(f"parameter {bad[0]!r} is complex, and rows are real: name others in plan.parameters")
         return {name: parameter for name, parameter in trained.items() if name in names}
 
 
@@ -102,8 +138,10 @@ class GradientStack:
 class GradientRecorder:
     """Records rows by a hook that `optimizer.step` calls first, so it works in any training loop.
 
-    Steps are counted from 0. If `optimizer.step` is given a closure, as for LBFGS, the gradient is that of the first
-    call of the closure in the step. A gradient that is None counts as zero.
+    Steps are counted from 0 by calls of `optimizer.step`; a call in which a `GradScaler` finds an infinity, so that
+    nothing is updated, is none. Recorded is what the optimiser uses: gradients after clipping and accumulation, and
+    without the scale of a `GradScaler`. If `optimizer.step` is given a closure, as for LBFGS, the gradient is that of
+    the first call of the closure in the step. A gradient that is None counts as zero, and a sparse one is made dense.
 
     Use the recorder as a context manager, or call `close`. With a store, memory is bounded whatever the number of
     steps. If the process is killed, at most the rows that are not on the disk yet are lost (64 rows, or 16 MiB if that
@@ -111,14 +149,17 @@ class GradientRecorder:
     therefore never knows of a row that the store lacks.
 
     Args:
-        model: its parameters are recorded; nothing of it is changed.
-        optimizer: any `torch.optim.Optimizer`.
+        model: its parameters are recorded, as far as the optimiser trains them; nothing of it is changed.
+        optimizer: any `torch.optim.Optimizer`; of a wrapper such as Lookahead, the one inside.
         plan: which steps, gradients or weights, which parameters.
         store: a folder for the rows; None keeps them in memory. A folder that holds rows is refused at the first step,
             unless `resume` was called before.
 
     Raises:
-        ValueError: the model has no such parameter, or the store holds rows of another layout.
+        ValueError: here, the optimiser is a wrapper that calls no hooks, it trains no such parameter of the model, or
+            the store holds other rows. From `optimizer.step`, before it changes anything: a recorded parameter was
+            replaced, resized or taken from the optimiser, another one is trained now, an earlier step did not call its
+            closure, or float32 cannot hold a float64 row. The message names parameter and step.
         InUseError: another recorder writes to the store.
 
     Example:
@@ -137,16 +178,37 @@ class GradientRecorder:
                [1., 2.]], dtype=float32)
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, plan: CapturePlan, store: Path | None = None) -> None:
-        self._parameters = plan.select(model)
-        self._plan, self._store = plan, store
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, plan: CapturePlan, store: str | Path | None = None
+    ) -> None:
+        kind = type(optimizer)
+        if not (getattr(kind.step, "hooked", False) and hasattr(optimizer, "_optimizer_step_pre_hooks")):
+            raise ValueError(f"{kind.__name__} calls no hooks of torch.optim.Optimizer: pass the optimizer inside it")
+        self._parameters = plan.select(model, optimizer)
+        self._model, self._optimizer, self._plan = model, optimizer, plan
+        self._steps = cast("range | frozenset[int]", plan.steps)
+        self._store = None if store is None else Path(store)
         self._step, self._started = 0, False
+        self._waiting: int | None = None  # the step whose closure has not been called yet
+        self._nested = sum("step" in vars(base) for base in kind.__mro__) > 2  # a subclass may call `super().step()`
         self.layout = Layout.of(self._parameters.items())
-        self._sink = MemoryRows() if store is None else StoredRows(store, self.layout)
+        self._places = list(_places(model, self._parameters))
+        self._known = self._signs()
+        self._sink = MemoryRows() if self._store is None else StoredRows(self._store, self.layout, plan.what)
         self._hooks = (
             optimizer.register_step_pre_hook(self._record),
             optimizer.register_state_dict_pre_hook(lambda _: self._sink.flush()),
         )
+
+    def start(self) -> None:
+        """Begin at step 0, as the first call of `optimizer.step` does by itself.
+
+        Raises:
+            ValueError: the store holds rows.
+        """
+        if count := len(self._sink.read(self.layout)[1]):
+            raise ValueError(f"{self._store} holds {count} rows: choose another folder, or go on by resume(step)")
+        self.resume(0)
 
     def resume(self, step: int) -> None:
         """Go on at `step`, the number of steps made so far; rows of later steps are dropped, to be recorded again.
@@ -154,54 +216,97 @@ class GradientRecorder:
         `fit` calls this for the recorders that it is given. A loop of your own calls it after loading its checkpoint.
 
         Raises:
-            ValueError: rows of earlier steps are missing, or the store is damaged. Nothing is dropped then.
+            ValueError: the rows of earlier steps are not those of the plan, or the store is damaged. Nothing is dropped
+                then.
         """
-        expected = sum(earlier in self._plan.steps for earlier in range(step))
-        kept = int((self._sink.read(self.layout)[1] < step).sum())
-        if kept != expected:
-            place = self._store or "a recorder in memory"
-            raise ValueError(f"{place}: {kept} rows before step {step}, expected {expected}; record anew elsewhere")
-        self._sink.truncate(kept, self.layout)
+        expected = [earlier for earlier in range(step) if earlier in self._steps]
+        steps = self._sink.read(self.layout)[1]
+        found = steps[steps < step].tolist()
+        if found != expected:
+            why = f"{len(found)} rows before step {step}, expected {len(expected)}"
+            if len(found) == len(expected):
+                why = f"rows of steps {found[:9]} ..., expected {expected[:9]} ..."
+            raise ValueError(f"{self._store or 'a recorder in memory'}: {why}; record anew elsewhere")
+        self._sink.truncate(len(found), self.layout)
         self._step, self._started = step, True
 
     def _record(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record this step, or have the closure that computes its gradient do so; the hook's result replaces both."""
-        if not self._started:
-            if count := len(self._sink.read(self.layout)[1]):
-                raise ValueError(f"{self._store} holds {count} rows: choose another folder, or go on by resume(step)")
-            self.resume(0)
-        step, self._step = self._step, self._step + 1
-        if step not in self._plan.steps:
+        if self._nested and _runs_already(optimizer):
             return None
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None and found_inf:  # a fused optimiser updates nothing then
+            return None
+        if not self._started:
+            self.start()
+        step = self._step
+        if step not in self._steps:
+            self._step += 1
+            return None
+        self._check(step, kwargs)
+        self._step += 1
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None or self._plan.what == "weight":
             self._append(step)
             return None
-        waiting = [step]
+        self._waiting = step
 
         def recorded() -> Any:
+            first, self._waiting = self._waiting == step, None
             loss = closure()
-            if waiting:
-                self._append(waiting.pop())
+            if first:
+                self._append(step)
             return loss
 
         if len(args) > 1:
             return (args[0], recorded, *args[2:]), kwargs
         return args, {**kwargs, "closure": recorded}
 
+    def _signs(self) -> list[object]:
+        """What tells cheaply whether the recorded parameters are all that the optimiser moves: it stays the same."""
+        held = _held(self._optimizer)
+        places = [id(place[key]) if key in place else 0 for place, key, _ in self._places]
+        shapes = [parameter.shape for parameter in self._parameters.values()]
+        return [*map(id, held), *map(_is_trained, held), *places, *shapes]
+
+    def _check(self, step: int, kwargs: dict[str, Any]) -> None:
+        """Refuse a step in which a row would not be what the optimiser uses of the parameters of the layout."""
+        if self._waiting is not None:
+            name = type(self._optimizer).__name__
+            raise ValueError(f"step {self._waiting}: {name} did not call its closure, so no gradient was recorded")
+        if kwargs.get("grad_scaler") is not None:
+            raise ValueError(f"step {step}: gradients are scaled by a grad_scaler that is passed to optimizer.step")
+        if self._signs() == self._known:
+            return
+        named = _named(self._model, self._optimizer)
+        for shape, (name, parameter) in zip(self.layout.shapes, self._parameters.items(), strict=True):
+            if named.get(name) is not parameter or parameter.shape != shape:
+                why = "was replaced in the model, was resized or left the optimizer"
+                raise ValueError(f"parameter {name!r} {why} before step {step}: make a new GradientRecorder")
+        for name in named if self._plan.parameters is None else ():
+            if name not in self._parameters and _is_trained(named[name]):
+                raise ValueError(f"parameter {name!r} is trained from step {step} on: make a new GradientRecorder")
+        self._known = self._signs()
+
     def _append(self, step: int) -> None:
         with torch.no_grad():
-            self._sink.append(step, self._parts())
+            parts = self._parts()
+            if torch.float64 in {part.dtype for part in parts}:
+                sizes = [float(part.abs().max()) for part in parts if part.numel()]
+                largest = max(sizes) if all(map(math.isfinite, sizes)) else 1.0  # what is not finite stays so
+                if not (largest == 0 or FLOAT32.tiny / FLOAT32.eps < largest <= FLOAT32.max):
+                    raise ValueError(f"step {step}: the row's largest number is {largest:.3g}, and rows are float32")
+            self._sink.append(step, parts)
 
     def _parts(self) -> list[Tensor]:
         """The gradients or weights of the recorded parameters."""
         tensors: list[Tensor] = list(self._parameters.values())
         if self._plan.what == "weight":
             return tensors
-        grads = [tensor.grad for tensor in tensors]
-        if any(grad is not None and grad.is_sparse for grad in grads):
-            raise ValueError("a sparse gradient cannot be recorded as a row; expected dense gradients")
-        return [torch.zeros_like(t) if grad is None else grad for t, grad in zip(tensors, grads, strict=True)]
+        grads = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in tensors]
+        grads = [grad.to_dense() if grad.is_sparse else grad for grad in grads]
+        scale = getattr(self._optimizer, "grad_scale", None)  # of a GradScaler: a fused optimiser divides by it
+        return grads if scale is None else [grad.double() / float(scale) for grad in grads]
 
     def stack(self) -> GradientStack:
         """The rows recorded so far, with their steps."""
@@ -221,13 +326,33 @@ class GradientRecorder:
         self.close()
 
 
-def open_stack(store: Path) -> GradientStack:
+def _runs_already(optimizer: Optimizer) -> bool:
+    """Whether this call of `optimizer.step` stands inside another, as where a subclass calls `super().step()`."""
+    code, frame, calls = type(optimizer).step.__code__, inspect.currentframe(), 0
+    while frame is not None:
+        calls += frame.f_code is code and frame.f_locals.get("self") is optimizer
+        frame = frame.f_back
+    return calls > 1
+
+
+def _places(model: nn.Module, names: Iterable[str]) -> Iterator[tuple[Any, str, object]]:
+    """Where the model keeps what leads to each parameter: a dictionary of children, the key, and what stands there."""
+    for name in names:
+        *path, last = name.split(".")
+        module: Any = model
+        for key in path:
+            yield module._modules, key, module._modules[key]
+            module = module._modules[key]
+        yield module._parameters, last, module._parameters[last]
+
+
+def open_stack(store: str | Path) -> GradientStack:
     """The rows in a store, memory-mapped read-only; a row that a kill has torn is left out.
 
     Raises:
         FileNotFoundError: the folder is not a store.
         ValueError: the store is damaged.
     """
-    layout = read_layout(store)
-    rows, steps = read_rows(store, layout)
+    layout = read_layout(Path(store))
+    rows, steps = read_rows(Path(store), layout)
     return GradientStack(rows, steps, layout)

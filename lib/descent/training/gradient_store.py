@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import zlib
 from contextlib import ExitStack
+from itertools import zip_longest
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from descent.models.flat_weights import Layout, unflatten
-from descent.repro.files import exclusive_folder, write_json
+from descent.repro.files import atomic_path, exclusive_folder, write_json
 
 Rows = NDArray[np.float32]
 _ROWS, _STEPS, _SUMS, _LAYOUT = "rows.f32", "steps.i64", "sums.u32", "layout.json"
@@ -63,17 +66,18 @@ class StoredRows:
 
     Raises:
         InUseError: another recorder writes to the folder.
-        ValueError: the folder holds rows of another layout.
+        ValueError: the folder holds rows of another layout, or weights where gradients are to be recorded.
     """
 
-    def __init__(self, folder: Path, layout: Layout) -> None:
+    def __init__(self, folder: Path, layout: Layout, what: str) -> None:
         self._folder, self._lock = folder, ExitStack()
         self._lock.enter_context(exclusive_folder(folder))
         try:
+            for unfinished in folder.glob(".*.tmp*"):  # left half written by a kill
+                unfinished.unlink()
             if not (folder / _LAYOUT).exists():
-                write_json(folder / _LAYOUT, {"names": layout.names, "shapes": layout.shapes})
-            elif read_layout(folder) != layout:
-                raise ValueError(f"{folder} holds rows of another layout; choose another folder")
+                write_json(folder / _LAYOUT, {"names": layout.names, "shapes": layout.shapes, "what": what})
+            _check_stored(folder, layout, what)
         except BaseException:
             self._lock.close()
             raise
@@ -92,9 +96,19 @@ class StoredRows:
         self._writer.start()
 
     def truncate(self, count: int, layout: Layout) -> None:
-        """Keep the first `count` rows only, and nothing of a row that a kill has torn."""
-        for file, width in zip(self._files, (4 * layout.size, 8, 4), strict=True):
-            file.truncate(count * width)
+        """Keep the first `count` rows only, and nothing of a row that a kill has torn.
+
+        A file that loses whole rows is replaced by a new one: memory maps of the old one stay as they are.
+        """
+        for number, width in enumerate((4 * layout.size, 8, 4)):
+            path = Path(self._files[number].name)
+            if path.stat().st_size >= (count + 1) * width:
+                with atomic_path(path) as shorter:
+                    shutil.copyfile(path, shorter)
+                    os.truncate(shorter, count * width)
+                self._files[number].close()
+                self._files[number] = open(path, "ab", buffering=0)  # noqa: SIM115
+            self._files[number].truncate(count * width)
 
     def append(self, step: int, parts: list[Tensor]) -> None:
         """Keep a copy of one row, which comes in parts, and its step."""
@@ -112,7 +126,6 @@ class StoredRows:
         self._raise()
 
     def _write(self) -> None:
-        rows, steps, sums = self._files
         while (item := self._full.get()) is not None:
             if isinstance(item, Event):
                 item.set()
@@ -120,6 +133,7 @@ class StoredRows:
             block, filled = item
             try:
                 if self._error is None:
+                    rows, steps, sums = self._files
                     part = self._blocks[block, :filled].numpy()
                     _write_all(rows, part.data)
                     _write_all(steps, self._steps[block, :filled].data)
@@ -163,6 +177,18 @@ def _write_all(file: Any, data: Any) -> None:
     written = file.write(data)
     if written != memoryview(data).nbytes:
         raise OSError(f"{file.name}: wrote {written} of {memoryview(data).nbytes} bytes; is the disk full?")
+
+
+def _check_stored(folder: Path, layout: Layout, what: str) -> None:
+    """Refuse a store that was made for other rows."""
+    stored = read_layout(folder)
+    pairs = zip_longest(zip(stored.names, stored.shapes, strict=True), zip(layout.names, layout.shapes, strict=True))
+    if unlike := [pair for pair in pairs if pair[0] != pair[1]]:
+        raise ValueError(
+            f"{folder} holds rows of another layout, with {unlike[0][0]} for {unlike[0][1]}; choose another folder"
+        )
+    if (kept := json.loads((folder / _LAYOUT).read_text()).get("what", what)) != what:
+        raise ValueError(f"{folder} holds rows of kind {kept!r}, expected {what!r}; choose another folder")
 
 
 def read_layout(folder: Path) -> Layout:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import inspect
 import io
+import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from descent.repro.files import exclusive_folder, sha256_of, write_atomic
 from descent.repro.seeding import torch_generator
 from descent.training.capture import GradientRecorder
 
+Losses = NDArray[np.float64]
 Batch = tuple[Tensor, ...]
 BatchLoss = Callable[[nn.Module, Batch], Tensor]
 Callback = Callable[[int, float], None]
+SAME_LOSS = 1e-4  # relative: in bfloat16 other processors give other digits
 
 
 class DivergenceError(RuntimeError):
-    """The loss stopped being finite."""
+    """The loss or a weight stopped being finite."""
 
 
 class DamagedCheckpointError(RuntimeError):
@@ -44,12 +49,12 @@ class MiniBatches:
     be smaller.
 
     Attributes:
-        tensors: tensors with the same first dimension n, such as inputs and targets.
+        tensors: a tuple of tensors with the same first dimension n, such as inputs and targets.
         batch_size: number of examples in a step.
         seed: decides every permutation.
 
     Raises:
-        ValueError: the batch size is not in 1..n, or the tensors differ in their first dimension.
+        ValueError: no tuple of tensors, which differ in no first dimension; a batch size out of 1..n; a negative step.
 
     Example:
         >>> batches = MiniBatches((torch.arange(5), torch.arange(5) ** 2), batch_size=2, seed=0)
@@ -63,13 +68,15 @@ class MiniBatches:
     tensors: Batch
     batch_size: int
     seed: int
+    _order: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)  # of one epoch
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= len(self.tensors[0]):
-            raise ValueError(f"batch_size={self.batch_size}: expected 1 to {len(self.tensors[0])}, the data's size")
+        if type(self.tensors) not in (tuple, list) or not all(isinstance(each, Tensor) for each in self.tensors):
+            raise ValueError("tensors: expected a tuple of tensors with a row for each example, as (inputs, targets)")
         if len({len(tensor) for tensor in self.tensors}) != 1:
             raise ValueError(f"tensors of {[len(tensor) for tensor in self.tensors]} rows: expected equal numbers")
-        object.__setattr__(self, "_order", lru_cache(maxsize=1)(self._permutation))
+        if not 1 <= self.batch_size <= len(self.tensors[0]):
+            raise ValueError(f"batch_size={self.batch_size}: expected 1 to {len(self.tensors[0])}, the data's size")
 
     @property
     def per_epoch(self) -> int:
@@ -82,8 +89,14 @@ class MiniBatches:
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step: one tensor `(b, ...)` for each of `tensors`."""
+        if step < 0:
+            raise ValueError(f"step={step}: expected at least 0")
         epoch, part = divmod(step, self.per_epoch)
-        index = self._order(epoch)[part * self.batch_size : (part + 1) * self.batch_size]  # type: ignore[attr-defined]
+        if epoch not in self._order:
+            order = self._permutation(epoch)
+            self._order.clear()
+            self._order[epoch] = order
+        index = self._order[epoch][part * self.batch_size : (part + 1) * self.batch_size]
         return tuple(tensor[index] for tensor in self.tensors)
 
 
@@ -99,21 +112,29 @@ class TrainingPlan:
 
     Attributes:
         steps: number of optimiser steps in all, including those that were made before a run was resumed.
-        scheduler: is stepped after each optimiser step.
+        scheduler: is stepped after each optimiser step; `ReduceLROnPlateau` is given the loss of the step.
         callbacks: each is called as `callback(step, loss)` after each optimiser step.
-        checkpoints: a folder for checkpoints; a run with the same plan goes on from the newest one in it.
+        checkpoints: a folder for checkpoints; a run goes on from the newest one in it, if that is of the same run.
         checkpoint_every: number of optimiser steps between checkpoints.
         run: a name of the run that tells its seed and settings; a checkpoint of another run is refused.
         progress: text before a progress bar; None shows none.
+
+    Raises:
+        ValueError: a number of steps that is no whole number from 1.
     """
 
     steps: int
     scheduler: LRScheduler | None = None
     callbacks: Sequence[Callback] = ()
-    checkpoints: Path | None = None
+    checkpoints: str | Path | None = None
     checkpoint_every: int = 100
     run: str = ""
     progress: str | None = None
+
+    def __post_init__(self) -> None:
+        counts = self.steps, self.checkpoint_every
+        if not all(isinstance(count, int | np.integer) and count >= 1 for count in counts):
+            raise ValueError(f"steps={counts[0]}, checkpoint_every={counts[1]}: expected whole numbers of at least 1")
 
 
 def fit(
@@ -124,17 +145,19 @@ def fit(
     plan: TrainingPlan,
     *,
     recorders: Sequence[GradientRecorder] = (),
-) -> NDArray[np.float64]:
+) -> Losses:
     """Train `model` in place until `plan.steps` steps are made, in this run and in those that it goes on from.
 
     With `plan.checkpoints`, a run that was killed goes on from its newest checkpoint, and ends with the same bits as
-    one that was not.
+    one that was not. A checkpoint knows its run by the weights that it began with, the kind and the settings of
+    optimiser and scheduler, the data of `MiniBatches`, the first batch, and the loss of that batch; it refuses to go on
+    with others. A model that has the checkpoint's own weights goes on, however it got them.
 
     Args:
         model: any module, left in the mode (training or evaluation) in which it came.
         loss: `loss(model, batch) -> scalar`, mean per example, such as `batch_cross_entropy`.
         batches: the batch of a step, such as `MiniBatches`. It must depend on the step alone, or a resumed run differs.
-        optimizer: holds the model's parameters.
+        optimizer: holds parameters of the model; one that needs a closure, such as LBFGS, is given one.
         plan: length, schedule, callbacks, checkpoints, progress.
         recorders: those with a store, so that they go on from the same step; only with `plan.checkpoints`.
 
@@ -142,8 +165,11 @@ def fit(
         `(steps,)` float64, the loss of the batch of each step before the update, mean per example.
 
     Raises:
-        ValueError: `plan` asks for no step, or a recorder lacks rows of steps before the checkpoint.
-        DivergenceError: a loss that is not finite; names the step. The update of that step is not made.
+        ValueError: before any step, `batches` is no function of the step, the optimiser holds no parameter of the
+            model, the scheduler is another optimiser's, the state cannot be kept in a checkpoint, or a recorder has
+            rows of another run; at the first step, a loss that is no scalar.
+        DivergenceError: a loss that is not finite; names the step, whose update is not made. Or a parameter that is not
+            finite after the last step or before a checkpoint; the checkpoint is not written.
         DamagedCheckpointError: the newest checkpoint is damaged or another run's.
         InUseError: another run is writing to `plan.checkpoints`.
 
@@ -157,83 +183,198 @@ def fit(
         >>> losses.shape, bool(losses[-1] < losses[0])
         ((20,), True)
     """
-    if plan.steps < 1 or plan.checkpoint_every < 1:
-        raise ValueError(f"steps={plan.steps}, checkpoint_every={plan.checkpoint_every}: expected at least 1 each")
+    _check(model, batches, optimizer, plan)
     losses = np.full(plan.steps, np.nan)
-    with exclusive_folder(plan.checkpoints):
-        start = _resume(model, optimizer, plan, losses)
-        if plan.checkpoints is not None:
-            for recorder in recorders:
-                recorder.resume(start)
+    folder = None if plan.checkpoints is None else Path(plan.checkpoints)
+    with exclusive_folder(folder):
+        kept = None if folder is None else _Checkpoints(folder, model, optimizer, plan, batches)
+        start = 0 if kept is None else kept.begin(lambda: loss(model, batches(0)).item(), losses, recorders)
         steps = tqdm(range(start, plan.steps), desc=plan.progress, disable=plan.progress is None, initial=start,
                      total=plan.steps, unit="step", mininterval=0.5)  # fmt: skip
+        by_closure = _needs_closure(optimizer)
         for step in steps:
-            optimizer.zero_grad()
-            value = loss(model, batches(step))
-            losses[step] = value.item()
-            if not math.isfinite(losses[step]):
-                raise DivergenceError(f"loss={losses[step]} at step {step}: not finite; try a smaller learning rate")
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if plan.scheduler is not None:
+            try:
+                losses[step] = _update(model, loss, batches(step), optimizer, by_closure)
+            except DivergenceError as error:
+                raise DivergenceError(f"{error} at step {step}: not finite; try a smaller learning rate") from None
+            if isinstance(plan.scheduler, ReduceLROnPlateau):
+                plan.scheduler.step(losses[step])
+            elif plan.scheduler is not None:
                 plan.scheduler.step()
             for callback in plan.callbacks:
                 callback(step, float(losses[step]))
-            if plan.checkpoints is not None and ((step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps):
-                _save(model, optimizer, plan, losses[: step + 1])
+            last = step + 1 == plan.steps
+            if last or (kept is not None and (step + 1) % plan.checkpoint_every == 0):
+                _check_weights(model, step)
+                if kept is not None:
+                    kept.save(losses[: step + 1])
     return losses
 
 
-def _save(model: nn.Module, optimizer: Optimizer, plan: TrainingPlan, losses: NDArray[np.float64]) -> None:
-    """Write step-N.pt and its SHA-256 beside it; the digest is written first, so that no checkpoint lacks one."""
-    assert plan.checkpoints is not None
-    state = {
-        "run": plan.run,
-        "step": len(losses),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": plan.scheduler.state_dict() if plan.scheduler is not None else None,
-        "rng": torch.get_rng_state(),
-        "losses": torch.from_numpy(losses.copy()),
-    }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    data = buffer.getvalue()
-    path = plan.checkpoints / f"step-{len(losses):09d}.pt"
-    write_atomic(_digest_path(path), hashlib.sha256(data).hexdigest() + "\n")
-    write_atomic(path, data)
-    for old in sorted(plan.checkpoints.glob("step-*.pt"))[:-1]:
-        old.unlink()
-        _digest_path(old).unlink(missing_ok=True)
+def _check(model: nn.Module, batches: object, optimizer: Optimizer, plan: TrainingPlan) -> None:
+    """Refuse what would fail, or would train nothing."""
+    if not callable(batches):
+        raise ValueError(f"batches of type {type(batches).__name__}: expected a function of the step, as MiniBatches")
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(parameter) in held for parameter in model.parameters()):
+        raise ValueError("the optimizer holds no parameter of the model: make it from model.parameters()")
+    if getattr(plan.scheduler, "optimizer", optimizer) is not optimizer:
+        raise ValueError("the scheduler is that of another optimizer: make it from the one that is passed")
+
+
+def _update(model: nn.Module, loss: BatchLoss, batch: Batch, optimizer: Optimizer, by_closure: bool) -> float:
+    """Make one step; the loss before it."""
+    values: list[float] = []
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss(model, batch)
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss returned {found}: expected a scalar tensor that has a gradient, mean per example")
+        values.append(value.item())
+        if not math.isfinite(values[-1]):
+            raise DivergenceError(f"loss={values[-1]}")
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    if by_closure:
+        optimizer.step(closure)  # type: ignore[arg-type]
+    else:
+        closure()
+        optimizer.step()
+    return values[0]
+
+
+def _needs_closure(optimizer: Optimizer) -> bool:
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
+
+
+def _check_weights(model: nn.Module, step: int) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not parameter.isfinite().all():
+            raise DivergenceError(f"parameter {name!r} after step {step}: not finite; try a smaller learning rate")
+
+
+class _Checkpoints:
+    """The checkpoints of one run in a folder, and that by which they know the run."""
+
+    def __init__(self, folder: Path, model: nn.Module, optimizer: Optimizer, plan: TrainingPlan, data: object) -> None:
+        self._folder, self._model, self._optimizer, self._plan = folder, model, optimizer, plan
+        self._origin = {"run": repr(plan.run), **_describe(self._state())}
+        if isinstance(data, MiniBatches):
+            self._origin["data"] = f"{_digest(data.tensors)} in batches of {data.batch_size} by seed {data.seed}"
+        self._first_rng = torch.get_rng_state()
+
+    def _state(self) -> dict[str, Any]:
+        scheduler = self._plan.scheduler
+        moving = {"optimizer": self._optimizer.state_dict(), "scheduler": scheduler and scheduler.state_dict()}
+        kinds = {"optimizer": type(self._optimizer).__name__, "scheduler": type(scheduler).__name__}
+        return {"model": self._model.state_dict(), "kinds": kinds, **tree_map(_plain, moving)}
+
+    def save(self, losses: Losses) -> None:
+        """Write step-N.pt and its SHA-256 beside it; the digest is written first, so that no checkpoint lacks one."""
+        about = {"origin": self._origin, "first_rng": self._first_rng, "rng": torch.get_rng_state()}
+        buffer = io.BytesIO()
+        try:
+            torch.save({**self._state(), **about, "losses": torch.from_numpy(losses.copy())}, buffer)
+            torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+        except Exception as error:  # such as an object of a class of one's own, which is not read back from a file
+            why = f"the state of model, optimizer or scheduler holds more than tensors and plain values ({error})"
+            raise ValueError(f"{why}; train without checkpoints") from error
+        path = self._folder / f"step-{len(losses):09d}.pt"
+        write_atomic(_digest_path(path), hashlib.sha256(buffer.getvalue()).hexdigest() + "\n")
+        write_atomic(path, buffer.getvalue())
+        for old in sorted(self._folder.glob("step-*.pt"))[:-1]:
+            old.unlink()
+            _digest_path(old).unlink(missing_ok=True)
+
+    def begin(self, probe: Callable[[], float], losses: Losses, recorders: Sequence[GradientRecorder]) -> int:
+        """Restore all that `save` kept from the newest checkpoint, or write the one before the first step; its step."""
+        for unfinished in self._folder.glob(".step-*.tmp*"):  # left half written by a kill
+            unfinished.unlink()
+        path = max(self._folder.glob("step-*.pt"), default=None)  # names have leading zeros
+        if path is None:
+            for recorder in recorders:
+                recorder.start()
+            self.save(losses[:0])
+            return 0
+        state = _load(path)
+        self._check(path, state, probe)
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._plan.scheduler is not None:
+            self._plan.scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(state["rng"])
+        self._first_rng, self._origin = state["first_rng"], state["origin"]
+        step = len(state["losses"])
+        losses[:step] = state["losses"].numpy()
+        for recorder in recorders:
+            recorder.resume(step)
+        return step
+
+    def _check(self, path: Path, state: dict[str, Any], probe: Callable[[], float]) -> None:
+        """Refuse the checkpoint of another run; what changes along a run is as at its beginning, or as it was saved."""
+        begun, saved, step = state["origin"], _describe(state), len(state["losses"])
+        for key in dict.fromkeys((*self._origin, *begun)):
+            now, then = self._origin.get(key), begun.get(key)
+            if now not in (then, saved.get(key, then)):
+                raise _other_run(path, f"{key} {then} at step {step}", f"{key} {now}")
+        if step > self._plan.steps:
+            raise _other_run(path, f"step {step}", f"at most {self._plan.steps} steps")
+        if step and self._origin["weights"] == begun["weights"]:
+            before, values = copy.deepcopy(self._model.state_dict()), []
+            for _ in range(2):  # a forward pass that draws from elsewhere gives two values, and tells nothing
+                with torch.random.fork_rng(devices=[]):
+                    torch.set_rng_state(state["first_rng"])
+                    values.append(probe())
+            self._model.load_state_dict(before)
+            first = float(state["losses"][0])
+            if values[0] == values[1] and not math.isclose(values[0], first, rel_tol=SAME_LOSS):
+                raise _other_run(path, f"loss {first:.9g} at step 0", f"loss {values[0]:.9g}, as it is now")
+
+
+def _other_run(path: Path, known: str, expected: str) -> DamagedCheckpointError:
+    return DamagedCheckpointError(
+        f"{path}: a checkpoint of another run, with {known}\nexpected {expected}\nstart in another folder, or go on"
+        f" from its weights by loading them into the model first, or start again: rm -r '{path.parent}'"
+    )
+
+
+def _plain(leaf: Any) -> Any:
+    """A number of NumPy as one of Python, which is read back from a checkpoint."""
+    return leaf.item() if isinstance(leaf, np.generic) else leaf
+
+
+def _describe(state: dict[str, Any]) -> dict[str, Any]:
+    """What a run is known by: kinds, shapes, settings and weights, as texts by name."""
+    weights = {name: each for name, each in state["model"].items() if isinstance(each, Tensor)}
+    groups = enumerate(state["optimizer"]["param_groups"])
+    settings = {f"{key} of parameter group {n}": value for n, group in groups for key, value in group.items()}
+    settings |= {f"{key} of the scheduler": value for key, value in (state["scheduler"] or {}).items()}
+    said = {f"shape of parameter {name}": f"{tuple(each.shape)}, {each.dtype}" for name, each in weights.items()}
+    said |= {name: _text(value) for name, value in settings.items()}
+    return {**state["kinds"], **said, "weights": _digest(weights.values())}
+
+
+def _text(value: object) -> str:
+    def plain(leaf: Any) -> Any:
+        return leaf.tolist() if hasattr(leaf, "tolist") else type(leaf).__name__
+
+    return json.dumps(value, default=plain, skipkeys=True)
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for each in tensors:
+        digest.update(f"{each.dtype} {tuple(each.shape)} ".encode())
+        digest.update(each.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _digest_path(path: Path) -> Path:
     return path.with_suffix(".pt.sha256")
-
-
-def _resume(model: nn.Module, optimizer: Optimizer, plan: TrainingPlan, losses: NDArray[np.float64]) -> int:
-    """Restore all that `_save` kept from the newest checkpoint, if there is one; returns its step."""
-    if plan.checkpoints is None:
-        return 0
-    for unfinished in plan.checkpoints.glob(".step-*.tmp*"):  # left half written by a kill
-        unfinished.unlink()
-    path = max(plan.checkpoints.glob("step-*.pt"), default=None)  # names have leading zeros
-    if path is None:
-        return 0
-    state, step = _load(path), int(path.stem.removeprefix("step-"))
-    if state["run"] != plan.run or step > plan.steps:
-        raise DamagedCheckpointError(
-            f"{path}: a checkpoint of run {state['run']!r} at step {step}\n"
-            f"expected run {plan.run!r} and at most {plan.steps} steps\n"
-            f"start in another folder, or: rm -r '{path.parent}'"
-        )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    if plan.scheduler is not None:
-        plan.scheduler.load_state_dict(state["scheduler"])
-    torch.set_rng_state(state["rng"])
-    losses[:step] = state["losses"].numpy()
-    return step
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -245,6 +386,7 @@ def _load(path: Path) -> dict[str, Any]:
         )
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a pickle that holds more than weights, or no pickle
+        state["origin"]["weights"]
+    except Exception as error:  # a pickle that holds more than weights, no pickle, or one of another loop
         raise DamagedCheckpointError(f"{path}: no training state\nto start again from step 0: rm '{path}'") from error
     return state

@@ -6,6 +6,7 @@ themselves: between a claim and the cell that judges it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from descent.repro.claims import JudgedClaim
-from descent.repro.tables import estimate_text, interval_text, number_text
+from descent.repro.tables import estimate_text, interval_text, nulls_text, number_text
 from descent_book.run.scorecard import EditionScorecard, ScoredChapter
 
 _LOG = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ FIELDS: dict[str, Callable[[JudgedClaim], object]] = {
     "value": lambda judged: number_text(judged.measured.value) if judged.measured else "-",
     "percent": lambda judged: f"{100 * judged.measured.value:.0f} %" if judged.measured else "-",
     "units": lambda judged: judged.measured.units if judged.measured else "-",
-    "null": lambda judged: "; ".join(estimate_text(each) for each in judged.nulls.values()) or "-",
+    "null": lambda judged: nulls_text(judged.nulls),
     "accepted": lambda judged: interval_text(judged.claim.region(judged.preset)),
     "from": lambda judged: judged.claim.region_from(judged.preset),
     "source": lambda judged: judged.claim.source,
@@ -176,8 +177,9 @@ def _names(cell: nodes.container) -> list[nodes.literal]:
 
 
 def judging(cells: list[nodes.container], name: str) -> nodes.container | None:
-    """The cell that judges a claim: the first whose code has its name in quotes, else whose output names it."""
-    quoted = [cell for cell in cells if f'"{name}"' in cell_source(cell)]
+    """The cell that judges a claim: the first that calls `judge` with its name, has it in quotes, or names it below."""
+    quoted = [cell for cell in cells if re.search(rf'judge\(\s*"{re.escape(name)}"', cell_source(cell))]
+    quoted = quoted or [cell for cell in cells if f'"{name}"' in cell_source(cell)]
     shown = [cell for cell in cells if any(node.astext() == name for node in _names(cell))]
     return next(iter([*quoted, *shown]), None)
 

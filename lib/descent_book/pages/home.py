@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from docutils import nodes
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from descent_book.pages.claims import Table
+from descent.repro.claims import read_mapping
+from descent_book.pages.claims import Table, read_chapters
 from descent_book.pages.pictures import CARD, Thumbnail, chapters_of, pictures
 
+SMALL = """These pages show a run of the chapters at preset `{}`, with small data and about a minute a chapter. Most
+claims are not judged at that scale, and their numbers are no findings. The published edition has the sources' scale."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -40,10 +42,7 @@ def read_cards(path: Path) -> dict[str, Card]:
         ValueError: the file is missing, or a card has another form; the message names the chapter and the field.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return TypeAdapter(dict[str, Card]).validate_python(content)
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{path.name}: {error}") from error
+        return TypeAdapter(dict[str, Card]).validate_python(read_mapping(path))
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{path.name}: {': '.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -65,7 +64,11 @@ class CardsDirective(Table):
         for chapter in sorted(set(cards) ^ set(known)):
             self.warn(f"cards.yml and the chapters of the book differ in {chapter!r}")
         shown = [self.card(chapter, card) for chapter, card in cards.items() if chapter in known]
-        return [nodes.container("", *shown, classes=["cards"])]
+        claims = [claim for chapter in read_chapters(self.env).values() for claim in chapter.claims]
+        small = sorted({claim.preset for claim in claims} - {"paper"})
+        told = self.markdown(*SMALL.format("`, `".join(small)).splitlines()) if small else []
+        note = [nodes.note("", *told)] if told else []
+        return [*note, nodes.container("", *shown, classes=["cards"])]
 
     def card(self, chapter: str, card: Card) -> nodes.container:
         """One chapter's card."""

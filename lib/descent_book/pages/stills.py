@@ -1,12 +1,14 @@
-"""Static figures open at full size at a click or a tap, and each figure's element says which file draws it."""
+"""Static figures open at full size at a click and say which file draws them; folded cells in a row are one fold."""
 
 from __future__ import annotations
 
 import re
 from html import escape
+from itertools import groupby
 from typing import Any
 
 from docutils import nodes
+from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx.application import Sphinx
 
 from descent_book.pages.claims import cell_source, code_cells
@@ -34,6 +36,27 @@ def mark_sources(app: Sphinx, doctree: nodes.document) -> None:
             image.replace_self(still)
 
 
+def _shows_nothing(node: nodes.Node) -> bool:
+    """Whether a node is a cell that shows its folded code alone."""
+    if not isinstance(node, nodes.container) or node.get("hide_mode") != "input":
+        return False
+    return not any(part.astext().strip() or any(part.findall(nodes.image)) for part in node.children[1:])
+
+
+def join_folds(app: Sphinx, doctree: nodes.document) -> None:
+    """Make one fold, by the name of its first cell, of cells that follow one another and show folded code alone."""
+    for section in list(doctree.findall(nodes.section)):
+        for alone, run in groupby(section.children[:], _shows_nothing):
+            cells = list(run)
+            if alone and len(cells) > 1:
+                titles = {name: cells[0][name] for name in ("prompt_show", "prompt_hide")}
+                fold = HideCodeCellNode("", *cells, classes=["above-input"], **titles)
+                section.insert(section.index(cells[0]), nodes.container("", fold, classes=["cell"]))
+                for cell in cells:
+                    section.remove(cell)
+                    del cell["hide_mode"]
+
+
 def _visit_still(writer: Any, node: Still) -> None:
     start = len(writer.body)
     writer.visit_image(node)  # which turns the address into that of the file beside the pages
@@ -48,4 +71,5 @@ def _depart_still(writer: Any, node: Still) -> None:
 def setup(app: Sphinx) -> None:
     """Register this module with Sphinx."""
     app.add_node(Still, html=(_visit_still, _depart_still))
+    app.connect("doctree-read", join_folds, priority=665)
     app.connect("doctree-read", mark_sources, priority=655)

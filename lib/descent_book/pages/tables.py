@@ -114,6 +114,7 @@ class PromisesDirective(Table):
             file = PurePosixPath(path.partition("::")[0]).name
             cases.update({(file, outcome): test[outcome] for outcome in OUTCOMES})
         held = [f"`{file}`: {count} {outcome}" for (file, outcome), count in cases.items() if count]
+        held.append(f"tried at commit {', '.join(sorted({test['machine']['commit'] for test in mine.values()}))}")
         totals = {outcome: sum(test[outcome] for test in mine.values()) for outcome in OUTCOMES}
         said = ", ".join(f"{count} {outcome}" for outcome, count in totals.items() if count)
         opened = f"<details><summary>{said}</summary>"

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from descent.repro.claims import JudgedClaim, Verdict, registered_claims
+from descent.repro.claims import Claim, JudgedClaim, Verdict, registered_claims
 from descent.repro.estimates import Estimate
 from descent.repro.tables import estimate_text
 from descent_book.run.notebook import remedy, runner_notes
@@ -37,6 +37,14 @@ class Measurement(_Strict):
     measured: Estimate | None
     nulls: dict[str, Estimate]
     verdict: Verdict
+
+    def judged_by(self, claim: Claim) -> JudgedClaim:
+        """Judged by a registration; as not measured where an interval of another confidence was taken than it asks."""
+        level = 1.0 if claim.kind == "check" else claim.level
+        if self.measured is None or self.measured.level != level:
+            return JudgedClaim(claim=claim, preset=self.preset)
+        nulls = {name: claim.clipped(null) for name, null in self.nulls.items()}
+        return JudgedClaim(claim=claim, preset=self.preset, measured=claim.clipped(self.measured), nulls=nulls)
 
 
 class _SavedClaims(_Strict):
@@ -103,13 +111,11 @@ class ChapterResult(_Strict):
             raise ValueError(f"{gone[0]} was judged by this edition and is no longer registered; run the chapter again")
         preset = next((each.preset for each in self.claims), "")
         judged = [
-            JudgedClaim(claim=claim, preset=each.preset, measured=each.measured, nulls=each.nulls)
-            if (each := measured.get(claim.id))
-            else JudgedClaim(claim=claim, preset=preset)
+            each.judged_by(claim) if (each := measured.get(claim.id)) else JudgedClaim(claim=claim, preset=preset)
             for claim in registered.values()
         ]
         printed = {each.id: each.verdict for each in self.claims}
-        since = [each.id for each in judged if printed.get(each.id) != each.verdict]
+        since = [each.id for each in judged if printed.get(each.id, each.verdict) != each.verdict]
         return ScoredChapter(claims=judged, since=since, seconds=self.seconds, provenance=self.provenance)
 
 
