@@ -40,12 +40,14 @@ import torch
 from torch import nn
 torch.manual_seed(0)
 inputs, targets = torch.randn(64, 5), torch.randint(0, 3, (64,))
-model, loss = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)), nn.CrossEntropyLoss()
+model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+def loss(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
 optimizer, batches, steps = torch.optim.AdamW(model.parameters()), [(inputs, targets)], 20
 def train():
     for _ in range(steps):
         optimizer.zero_grad()
-        loss(model(inputs), targets).backward()
+        loss(model, (inputs, targets)).backward()
         optimizer.step()
 """
 FIGURE = """
