@@ -64,6 +64,20 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def check_writable(name: str, folder: str | Path) -> None:
+    """Make `folder`, and for a moment a file in it, so that hours of work do not end where nothing can be kept.
+
+    Raises:
+        ValueError: neither can be made; the message begins with `name`, the parameter's.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        why = error.strerror or error
+        raise ValueError(f"{name}={str(folder)!r}: nothing can be written there ({why}); name another") from error
+
+
 def write_json(path: str | Path, value: object) -> None:
     """Write `value` as indented JSON with a final newline, atomically.
 

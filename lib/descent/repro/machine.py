@@ -23,9 +23,9 @@ def cores() -> int:
         True
     """
     setting = os.environ.get("DESCENT_CORES")
-    if setting is None:
+    if not setting:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    if not setting.isdigit() or int(setting) == 0:
+    if not setting.isdecimal() or int(setting) == 0:
         raise ValueError(f"DESCENT_CORES={setting!r}: expected a positive integer")
     return int(setting)
 

@@ -19,7 +19,7 @@ from descent.repro.files import atomic_path
 FIGURE_FORMATS = ("png", "svg", "pdf")
 _LICENCE = "MIT licence"
 _OPEN = {"chapter": ""}
-_RESERVED = ("file", "allow_pickle", "__record__")  # names that numpy.savez or the record itself takes
+_OF_THE_FORMAT = ("__record__", "file", "allow_pickle", "")
 _PACKAGES = ("anatomy-of-descent", "torch", "numpy", "scipy", "scikit-learn")
 
 DECIDES = ("lib", "notebooks", "data/records", "data/checkpoints", "requirements.txt")  # of a checkout
@@ -102,14 +102,13 @@ class Record:
         """Write as `.npz`, atomically; equal records give equal bytes.
 
         Raises:
-            ValueError: an array holds Python objects or masked values, or has a name that the file format uses.
+            ValueError: an array holds Python objects or is masked, or its name is one that the file format uses itself.
         """
-        if bad := [key for key, value in self.values.items() if np.asarray(value).dtype.hasobject]:
-            raise ValueError(f"{self.name}: {bad[0]!r} holds Python objects; expected numbers or text")
-        if bad := [key for key, value in self.values.items() if np.ma.is_masked(value)]:
-            raise ValueError(f"{self.name}: {bad[0]!r} has masked values, which would be lost; fill them, as with NaN")
-        if bad := [key for key in self.values if key in _RESERVED or key.endswith(".npy")]:
-            raise ValueError(f"{self.name}: {bad[0]!r} is a name of the file format's own; call the array otherwise")
+        for key, value in self.values.items():
+            if not isinstance(key, str) or key in _OF_THE_FORMAT or not key.isprintable() or key.endswith(".npy"):
+                raise ValueError(f"{self.name}: an entry may not be called {key!r}: the file format uses that name")
+            if np.asarray(value).dtype.hasobject or isinstance(value, np.ma.MaskedArray):
+                raise ValueError(f"{self.name}: {key!r} holds Python objects or a mask; expected numbers or text")
         meta = json.dumps({"name": self.name, "settings": dict(self.settings), "provenance": dict(self.provenance)})
         arrays: dict[str, Any] = {"__record__": np.array(meta), **self.values}
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -170,7 +169,7 @@ def record_path(root: Path, chapter: str, name: str) -> Path:
     return root / "data" / "records" / chapter / f"{name}.npz"
 
 
-def find_record(path: Path, **settings: object) -> Record | None:
+def find_record(path: Path, /, **settings: object) -> Record | None:
     """The record at `path` if there is one with these settings; None where there is none, or one of another set-up.
 
     Where a record of this set-up must be there, `Record.load` refuses another by name.

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from descent.checkout import chapter_file
 from descent.repro.claims import JudgedClaim, read_mapping, registered_claims
-from descent.repro.files import write_json
+from descent.repro.files import check_writable, write_json
 from descent.repro.records import open_chapter
 from descent.repro.tables import estimate_text, interval_text, markdown_table, nulls_text
 
@@ -34,7 +34,8 @@ class Scorecard:
         claims: what was judged, by name.
 
     Raises:
-        ValueError: the chapter has no claims registered, or they are refused.
+        ValueError: the chapter has no claims registered, or they are refused; or nothing can be written where
+            `results_dir` or `figures_dir` says.
     """
 
     def __init__(
@@ -51,6 +52,9 @@ class Scorecard:
         self.claims: dict[str, JudgedClaim] = {}
         fields = type(settings).model_fields
         self._taken = {name: copy.deepcopy(value) for name, value in self.parameters.items() if name in fields}
+        for name in ("results_dir", "figures_dir"):
+            if given := getattr(settings, name, ""):
+                check_writable(name, given)
         open_chapter(chapter)
 
     def judge(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from descent.repro.estimates import Estimate
+
+_BAR = re.compile(r"(?<!\\)\|")  # one that is not escaped yet
 
 
 def estimate_text(measured: Estimate | None) -> str:
@@ -63,7 +66,7 @@ def _bound(value: float | None) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table. Numbers are written as `str` does, so format them before.
+    """A Markdown table. Numbers are written as `str` does, so format them before; a `|` stays within its cell.
 
     Example:
         >>> print(markdown_table(("rank", "error"), [(1, "0.50"), (2, "0.25")]))
@@ -73,4 +76,5 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
         | 2 | 0.25 |
     """
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    cells = [[_BAR.sub(r"\|", " ".join(str(cell).splitlines())) for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -30,6 +30,7 @@ COMMON = {
     "figures_dir": "a folder in which each figure is also kept as PNG, SVG and PDF; empty for none",
 }
 _NAMES = re.compile(r"`(\w+)`")
+_BAR = re.compile(r"(?<!\\)\|")  # between two cells of a table
 _KINDS = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
 
 
@@ -197,7 +198,7 @@ class Chapter:
         meanings = dict(COMMON)
         for cell in [cell for cell in self.cells if cell["cell_type"] == "markdown"]:
             lines = [line.strip().strip("|") for line in cell["source"].splitlines() if line.startswith("|")]
-            rows = [[each.strip() for each in line.split("|")] for line in lines]
+            rows = [[each.strip().replace(r"\|", "|") for each in _BAR.split(line)] for line in lines]
             if rows and rows[0][0] == "parameter":
                 for first, meaning, *_ in rows[2:]:
                     names = _NAMES.findall(first)
@@ -259,11 +260,13 @@ def _literal(text: str, default: object) -> object:
 def _complaint(error: ValidationError, merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """The first thing that is wrong, with the parameter's name and the nearest value that would do."""
     first = error.errors()[0]
-    reason = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    own = first["type"] in ("value_error", "assertion_error")  # a sentence of the chapter's
+    reason = first["msg"].partition(", ")[2] if own else f"{first['msg'][0].lower()}{first['msg'][1:]}"
     if not first["loc"]:
         return reason
     name = str(first["loc"][0])
-    message = f"{name}={merged.get(name)!r}: {reason}"
+    entry = f"entry {first['loc'][1] + 1}: " if len(first["loc"]) > 1 and isinstance(first["loc"][1], int) else ""
+    message = f"{name}={merged.get(name)!r}: {entry}{reason}"
     context = first.get("ctx", {})
     bound = next((context[key] for key in ("ge", "le") if key in context), None)
     if bound is not None:

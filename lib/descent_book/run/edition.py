@@ -16,7 +16,7 @@ import click
 
 import descent
 from descent.checkout import project_root
-from descent.repro.files import write_atomic, write_json
+from descent.repro.files import check_writable, write_atomic, write_json
 from descent.repro.machine import cores
 from descent_book.pages.build import BuildError, build, intro_picture
 from descent_book.run.chapter import Chapter, nearest_choice
@@ -106,6 +106,21 @@ def refuse_to_publish_what_is_not_committed(root: Path, due: Sequence[Job]) -> N
         raise RefusedError(f"{', '.join(published)}: not published, {said}; commit them, or give --output FOLDER")
 
 
+def refuse_what_could_not_be_kept(due: Sequence[Job]) -> None:
+    """Say before the run what would fail after it.
+
+    Raises:
+        RefusedError: an edition, its record or its figures would go where nothing can be written.
+    """
+    places = [("output", job.output.parent) for job in due] + [("results_dir", job.results) for job in due]
+    places += [("figures_dir", Path(job.parameters["figures_dir"])) for job in due if job.parameters.get("figures_dir")]
+    try:
+        for name, folder in dict.fromkeys(places):
+            check_writable(name, folder)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+
+
 @click.group(context_settings=HELP)
 def main() -> None:
     """Run the chapters and build the book."""
@@ -126,11 +141,17 @@ def run_command(preset: str, names: tuple[str, ...], given: tuple[tuple[str, str
     root = project_root(options["root"])
     folder = options["output"].resolve() if options["output"] else None
     jobs = plan(root, names, preset, dict(given), folder)
-    refuse_to_publish_what_is_not_committed(root, [job for job in jobs if options["force"] or not is_current(job)])
+    due = [job for job in jobs if options["force"] or not is_current(job)]
+    refuse_to_publish_what_is_not_committed(root, due)
+    refuse_what_could_not_be_kept(due)
+    try:
+        available = cores()
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
     if options["timeout"]:
         jobs = [replace(job, timeout=options["timeout"]) for job in jobs]
     try:
-        sys.exit(carry_out(root, jobs, options["force"], options["limit"] or cores()))
+        sys.exit(carry_out(root, jobs, options["force"], options["limit"] or available))
     except KeyboardInterrupt:
         click.echo("interrupted: the chapters under way were ended; what was whole before is as it was", err=True)
         sys.exit(130)

@@ -27,10 +27,15 @@ _ROW = re.compile(
 _NUMBER = re.compile(r"(?<![\w.])[-+]?[\d.]+(?:e[-+]?\d+)?")
 _SMALLEST = 2.0**-23  # what float32 cannot tell from zero beside one
 _ALIKE = ("x86_64 AVX2", "x86_64 AVX512")  # the second adds twice as many terms at a time as the first
-_SCRATCH_CELL = re.compile(r"\S*ipykernel_\d+/\d+\.py")
-# A chapter may ask tqdm for a bar by name: TQDM_DISABLE is only a default.
-_BAR = re.compile(r"\r?[^\r\n|]*\d+%\|[^|\r\n]*\| [^\[\r\n]+\[[^\]\r\n]*\]\n?")
-_OF_THE_MOMENT = re.compile(r"^.*UserWarning: A worker stopped while some jobs .*\n +warnings\.warn\(\n", re.MULTILINE)
+# An output may be of millions of letters without a space or a line break. So each of these patterns begins at the start
+# of a word or a line alone and reads on from there once: the time is linear in the length.
+_SCRATCH_CELL = re.compile(r"""(?<![^\s"'<>=(])[^\s"'<>=(]*ipykernel_\d+/\d+\.py""")
+_ENCODED = re.compile(r"(;base64,[\w+/=-]*)")  # a picture within HTML, in which letters may look like a folder
+_LINES = re.compile(r"(?<=\n)|(?=\r)")  # as a terminal shows them
+_REST_OF_BAR = re.compile(r"[^|]*\| [^\[]+\[[^\]]*\]\n?")
+_OF_THE_MOMENT = re.compile(
+    r"^(?>.*?UserWarning: A worker stopped while some jobs ).*\n +warnings\.warn\(\n", re.MULTILINE
+)
 
 
 def tags(cell: Mapping[str, Any]) -> list[str]:
@@ -216,19 +221,31 @@ def _neutral(output: dict[str, Any], hidden: Mapping[str, str]) -> dict[str, Any
     text: dict[str, Any] = {k: _replaced(output[k], hidden) for k in ("text", "traceback", "evalue") if k in output}
     if output.get("name") == "stderr":
         whole = "".join(text["text"])
-        rest = _BAR.sub("", _OF_THE_MOMENT.sub("", whole))
+        rest = _without_bars(_OF_THE_MOMENT.sub("", whole))
         if rest != whole or not rest.strip():  # a bar ends with a line break by itself
             text["text"] = rest if rest.strip() else ""
     return {**output, **text, **({"data": data} if "data" in output else {})}
 
 
+def _without_bars(text: str) -> str:
+    """A text without the progress bars that a chapter asked tqdm for by name: TQDM_DISABLE is only a default."""
+    kept = []
+    for line in _LINES.split(text):
+        head, _, tail = line.rpartition("%|")
+        bar = _REST_OF_BAR.match(tail) if head[-1:].isdecimal() else None
+        kept.append(tail[bar.end() :] if bar else line)
+    return "".join(kept)
+
+
 def _replaced(text: Any, hidden: Mapping[str, str]) -> Any:
     if isinstance(text, list):
         return [_replaced(line, hidden) for line in text]
-    text = _SCRATCH_CELL.sub("<cell>", text)
-    for path, word in hidden.items():
-        text = re.sub(rf"(?<![\w/]){re.escape(path)}(?![\w-])", word.replace("\\", r"\\"), text)
-    return text
+    parts = _ENCODED.split(text)
+    for number in range(0, len(parts), 2):
+        parts[number] = _SCRATCH_CELL.sub("<cell>", parts[number])
+        for path, word in hidden.items():
+            parts[number] = re.sub(rf"(?<![\w/]){re.escape(path)}(?![\w-])", lambda _, word=word: word, parts[number])
+    return "".join(parts)
 
 
 def processor(provenance: Mapping[str, object]) -> str:

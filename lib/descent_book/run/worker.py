@@ -30,7 +30,9 @@ from descent_book.run.notebook import INJECTED, as_text, cleaned, seal, tags
 from descent_book.run.project import NEUTRAL_PARAMETERS
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_FOLDERS = {"DESCENT_DATA", "PYTHONPATH"}
 _HEADING = re.compile(r"^#+\s+(.+?)\s*$", re.MULTILINE)
+_SAID = 700  # letters of an error at its start, where it says what was wrong, and at its end, where it says what to do
 
 
 @dataclass(frozen=True)
@@ -145,9 +147,12 @@ def _ended_together(running: Mapping[Connection, BaseProcess]) -> Iterator[None]
 def environment(cores: int) -> dict[str, str]:
     """What the kernel's environment adds: no progress bars in outputs, inline figures, no more threads than `cores`.
 
-    A smaller number of threads that the caller has set already is kept.
+    A smaller number of threads that the caller has set already is kept; of a list, one number for each level of nested
+    threads, the first counts. What is no number is left out.
     """
-    allowed = {name: str(min(cores, int(os.environ.get(name) or cores))) for name in _THREAD_VARIABLES}
+    asked = {name: os.environ.get(name, "").partition(",")[0].strip() for name in _THREAD_VARIABLES}
+    most = {name: int(text) if text.isdecimal() and int(text) else cores for name, text in asked.items()}
+    allowed = {name: str(min(cores, number)) for name, number in most.items()}
     backend = "module://matplotlib_inline.backend_inline"
     return {"DESCENT_CORES": str(cores), "TQDM_DISABLE": "1", "MPLBACKEND": backend, **allowed}
 
@@ -157,8 +162,29 @@ def work_on_job(job: Job, connection: Connection) -> None:
     os.setsid()  # an interrupt at the terminal goes to the runner, which ends its workers itself
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     Thread(target=_end_with_the_runner, daemon=True).start()
-    os.environ.update(environment(job.cores), DESCENT_CHAPTERS=str(job.notebook.parent))
-    connection.send(execute(job, connection.send))
+    try:
+        os.environ.update(environment(job.cores), DESCENT_CHAPTERS=str(job.notebook.parent))
+        for name in _FOLDERS & os.environ.keys():  # the kernel runs in another folder
+            given = filter(None, os.environ[name].split(os.pathsep))
+            os.environ[name] = os.pathsep.join(str(Path(folder).expanduser().absolute()) for folder in given)
+        with _home():
+            outcome = execute(job, connection.send)
+    except Exception as error:  # no folder for scratch files, for one
+        outcome = Outcome(job.chapter, 0.0, f"before the first cell: {_one_line(error)}")
+    connection.send(outcome)
+
+
+@contextmanager
+def _home() -> Iterator[None]:
+    """A folder of its own for a user who has none to write to: without it no kernel starts, and matplotlib warns."""
+    try:
+        usable = Path.home().is_absolute() and os.access(Path.home(), os.W_OK | os.X_OK)
+    except RuntimeError:  # of a user whom the machine does not know
+        usable = False
+    with ExitStack() as stack:
+        if not usable:
+            os.environ["HOME"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="descent-home-"))
+        yield
 
 
 def _end_with_the_runner() -> None:
@@ -185,10 +211,11 @@ def execute(job: Job, report: Callable[[Started], None]) -> Outcome:
         raw, results = Path(scratch) / "raw.ipynb", Path(scratch) / "results"
         try:
             results.mkdir()
+            origin = _origin(job)  # before: what it refuses is refused in time, and sources may change during the run
             run_notebook(job.notebook, raw, {**job.inject, "results_dir": str(results)}, job.timeout, remember)
             claims = _claims(results)
             seconds = round(time.monotonic() - start, 1)
-            _publish(job, raw, results, {"seconds": seconds, "claims": claims})
+            _publish(job, raw, results, {"seconds": seconds, "claims": claims, "provenance": origin})
         except Exception as error:  # whatever went wrong, the other chapters go on and the runner says it
             where = f"cell {last.number} ({last.heading!r})" if last.number else "before the first cell"
             _keep_failed(job, raw)
@@ -260,9 +287,13 @@ def _claims(results: Path) -> list[dict[str, Any]]:
     return [claim.model_dump(mode="json") for claim in read_claims(file)]
 
 
-def _publish(job: Job, raw: Path, results: Path, measured: Mapping[str, Any]) -> None:
-    from descent.repro.records import provenance
+def _origin(job: Job) -> dict[str, Any]:
+    from descent.repro.records import provenance  # here, for it imports torch
 
+    return {**provenance(job.parameters.get("seed"))}
+
+
+def _publish(job: Job, raw: Path, results: Path, measured: Mapping[str, Any]) -> None:
     notebook = cleaned(json.loads(raw.read_text(encoding="utf-8")), _hidden(job, raw.parent))
     notebook["metadata"]["descent"] = {
         "key": job.key,
@@ -270,7 +301,6 @@ def _publish(job: Job, raw: Path, results: Path, measured: Mapping[str, Any]) ->
         "preset": job.parameters["preset"],
         "parameters": {name: value for name, value in job.parameters.items() if name not in NEUTRAL_PARAMETERS},
         **measured,
-        "provenance": provenance(job.parameters.get("seed")),
     }
     text = as_text(seal(notebook))
     try:
@@ -281,7 +311,8 @@ def _publish(job: Job, raw: Path, results: Path, measured: Mapping[str, Any]) ->
     except OSError as error:
         kept = f"{job.output.parent} and {job.results} are as they were"
         raise OSError(f"not kept, {error.strerror or error}: {kept}") from error
-    job.failed.unlink(missing_ok=True)
+    if job.failed.is_file():  # where the checkout is read-only, not even what is not there can be removed
+        job.failed.unlink()
 
 
 def _keep_failed(job: Job, raw: Path) -> None:
@@ -292,14 +323,18 @@ def _keep_failed(job: Job, raw: Path) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    """Name and message of an error, without the traceback that papermill puts in its text."""
+    """Name and message of an error, without papermill's traceback; of a long one its start and its end."""
     name, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
-    return f"{name}: {' '.join(str(text).split())}"[:400]
+    said = f"{name}: {' '.join(str(text).split())}"
+    return said if len(said) <= 2 * _SAID else f"{said[:_SAID]} [...] {said[-_SAID:]}"
 
 
 def _hidden(job: Job, scratch: Path) -> dict[str, str]:
     """Folders of this machine and what stands for them in an output; the longest first."""
-    folders = {str(job.root): ".", str(scratch): "<scratch>", sys.prefix: "<env>", str(Path.home()): "~"}
+    folders = {str(job.root): ".", str(scratch): "<scratch>", sys.prefix: "<env>"}
+    with suppress(RuntimeError):  # there is none
+        folders[str(Path.home())] = "~"
     if data := os.environ.get("DESCENT_DATA"):
-        folders[data.rstrip("/")] = "data"
-    return {path: folders[path] for path in sorted(folders, key=len, reverse=True) if len(path) > 1}
+        folders[str(Path(data).expanduser().absolute())] = "data"
+    told = [path for path in folders if len(path) > 1 and Path(path).is_absolute()]
+    return {path: folders[path] for path in sorted(told, key=len, reverse=True)}
