@@ -332,7 +332,7 @@ class Stubborn(ExponentialLR):
 
 def test_a_state_that_cannot_be_read_back_is_refused_before_any_step(tmp_path: Path) -> None:
     model = network()
-    with pytest.raises(ValueError, match="state of model, optimizer or scheduler holds more than tensors and plain"):
+    with pytest.raises(ValueError, match="model, optimizer or scheduler hold more than tensors and plain values"):
         run(tmp_path, 5, model=model, schedule=lambda of: Stubborn(of, 0.9))
     assert torch.equal(whole(model), whole(network()))
     assert not list(tmp_path.iterdir())

@@ -289,7 +289,7 @@ class _Checkpoints:
             torch.save({**self._state(), **about, "losses": torch.from_numpy(losses.copy())}, buffer)
             torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
         except Exception as error:  # such as an object of a class of one's own, which is not read back from a file
-            why = f"the state of model, optimizer or scheduler holds more than tensors and plain values: {str(error).splitlines()[0]}"
+            why = f"model, optimizer or scheduler hold more than tensors and plain values: {str(error).splitlines()[0]}"
             raise ValueError(f"{why}; train without checkpoints") from error
         path = self._folder / f"step-{len(losses):09d}.pt"
         write_atomic(_digest_path(path), hashlib.sha256(buffer.getvalue()).hexdigest() + "\n")
