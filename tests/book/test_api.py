@@ -189,7 +189,7 @@ def test_every_name_of_a_room_is_described_with_its_file(book: dict[str, Beautif
         summary = [link["href"] for link in page.select("table.autosummary a")]
         assert f"#descent.spectra.{name}" in summary
     entry = page.find("dt", id=GRAM)
-    assert "rows: NDArray[np.floating]" in entry.get_text()
+    assert "rows: ArrayLike" in entry.get_text()
     assert "Raises" in entry.find_parent("dl").get_text()
 
 

@@ -191,6 +191,47 @@ def test_a_forward_pass_that_draws_from_elsewhere_is_let_through(tmp_path: Path)
     assert newest_checkpoint(tmp_path)[0] == 20
 
 
+def unfreezing(folder: Path | None, steps: int, add: bool) -> nn.Module:
+    """Train the head, and from step 6 on all layers."""
+    model = network()
+    model[0].requires_grad_(False)
+    optimizer = SGD(model[2].parameters() if add else model.parameters(), lr=0.1)
+
+    def unfreeze(step: int, loss: float) -> None:
+        if step == 5:
+            model[0].requires_grad_(True)
+            if add:
+                optimizer.add_param_group({"params": model[0].parameters()})
+
+    plan = TrainingPlan(steps, None, [unfreeze], folder, 5)
+    fit(model, batch_cross_entropy, MiniBatches((INPUTS, TARGETS), 8, 0), optimizer, plan)
+    return model
+
+
+@pytest.mark.parametrize("first", [3, 8])
+def test_layers_that_a_callback_unfroze_are_trained_after_a_kill(first: int, tmp_path: Path) -> None:
+    unfreezing(tmp_path, first, False)
+    assert torch.equal(whole(unfreezing(tmp_path, 12, False)), whole(unfreezing(None, 12, False)))
+
+
+def test_groups_that_were_added_on_the_way_are_refused(tmp_path: Path) -> None:
+    unfreezing(tmp_path, 8, True)
+    with pytest.raises(
+        DamagedCheckpointError, match="with parameter groups that were added on the way\nexpected as many as"
+    ):
+        unfreezing(tmp_path, 12, True)
+
+
+def test_a_run_of_fewer_layers_is_another(tmp_path: Path) -> None:
+    run(tmp_path, 6)
+    frozen = network()
+    frozen[0].requires_grad_(False)
+    with pytest.raises(
+        DamagedCheckpointError, match=r"trained parameters 0\.weight, .*\nexpected .* 2\.weight, 2\.bias"
+    ):
+        run(tmp_path, 9, model=frozen)
+
+
 def test_the_folder_knows_its_run_from_the_first_moment(tmp_path: Path) -> None:
     """A run that is killed before its first step is made leaves its name in the folder, and no more."""
 
@@ -291,7 +332,7 @@ class Stubborn(ExponentialLR):
 
 def test_a_state_that_cannot_be_read_back_is_refused_before_any_step(tmp_path: Path) -> None:
     model = network()
-    with pytest.raises(ValueError, match="state of model, optimizer or scheduler holds more than tensors and plain"):
+    with pytest.raises(ValueError, match="model, optimizer or scheduler hold more than tensors and plain values"):
         run(tmp_path, 5, model=model, schedule=lambda of: Stubborn(of, 0.9))
     assert torch.equal(whole(model), whole(network()))
     assert not list(tmp_path.iterdir())

@@ -305,6 +305,27 @@ def test_changes_of_what_is_not_recorded_do_not_matter(change: Callable[..., Non
     assert recorder.stack().steps.tolist() == [0, 1, 2]
 
 
+def test_a_layer_that_is_swapped_around_its_weights_is_watched_from_then_on() -> None:
+    model, _ = setup()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientRecorder(model, optimizer, EVERY) as recorder:
+        for step in range(3):
+            if step:
+                weights = model[0].weight, model[0].bias
+                model[0] = nn.Linear(6, 5)
+                if step == 1:
+                    model[0].weight, model[0].bias = weights
+            optimizer.zero_grad()
+            backward(model)
+            if step == 2:
+                with pytest.raises(ValueError, match=r"parameter '0\.weight' was replaced .* before step 2"):
+                    optimizer.step()
+            else:
+                expected = grads(model.parameters())
+                optimizer.step()
+    np.testing.assert_array_equal(recorder.stack().rows[1], expected)
+
+
 def test_layers_frozen_on_the_way_have_zero_gradients() -> None:
     model, _ = setup()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

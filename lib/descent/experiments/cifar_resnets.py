@@ -173,14 +173,18 @@ def faded_cross_entropy(model: nn.Module, batch: Batch, precision: str = "auto")
 
 
 def error_rate(model: nn.Module, data: Dataset, reference: Dataset, precision: str = "auto") -> float:
-    """The share of misclassified images in evaluation mode; `reference`, the train split, standardises their pixels."""
+    """The share of misclassified images in evaluation mode; `reference`, the train split, standardises their pixels.
+
+    An image with a logit that is NaN counts as misclassified.
+    """
     device = next(model.parameters()).device
     images, wrong, training = standardise(data, reference), 0, model.training
     model.eval()
     with torch.inference_mode(), autocast(device, precision):
         for start in range(0, len(data), 500):
             part = images[start : start + 500].to(device).contiguous(memory_format=torch.channels_last)
-            wrong += int((model(part).argmax(1).cpu() != data.targets[start : start + 500]).sum())
+            logits = model(part).cpu()
+            wrong += int(((logits.argmax(1) != data.targets[start : start + 500]) | logits.isnan().any(1)).sum())
     model.train(training)
     return wrong / len(data)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,8 +37,9 @@ def mean_loss(logits: Tensor, targets: Tensor) -> float:
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:
-    """The share of examples whose largest logit is the target's; `(n, classes)`, `(n,)`."""
-    return float((logits.argmax(1) == targets).double().mean())
+    """The share of examples whose largest logit is the target's; `(n, classes)`, `(n,)`. NaN if a logit is."""
+    right = (logits.argmax(1) == targets).double().mean()
+    return math.nan if logits.isnan().any() else float(right)
 
 
 def train_and_test_losses(

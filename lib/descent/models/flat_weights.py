@@ -18,6 +18,9 @@ class Layout:
         names: parameter names, in the order of the vector.
         shapes: their shapes, in the same order.
 
+    Raises:
+        ValueError: a name that comes twice, or not one shape for each name.
+
     Example:
         >>> layout = Layout.of(torch.nn.Linear(3, 2).named_parameters())
         >>> layout.names, layout.size, layout.slices()["bias"]
@@ -26,6 +29,10 @@ class Layout:
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not len(set(self.names)) == len(self.names) == len(self.shapes):
+            raise ValueError(f"{len(self.shapes)} shapes for {', '.join(self.names)}: expected one for each name, once")
 
     @classmethod
     def of(cls, named: Iterable[tuple[str, Tensor]]) -> Layout:
@@ -52,10 +59,15 @@ class Layout:
 def flatten(named: Mapping[str, Tensor]) -> Tensor:
     """Named tensors, in the order of the mapping, as one vector `(P,)`.
 
+    Raises:
+        ValueError: no tensor.
+
     Example:
         >>> flatten({"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])})
         tensor([1., 2., 3.])
     """
+    if not named:
+        raise ValueError("no tensor to flatten: expected at least one")
     return torch.cat([tensor.reshape(-1) for tensor in named.values()])
 
 

@@ -192,8 +192,7 @@ class GradientRecorder:
         self._waiting: int | None = None  # the step whose closure has not been called yet
         self._nested = sum("step" in vars(base) for base in kind.__mro__) > 2  # a subclass may call `super().step()`
         self.layout = Layout.of(self._parameters.items())
-        self._places = list(_places(model, self._parameters))
-        self._known = self._signs()
+        self._remember()
         self._sink = MemoryRows() if self._store is None else StoredRows(self._store, self.layout, plan.what)
         self._hooks = (
             optimizer.register_step_pre_hook(self._record),
@@ -262,6 +261,10 @@ class GradientRecorder:
             return (args[0], recorded, *args[2:]), kwargs
         return args, {**kwargs, "closure": recorded}
 
+    def _remember(self) -> None:
+        self._places = list(_places(self._model, self._parameters))
+        self._known = self._signs()
+
     def _signs(self) -> list[object]:
         """What tells cheaply whether the recorded parameters are all that the optimiser moves: it stays the same."""
         held = _held(self._optimizer)
@@ -286,7 +289,7 @@ class GradientRecorder:
         for name in named if self._plan.parameters is None else ():
             if name not in self._parameters and _is_trained(named[name]):
                 raise ValueError(f"parameter {name!r} is trained from step {step} on: make a new GradientRecorder")
-        self._known = self._signs()
+        self._remember()
 
     def _append(self, step: int) -> None:
         with torch.no_grad():

@@ -149,9 +149,9 @@ def fit(
     """Train `model` in place until `plan.steps` steps are made, in this run and in those that it goes on from.
 
     With `plan.checkpoints`, a run that was killed goes on from its newest checkpoint, and ends with the same bits as
-    one that was not. A checkpoint knows its run by the weights that it began with, the kind and the settings of
-    optimiser and scheduler, the data of `MiniBatches`, the first batch, and the loss of that batch; it refuses to go on
-    with others. A model that has the checkpoint's own weights goes on, however it got them.
+    one that was not. A checkpoint knows its run by the weights that it began with, kind and settings of optimiser and
+    scheduler, the data of `MiniBatches` and the loss of the first batch, and refuses others. A model that has the
+    checkpoint's own weights goes on, however it got them.
 
     Args:
         model: any module, left in the mode (training or evaluation) in which it came.
@@ -165,11 +165,11 @@ def fit(
         `(steps,)` float64, the loss of the batch of each step before the update, mean per example.
 
     Raises:
-        ValueError: before any step, `batches` is no function of the step, the optimiser holds no parameter of the
-            model, the scheduler is another optimiser's, the state cannot be kept in a checkpoint, or a recorder has
-            rows of another run; at the first step, a loss that is no scalar.
+        ValueError: `batches` is no function of the step, the optimiser holds no parameter of the model, the scheduler
+            is another optimiser's, a checkpoint cannot hold the state, a recorder has rows of another run, or, at the
+            first step, the loss is no scalar.
         DivergenceError: a loss that is not finite; names the step, whose update is not made. Or a parameter that is not
-            finite after the last step or before a checkpoint; the checkpoint is not written.
+            finite at the end, or where a checkpoint is due, which is not written.
         DamagedCheckpointError: the newest checkpoint is damaged or another run's.
         InUseError: another run is writing to `plan.checkpoints`.
 
@@ -188,7 +188,7 @@ def fit(
     folder = None if plan.checkpoints is None else Path(plan.checkpoints)
     with exclusive_folder(folder):
         kept = None if folder is None else _Checkpoints(folder, model, optimizer, plan, batches)
-        start = 0 if kept is None else kept.begin(lambda: loss(model, batches(0)).item(), losses, recorders)
+        start = 0 if kept is None else kept.begin(lambda: _number(loss(model, batches(0))), losses, recorders)
         steps = tqdm(range(start, plan.steps), desc=plan.progress, disable=plan.progress is None, initial=start,
                      total=plan.steps, unit="step", mininterval=0.5)  # fmt: skip
         by_closure = _needs_closure(optimizer)
@@ -229,10 +229,7 @@ def _update(model: nn.Module, loss: BatchLoss, batch: Batch, optimizer: Optimize
     def closure() -> Tensor:
         optimizer.zero_grad()
         value = loss(model, batch)
-        if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
-            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"loss returned {found}: expected a scalar tensor that has a gradient, mean per example")
-        values.append(value.item())
+        values.append(_number(value))
         if not math.isfinite(values[-1]):
             raise DivergenceError(f"loss={values[-1]}")
         value.backward()  # type: ignore[no-untyped-call]
@@ -244,6 +241,13 @@ def _update(model: nn.Module, loss: BatchLoss, batch: Batch, optimizer: Optimize
         closure()
         optimizer.step()
     return values[0]
+
+
+def _number(value: Tensor) -> float:
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"loss returned {found}: expected a scalar tensor that has a gradient, mean per example")
+    return value.item()
 
 
 def _needs_closure(optimizer: Optimizer) -> bool:
@@ -268,10 +272,14 @@ class _Checkpoints:
         self._first_rng = torch.get_rng_state()
 
     def _state(self) -> dict[str, Any]:
+        def plain(leaf: Any) -> Any:  # a number of NumPy would not be read back from a checkpoint
+            return leaf.item() if isinstance(leaf, np.generic) else leaf
+
         scheduler = self._plan.scheduler
         moving = {"optimizer": self._optimizer.state_dict(), "scheduler": scheduler and scheduler.state_dict()}
         kinds = {"optimizer": type(self._optimizer).__name__, "scheduler": type(scheduler).__name__}
-        return {"model": self._model.state_dict(), "kinds": kinds, **tree_map(_plain, moving)}
+        kinds["trained parameters"] = ", ".join(n for n, each in self._model.named_parameters() if each.requires_grad)
+        return {"model": self._model.state_dict(), "kinds": kinds, **tree_map(plain, moving)}
 
     def save(self, losses: Losses) -> None:
         """Write step-N.pt and its SHA-256 beside it; the digest is written first, so that no checkpoint lacks one."""
@@ -281,7 +289,7 @@ class _Checkpoints:
             torch.save({**self._state(), **about, "losses": torch.from_numpy(losses.copy())}, buffer)
             torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
         except Exception as error:  # such as an object of a class of one's own, which is not read back from a file
-            why = f"the state of model, optimizer or scheduler holds more than tensors and plain values ({error})"
+            why = f"model, optimizer or scheduler hold more than tensors and plain values: {str(error).splitlines()[0]}"
             raise ValueError(f"{why}; train without checkpoints") from error
         path = self._folder / f"step-{len(losses):09d}.pt"
         write_atomic(_digest_path(path), hashlib.sha256(buffer.getvalue()).hexdigest() + "\n")
@@ -302,6 +310,9 @@ class _Checkpoints:
             return 0
         state = _load(path)
         self._check(path, state, probe)
+        trained = state["kinds"]["trained parameters"].split(", ")  # a callback may have frozen some
+        for name, parameter in self._model.named_parameters():
+            parameter.requires_grad_(name in trained)
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         if self._plan.scheduler is not None:
@@ -321,6 +332,8 @@ class _Checkpoints:
             now, then = self._origin.get(key), begun.get(key)
             if now not in (then, saved.get(key, then)):
                 raise _other_run(path, f"{key} {then} at step {step}", f"{key} {now}")
+        if len(state["optimizer"]["param_groups"]) != len(self._optimizer.param_groups):
+            raise _other_run(path, "parameter groups that were added on the way", "as many as at the beginning")
         if step > self._plan.steps:
             raise _other_run(path, f"step {step}", f"at most {self._plan.steps} steps")
         if step and self._origin["weights"] == begun["weights"]:
@@ -340,11 +353,6 @@ def _other_run(path: Path, known: str, expected: str) -> DamagedCheckpointError:
         f"{path}: a checkpoint of another run, with {known}\nexpected {expected}\nstart in another folder, or go on"
         f" from its weights by loading them into the model first, or start again: rm -r '{path.parent}'"
     )
-
-
-def _plain(leaf: Any) -> Any:
-    """A number of NumPy as one of Python, which is read back from a checkpoint."""
-    return leaf.item() if isinstance(leaf, np.generic) else leaf
 
 
 def _describe(state: dict[str, Any]) -> dict[str, Any]:
