@@ -26,7 +26,7 @@ REFUSALS = {
     "too large": (["-p", "epochs", "101"], "less than or equal to 100; the nearest valid value is 100"),
     "negative": (["-p", "seed", "-1"], "seed=-1: input should be greater than or equal to 0"),
     "choice": (["-p", "dataset", "mnits"], "the nearest valid one is 'mnist'. Valid: digits, mnist"),
-    "list": (["-p", "sizes", "[1, 'a']"], "sizes=[1, 'a']: input should be a valid integer"),
+    "list": (["-p", "sizes", "[1, 'a']"], "sizes=[1, 'a']: entry 2: input should be a valid integer"),
     "chapter": (["--chapter", "frist"], "no chapter 'frist'; the nearest valid one is 'first'. Valid: first, second"),
     "preset": (["--preset", "papre"], "first has no preset 'papre'; the nearest valid one is 'paper'"),
     "preset as parameter": (["-p", "preset", "paper"], "use --preset NAME"),

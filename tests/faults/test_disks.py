@@ -214,7 +214,7 @@ def test_an_edition_in_a_folder_that_is_read_only_says_so(disk: Path) -> None:
     remount(disk, "ro")
     done = subprocess.run(command(root, "run"), env=environment(), cwd="/", capture_output=True, text=True)
     said = done.stdout + done.stderr
-    assert done.returncode == 1, said
+    assert done.returncode == 2, said
     assert "Read-only file system" in said
     assert str(root) in said
     assert "Traceback" not in said

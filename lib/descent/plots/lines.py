@@ -74,7 +74,7 @@ def interval_plot(values: Mapping[str, Mapping[str, Array]], band: tuple[float, 
                           label=group if row == 0 else None)  # fmt: skip
     axis.set(yticks=range(len(rows)), yticklabels=rows, xlabel=labels.x, ylabel=labels.y, xlim=(0, None))
     axis.invert_yaxis()
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=len(values) + 1)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 

@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import Any
 
 from docutils import nodes
-from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx.application import Sphinx
 
 from descent_book.pages.claims import cell_source, code_cells
@@ -49,11 +48,12 @@ def join_folds(app: Sphinx, doctree: nodes.document) -> None:
         for alone, run in groupby(section.children[:], _shows_nothing):
             cells = list(run)
             if alone and len(cells) > 1:
-                titles = {name: cells[0][name] for name in ("prompt_show", "prompt_hide")}
-                fold = HideCodeCellNode("", *cells, classes=["above-input"], **titles)
-                section.insert(section.index(cells[0]), nodes.container("", fold, classes=["cell"]))
+                words = f'<p class="admonition-title">{escape(cells[0]["prompt_show"])}</p>'
+                opened = f'<details class="admonition hide above-input"><summary>{words}</summary>'
+                start, end = (nodes.raw("", text, format="html") for text in (opened, "</details>"))
+                section.insert(section.index(cells[0]), start)
+                section.insert(section.index(cells[-1]) + 1, end)
                 for cell in cells:
-                    section.remove(cell)
                     del cell["hide_mode"]
 
 
