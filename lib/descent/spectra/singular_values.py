@@ -162,8 +162,10 @@ def _checked_gram(gram_matrix: ArrayLike) -> Matrix:
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"gram_matrix of shape {matrix.shape}: expected a square matrix")
     margin = ROUNDING * np.trace(matrix)
-    positive = not matrix.any() or scipy.linalg.lapack.dpotrf(matrix + margin * np.eye(len(matrix)))[1] == 0
-    if not (positive and (np.abs(matrix - matrix.T) <= margin).all()):
+    with np.errstate(invalid="ignore"):
+        positive = not matrix.any() or scipy.linalg.lapack.dpotrf(matrix + margin * np.eye(len(matrix)))[1] == 0
+        symmetric = (np.abs(matrix - matrix.T) <= margin).all()
+    if not (positive and symmetric):
         wanted = "expected A A^T in float64, as gram_matrix(A) gives it: finite, symmetric, no eigenvalue below zero"
         raise ValueError(f"gram_matrix is no Gram matrix: {wanted}")
     return matrix
