@@ -94,8 +94,7 @@ def follow_optimiser(
         lay(surface.gradient(points))
         return surface.value(points).sum()
 
-    taken = []
-    alive = torch.ones(*points.shape[:-1], 1, dtype=torch.bool)
+    taken, alive = [], torch.ones(*points.shape[:-1], 1, dtype=torch.bool)
     for _ in range(steps + 1):
         gradient, value = surface.gradient(points), surface.value(points)
         norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
