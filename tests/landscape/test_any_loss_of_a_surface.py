@@ -327,6 +327,21 @@ def test_tokens_a_recurrent_network_and_tied_words() -> None:
     assert task([[0]])["loss"][0] == pytest.approx(plain_loss(model, (TOKENS, TOKENS.roll(-1, 1)), loss), rel=0.01)
 
 
+def test_what_a_network_returns_in_bfloat16_reaches_a_loss_as_float32() -> None:
+    model = Network(lambda net, x: {"logits": net.l(x), "others": [net.l(x), x.long()]}, l=flat())
+    seen = []
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        found = model(batch[0])
+        seen.append((batch[0].dtype, found["logits"].dtype, *(part.dtype for part in found["others"])))
+        return F.cross_entropy(found["logits"], batch[1], reduction="none")
+
+    task = Evaluator(model, IMAGES, CHOSEN, line(model), loss=loss, precision="bfloat16")
+    seen.clear()
+    task([[0.0]])
+    assert seen == [(torch.bfloat16, torch.float32, torch.float32, torch.int64)]
+
+
 def test_a_transformer_encoder() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     layers = {"words": nn.Embedding(9, 8), "body": nn.TransformerEncoder(layer, 2), "head": nn.Linear(8, CLASSES)}
