@@ -91,7 +91,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
         r"shape of parameter 0\.weight \(8, 6\), torch\.float32 at step 12\nexpected .* \(9, 6\), torch\.float32",
     ),
     "precision": ({"model": network().double()}, r"shape of parameter 0\.weight .*float32 at step 12\n.*float64"),
-    "another layer": ({"model": nn.Sequential(*network(), nn.ReLU(), nn.Linear(3, 3))}, r"parameter 4\.weight None"),
+    "another layer": ({"model": nn.Sequential(*network(), nn.ReLU(), nn.Linear(3, 3))}, r"trained parameters 0\.weight, 0\.bias, .*\n.*, 4\.weight, 4"),
     "seed": ({"seed": 1}, r"with weights [0-9a-f]{64} at step 12\nexpected weights [0-9a-f]{64}\n.*by loading them"),
     "name": ({"run": "b"}, "with run '' at step 12\nexpected run 'b'"),
     "batch size": ({"batches": MiniBatches((INPUTS, TARGETS), 9, 0)}, "data .* in batches of 8 .*\n.* in batches of 9"),
