@@ -150,6 +150,19 @@ def test_small_rows_have_length_one_where_rows_are_scaled() -> None:
     assert np.square(values).sum() in (pytest.approx(1), pytest.approx(4), pytest.approx(0))
 
 
+@pytest.mark.parametrize("far", [0.0, 1.0, 1e3, 1e6])
+def test_what_a_far_mean_has_rounded_away_lies_below_the_floor(far: float) -> None:
+    """Rows of rank two beside their mean: of a large mean, its rounding must not count as a third direction."""
+    rows = far + np.vstack([SQUARE[:2], -SQUARE[:2], SQUARE[0] + SQUARE[1]])
+    found = singular_spectrum(gram_matrix(rows), centre=True)
+    expected = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
+    above = found.values > found.floor
+    assert above.sum() == 2
+    np.testing.assert_allclose(found.values[above], expected[above], rtol=1e-3)
+    with pytest.raises(ValueError, match="count=3: expected 1 to 2, the number of values above the floor"):
+        found.right(rows, 3)
+
+
 def test_right_vectors_are_of_the_rows_of_the_spectrum_only() -> None:
     found = singular_spectrum(gram_matrix(ROWS))
     assert found.right(torch.from_numpy(ROWS), 2).shape == (40, 2)

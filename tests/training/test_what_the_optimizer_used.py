@@ -611,6 +611,90 @@ def test_wrapped_models_have_the_names_of_the_wrapper(name: str) -> None:
     np.testing.assert_array_equal(recorder.stack().rows[1], expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+def test_a_compiled_step_is_recorded() -> None:
+    model, _ = setup()
+    optimizer, expected = torch.optim.SGD(model.parameters(), lr=0.1), []
+    step = torch.compile(optimizer.step, backend="eager")
+    with GradientRecorder(model, optimizer, CapturePlan(range(0, 9, 2))) as recorder:
+        for number in range(5):
+            optimizer.zero_grad()
+            backward(model)
+            expected += [grads(model.parameters())] if number % 2 == 0 else []
+            step()
+    assert recorder.stack().steps.tolist() == [0, 2, 4]
+    np.testing.assert_array_equal(recorder.stack().rows, np.stack(expected))
+
+
+class Layers(nn.Module):
+    """One layer used twice under two names, and weights in lists and dictionaries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.second = self.first
+        self.list, self.dict = nn.ParameterList([torch.ones(3)]), nn.ParameterDict({"x": torch.ones(3)})
+        self.empty, self.scale = nn.Parameter(torch.zeros(0, 4)), nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.second(self.first(x)) * self.list[0] + self.dict["x"]
+
+
+NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
+    "layers": lambda: (Layers(), torch.ones(2, 3)),
+    "lstm": lambda: (nn.LSTM(3, 4, 2, bidirectional=True, proj_size=2), torch.ones(5, 2, 3)),
+    "encoder": lambda: (
+        nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), 2, enable_nested_tensor=False
+        ),
+        torch.rand(2, 5, 8),
+    ),
+    "batch norm": lambda: (nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.PReLU()), torch.rand(4, 1, 5, 5)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_that_people_use(name: str) -> None:
+    model, inputs = NETWORKS[name]()
+    optimizer, expected = torch.optim.AdamW(model.parameters(), lr=0.1), []
+    with GradientRecorder(model, optimizer, EVERY) as recorder:
+        for _ in range(3):
+            optimizer.zero_grad()
+            outputs = model(inputs)
+            (outputs[0] if isinstance(outputs, tuple) else outputs).square().sum().backward()
+            expected.append(grads(model.parameters()))
+            optimizer.step()
+    assert recorder.layout.names == tuple(each for each, _ in model.named_parameters())
+    np.testing.assert_array_equal(recorder.stack().rows, np.stack(expected))
+
+
+def test_an_optimizer_for_each_parameter_that_steps_in_the_backward_pass() -> None:
+    model, _ = setup()
+    optimizers = {each: torch.optim.SGD([each], lr=0.1) for each in model.parameters()}
+    recorders = [GradientRecorder(model, each, EVERY) for each in optimizers.values()]
+    expected: dict[nn.Parameter, list[np.ndarray]] = {each: [] for each in optimizers}
+
+    def update(parameter: nn.Parameter) -> None:
+        expected[parameter].append(grads([parameter]))
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for each in model.parameters():
+        each.register_post_accumulate_grad_hook(update)
+    for _ in range(2):
+        backward(model)
+    for rows, recorder in zip(expected.values(), recorders, strict=True):
+        np.testing.assert_array_equal(recorder.stack().rows, np.stack(rows))
+
+
+def test_the_average_of_a_models_weights_is_not_what_the_optimizer_trains() -> None:
+    model, _ = setup()
+    average = torch.optim.swa_utils.AveragedModel(model)
+    with pytest.raises(ValueError, match="no parameter to record: the optimizer trains none of the model's"):
+        GradientRecorder(average, torch.optim.SGD(model.parameters(), lr=0.1), EVERY)
+
+
 @pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm", "orthogonal"])
 def test_parametrised_layers(norm: str) -> None:
     model, _ = setup()

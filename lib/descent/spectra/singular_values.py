@@ -99,7 +99,8 @@ class Spectrum:
         left: `(n, r)` float64, orthonormal columns; column i says how strongly each step uses component i.
         transform: `(n, n)`; the matrix that is decomposed is `transform @ A`.
         floor: values below it cannot be told from zero. The Gram matrix has the squares, which halves the digits: the
-            floor is sqrt(n eps) of the first value, with eps = 2.2e-16.
+            floor is sqrt(n eps) of the first value, or of the rows' norms before the mean was taken off if these are
+            larger, with eps = 2.2e-16.
     """
 
     values: Matrix
@@ -153,7 +154,10 @@ def singular_spectrum(gram_matrix: Matrix, centre: bool = False, unit_rows: bool
     matrix = gram_matrix if plain else transform @ gram_matrix @ transform.T
     squares, vectors = scipy.linalg.eigh(matrix, driver="evd")
     values = np.sqrt(squares[::-1].clip(0))
-    floor = float(values[0] * np.sqrt(len(values) * np.finfo(float).eps))
+    before = (
+        0.0 if plain else float((np.abs(transform) @ np.sqrt(gram_matrix.diagonal())).max())
+    )  # rounded at this size
+    floor = float(max(values[0], before) * np.sqrt(len(values) * np.finfo(float).eps))
     return Spectrum(values, np.ascontiguousarray(vectors[:, ::-1]), transform, floor)
 
 

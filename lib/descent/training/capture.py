@@ -111,10 +111,10 @@ class CapturePlan:
         """
         trained = {name: each for name, each in _named(model, optimizer).items() if _is_trained(each)}
         names = list(trained) if self.parameters is None else list(self.parameters)
+        if not trained or not names:
+            raise ValueError("no parameter to record: the optimizer trains none of the model's, or the plan names none")
         if bad := [name for name in names if name not in trained]:
             raise ValueError(f"parameter {bad[0]!r}: expected one of {', '.join(trained)}, which the optimizer trains")
-        if not names:
-            raise ValueError("no parameter to record: the optimizer trains none of the model's, or the plan names none")
         if bad := [name for name in names if trained[name].is_complex()]:
             raise ValueError(f"parameter {bad[0]!r} is complex, and rows are real: name others in plan.parameters")
         return {name: parameter for name, parameter in trained.items() if name in names}
@@ -260,6 +260,8 @@ class GradientRecorder:
         if len(args) > 1:
             return (args[0], recorded, *args[2:]), kwargs
         return args, {**kwargs, "closure": recorded}
+
+    _record._torchdynamo_disable = True  # type: ignore[attr-defined]  # as torch.compiler.disable, which takes a second
 
     def _remember(self) -> None:
         self._places = list(_places(self._model, self._parameters))
