@@ -5,13 +5,14 @@ weights' frequencies from the gradients', a sum from a mean, a bound from one a 
 """
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from descent.experiments import saddle_race
+from descent.experiments import grokking_measures, saddle_race
 from descent.experiments.grokking import GrokkingRun, ModularExperiment, prepare_experiment, train_modular_transformer
 from descent.experiments.grokking_measures import (
     GeneralisationTimes,
@@ -31,7 +32,6 @@ from descent.experiments.toy_models import (
 )
 from descent.models.transformer import OneLayerTransformer, TransformerSizes
 from descent.repro.seeding import deterministic
-from descent.spectra import key_frequencies
 from descent.training.loop import MiniBatches
 
 SMALL = ModularExperiment(p=11, fraction=0.4, width=8, heads=2, hidden=12, steps=40, every=10, learning_rate=0.01)
@@ -119,10 +119,13 @@ def test_the_small_batches_of_gradients_are_an_eighth_of_the_training_pairs(smal
 
 
 def test_key_frequencies_are_those_of_more_than_a_hundredth_of_the_neurons(small: GrokkingRun) -> None:
-    neurons = small.model.activations(small.task.pairs).neurons.detach()
-    wide = replace(small, experiment=replace(SMALL, hidden=250))
-    assert key_frequencies_of_run(small) == key_frequencies(neurons, 0.85, 1)
-    assert key_frequencies_of_run(wide) == key_frequencies(neurons, 0.85, 3)
+    """Of pure waves: three neurons of frequency 1, two of 2 and one of 3."""
+    a = small.task.pairs[:, 0].double()
+    waves = torch.stack([torch.cos(2 * np.pi * k * a / SMALL.p) for k in (1, 1, 1, 2, 2, 3)], dim=1)
+    model = SimpleNamespace(activations=lambda pairs: SimpleNamespace(neurons=waves))
+    for hidden, keys in ((99, [1, 2, 3]), (100, [1, 2]), (199, [1, 2]), (200, [1]), (300, [])):
+        run = replace(small, experiment=replace(SMALL, hidden=hidden), model=model)
+        assert key_frequencies_of_run(run) == keys
 
 
 def test_mini_batches_of_a_run_are_those_of_its_seed() -> None:
@@ -165,6 +168,14 @@ def test_a_look_counts_the_steps_that_were_taken() -> None:
     assert found["peak"][0] == pytest.approx(loss, rel=1e-4), "the weights after ten steps"
     whole = GeneralisationTimes((replace(easy, steps=10),), done=0.0)(np.zeros((1, 1)))
     assert whole["peak"][0] == pytest.approx(loss, rel=1e-4)
+
+
+def test_the_time_of_a_look_is_the_number_of_steps_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([3.0, 0.5, 2.0, 0.9])
+    monkeypatch.setattr(grokking_measures, "mean_loss", lambda logits, targets: next(losses))
+    with deterministic(1):
+        course = GeneralisationTimes((replace(SMALL, steps=45, every=10),))(np.zeros((1, 1)))
+    assert (course["generalised"][0], course["peak"][0]) == (40, 3)
 
 
 def test_weights_start_at_their_scale() -> None:

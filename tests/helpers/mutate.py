@@ -44,6 +44,10 @@ use_setproctitle = false
 """
 
 
+# arguments that decide no result: of `zip`, where lengths are equal, and of progress bars
+NEUTRAL = re.compile(r",? ?\b(strict|desc|disable|unit|mininterval|total|initial)=[^,()]*")
+
+
 class Survivor(NamedTuple):
     """A change that no test noticed: in which function, and the lines that differ, as they were and as they became."""
 
@@ -151,7 +155,8 @@ def look_at(room: str, since: str | None, jobs: int, until: float | None) -> boo
     if status:
         click.echo(f"{said[-6000:]}\n{room}: mutmut ended with status {status}", err=True)
         sys.exit(2)
-    found, known = set(survivors(folder)), reasons()
+    found = {each for each in survivors(folder) if NEUTRAL.sub("", each.was) != NEUTRAL.sub("", each.becomes)}
+    known = reasons()
     if since:
         lines = {line for path in (LIBRARY / room).glob("*.py") for line in lines_since(since, path).values()}
         found = {each for each in found if any(line and line in each.was for line in lines)}

@@ -90,10 +90,12 @@ def test_what_is_drawn_depends_on_the_generator_alone() -> None:
         assert not np.array_equal(draw(0), draw(1))
 
 
-def test_rows_below_the_floor_capture_nothing() -> None:
-    rows = np.array([[1.0, 0.0, 0.0], [1.0, 1e-12, 0.0], [0.0, 1.0, 0.0]])
-    energy, residual = captured_energy(rows @ rows.T, np.array([0, 1]))
-    np.testing.assert_allclose(energy, [0, 0], atol=1e-6)
-    np.testing.assert_allclose(residual, [[1, 1]], atol=1e-6)
-    found = singular_spectrum(rows[:2] @ rows[:2].T)
-    assert (found.values > found.floor).tolist() == [True, False]
+def test_directions_below_the_floor_capture_nothing() -> None:
+    """Rounding of the products of two equal rows gives them a second direction, in which a third row would seem to lie."""
+    equal = np.array([[1.0, 1.0 - 4e-16], [1.0 - 4e-16, 1.0]])
+    gram = np.block([[equal, np.array([[0.0], [1e-8]])], [np.array([[0.0, 1e-8, 1.0]])]])
+    found = singular_spectrum(equal)
+    assert 1e-8 < found.values[1] < found.floor
+    energy, residual = captured_energy(gram, np.array([0, 1]))
+    np.testing.assert_allclose(energy, [0, 0], atol=1e-12)
+    np.testing.assert_allclose(residual, [[1, 1]], atol=1e-12)
