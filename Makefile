@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test check html scripts pdf edition chapter words rekey stale checkpoints records store bench lint format repository colab colab-simulated bounds audit advisories lock clean
+.PHONY: help book test check html scripts pdf edition chapter words rekey stale checkpoints records store bench mutate lint format repository colab colab-simulated bounds audit advisories lock clean
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
@@ -75,6 +75,9 @@ store: $(READY) ## keep the quick edition's checked outputs in CHAPTER=name's so
 
 bench: $(READY) ## the benchmarks as a table of ratios, kept as benchmarks/results.json
 	$(PYTHON) benchmarks/run.py
+
+mutate: $(READY) ## small changes to a room that no test of it notices, an hour: ROOM=spectra SINCE=main JOBS=2 LIMIT=110
+	$(PYTHON) tests/helpers/mutate.py $(ROOM) $(SINCE:%=--since %) $(JOBS:%=--jobs %) $(LIMIT:%=--limit %)
 
 lint: $(READY) ## ruff (notebooks too), format check, which room may use which, type check
 	$(PYTHON) -m ruff check .

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -106,7 +107,7 @@ def test_a_page_that_is_nowhere_is_named(tmp_path):
 
 
 MEET = """Path(settings.meeting, "{me}").touch()
-give_up = time.monotonic() + 60
+give_up = time.monotonic() + 280
 while not Path(settings.meeting, "{other}").exists():
     assert time.monotonic() < give_up, "the other chapter does not run beside this one"
     time.sleep(0.05)
@@ -151,13 +152,15 @@ def test_a_failing_cell_leaves_the_good_edition_and_the_other_chapter_finishes(t
 
 
 def test_chapters_that_do_not_come_to_their_end_are_failures(tmp_path):
-    bodies = {"killed": "os.kill(os.getpid(), 9)", "slow": "time.sleep(60)", "leaves": "sys.exit(0)"}
+    bodies = {"killed": "os.kill(os.getpid(), 9)", "leaves": "sys.exit(0)", "slow": "time.sleep(10**6)"}
     root = write_project(tmp_path / "p", **bodies)
-    status, said, _ = edition(root, "run", "--cell-timeout", "10", "--jobs", "3")
+    status, said, _ = edition(root, "run", "--chapter", "killed", "--chapter", "leaves")
     assert status == 1
     assert "FAILED killed, cell 4 ('The work'): DeadKernelError" in said
-    assert "FAILED slow, cell 4 ('The work'): CellTimeoutError" in said
     assert "wrote no claims.json" in said
+    status, said, _ = edition(root, "run", "--chapter", "slow", "--cell-timeout", "10")
+    assert status == 1
+    assert re.search(r"FAILED slow, cell \d \('.*'\): CellTimeoutError", said)  # an earlier cell, on a busy machine
     for name in bodies:
         assert not (root / f"_build/editions/quick/{name}.ipynb").exists()
         assert (root / f"_build/failed/{name}.ipynb").is_file()
@@ -293,20 +296,19 @@ def test_what_no_commit_holds_is_not_published(tmp_path):
 @pytest.mark.promise("R3")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_every_kernel_and_leaves_the_good_edition(tmp_path, stop):
-    body = "Path(settings.meeting, 'pid').write_text(str(os.getpid()))\ntime.sleep(100)"
+    body = "Path(settings.meeting, 'pid').write_text(str(os.getpid()))\ntime.sleep(10**6)"
     root = write_project(tmp_path / "p", first=body)
     good = root / "_build/editions/custom/first.ipynb"
     good.parent.mkdir(parents=True)
     good.write_text("before")
-    runner = subprocess.Popen(
-        command(root, "run", "-p", "meeting", str(tmp_path)),
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    kernel = int(_soon(lambda: (tmp_path / "pid").read_text()))
-    runner.send_signal(stop)
-    _, said = runner.communicate(timeout=30)
+    told = {"env": environment(), "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command(root, "run", "-p", "meeting", str(tmp_path)), **told) as runner:
+        try:
+            kernel = int(_soon(lambda: (tmp_path / "pid").read_text()))
+            runner.send_signal(stop)
+            _, said = runner.communicate()
+        finally:
+            runner.kill()
     assert runner.returncode == 130, said
     assert "interrupted" in said
     assert _soon(lambda: not Path(f"/proc/{kernel}").exists() or _is_zombie(kernel))
@@ -317,8 +319,8 @@ def _is_zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
 
-def _soon(question, seconds=30.0):
-    """The first true answer of `question` within the time."""
+def _soon(question, seconds=3600.0):
+    """The first true answer of `question`; the time is only there so that a fault ends at last."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:

@@ -39,7 +39,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> Iterato
     there = quick_edition() + checked_run(testrun_uid)
     folders = [tmp_path_factory.mktemp(name) for name in ("first", "second")[len(there) :]]
     for folder in folders:
-        status, said, _ = edition(ROOT, *ALL, "--output", str(folder), timeout=2400)
+        status, said, _ = edition(ROOT, *ALL, "--output", str(folder))
         assert status == 0, said
     yield there + [folder / "results" for folder in folders]
     shutil.rmtree(kept_in(testrun_uid), ignore_errors=True)

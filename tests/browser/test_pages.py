@@ -422,6 +422,8 @@ def test_the_search_finds_words_of_a_chapter(browser: object, words: str, page: 
     visit.page.close()
 
 
+# the theme fades from one mode into the other
+FADED = "Promise.all(document.getAnimations().filter(each => each instanceof CSSTransition).map(each => each.finished))"
 GROUND = """node => {
   const colour = getComputedStyle(node).color;
   for (let each = node; each; each = each.parentElement) {
@@ -455,7 +457,7 @@ def test_text_stands_out_in_either_mode(browser: object, mode: str, name: str, p
     """The contrast of text, WCAG 2.1: at least 4.5 to 1."""
     visit = opened(browser, name)
     visit.page.evaluate(f"document.documentElement.dataset.theme = '{mode}'")
-    visit.page.wait_for_timeout(300)  # the theme fades from one mode into the other
+    visit.page.evaluate(FADED)
     for part in parts:
         colour, ground = visit.page.locator(part).first.evaluate(GROUND)
         light, dark = sorted((luminance(colour), luminance(ground)), reverse=True)

@@ -305,7 +305,7 @@ def test_a_damaged_file_is_not_silently_fetched_again(server: Server, folder: Pa
 
 @pytest.mark.promise("R3")
 def test_two_processes_may_fetch_the_same_file_at_once(server: Server, folder: Path) -> None:
-    both = threading.Barrier(2, timeout=60)
+    both = threading.Barrier(2, timeout=3600)
 
     def when_both_have_asked(handler: BaseHTTPRequestHandler) -> None:
         both.wait()
@@ -315,7 +315,7 @@ def test_two_processes_may_fetch_the_same_file_at_once(server: Server, folder: P
     imports = "from descent.data.fetching import read_idx; from descent.data.mnist import *"
     code = f"{imports}; print(read_idx({source!r}, {IMAGES!r}).sum())"
     runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [run.communicate(timeout=120)[0].strip() for run in runs] == [str(ARRAYS[IMAGES].sum())] * 2
+    assert [run.communicate()[0].strip() for run in runs] == [str(ARRAYS[IMAGES].sum())] * 2
     assert left_in(folder) == [f"{IMAGES}.gz"]
 
 
@@ -337,7 +337,7 @@ def test_the_command_in_the_message_mends(server: Server, tmp_path: Path, monkey
     command = str(caught.value).split("to mend it: ")[1]
 
     shell = {name: value for name, value in os.environ.items() if name != "DESCENT_DATA"}
-    done = subprocess.run(command, shell=True, env=shell, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, shell=True, env=shell, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("mnist: 60,000 train, 10,000 test")
     assert len(load_dataset("mnist", "test")) == 10_000
     assert sorted(left_in(spaced / "mnist")) == sorted(f"{name}.gz" for name in MNIST.files)
@@ -348,7 +348,7 @@ def test_the_command_line_says_what_is_wrong_without_a_traceback(tmp_path: Path)
     (tmp_path / "mnist" / "train-labels-idx1-ubyte.gz").write_bytes(GARBAGE)
     command = [sys.executable, "-m", "descent.data.datasets", "mnist"]
     environment = {**os.environ, "DESCENT_DATA": str(tmp_path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 3
     assert "is damaged" in done.stderr

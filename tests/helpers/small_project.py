@@ -120,7 +120,7 @@ def environment(library: Path = LIBRARY) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(library)}
 
 
-def edition(root: Path, *arguments: str, library: Path = LIBRARY, timeout: float = 400) -> tuple[int, str, float]:
+def edition(root: Path, *arguments: str, library: Path = LIBRARY, timeout: float = 3600) -> tuple[int, str, float]:
     """Run `python -m descent_book.run.edition` from an unrelated folder: exit status, all that it said, seconds."""
     start = time.monotonic()
     done = subprocess.run(

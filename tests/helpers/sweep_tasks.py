@@ -16,7 +16,7 @@ POINTS = np.stack(np.meshgrid(np.linspace(-1, 1, 6), np.linspace(0, 2, 5)), -1).
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 3600
     while not holds() and time.monotonic() < give_up:
         time.sleep(0.02)
 

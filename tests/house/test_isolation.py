@@ -41,6 +41,6 @@ def test_what_a_test_leaves_behind_does_not_reach_the_next_one(tmp_path: Path) -
     for helpers in ((), ("conftest.py", "helpers/nbval_results.py", "helpers/small_project.py")):
         for name in helpers:
             shutil.copy(TESTS / name, tmp_path)
-        ran = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+        ran = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
         outcomes.append(ran.stdout.strip().splitlines()[-1].partition(" in ")[0])
     assert outcomes == ["7 failed, 1 passed", "8 passed"], "without the fixture all but the first see what was left"

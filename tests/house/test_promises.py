@@ -58,7 +58,7 @@ def audited(
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  promise(*identities): held\n")
     (folder / "test_sample.py").write_text(f"LIMIT, LATE = {limit}, {late}\n{sample}")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--promises", "kept.json", "-k", only]
-    subprocess.run(command, cwd=folder, env=environment(), capture_output=True, timeout=120)
+    subprocess.run(command, cwd=folder, env=environment(), capture_output=True)
     kept: dict[str, dict[str, object]] = read(folder / "kept.json")
     return kept
 

@@ -104,7 +104,7 @@ def python(
     }
     given = [str(installed), sysconfig.get_path("purelib"), lacking, *arguments]
     command = [sys.executable, "-I", "-S", "-c", START.format(arguments=given) + code]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
 def test_every_file_of_the_packages_is_in_the_wheel(installed: Path) -> None:

@@ -288,11 +288,9 @@ def server():
 
 
 def unreachable(address, tmp_path, capfd, caplog):
-    """The sentence, which comes within ten seconds, before any compute, and is all that is said."""
-    start = time.monotonic()
+    """The sentence, which comes before any compute and is all that is said; waiting for ever, it would not come."""
     with pytest.raises(ConnectionError) as caught:
         sweep(Losses(tmp_path), POINTS, Sweep(address), "k")
-    assert time.monotonic() - start < 10
     warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert (capfd.readouterr(), warned, lines(tmp_path / "computed")) == (("", ""), [], [])
     return str(caught.value)
