@@ -66,7 +66,7 @@ def test_columns_in_a_plane_are_joined_around_their_polygon(height: float, edges
 
 
 def test_edges_do_not_depend_on_where_the_columns_stand() -> None:
-    """A square far from the origin, and one that is long, broad and low: a tenth of its breadth, no hundredth of more."""
+    """A square far from the origin, and one that is long and low: a tenth of its breadth, a hundredth of its length."""
     square = torch.tensor([[1.0, 1, -1, -1], [1, -1, -1, 1], [0, 0, 0, 0]], dtype=torch.float64)
     ring = [(0, 1), (0, 3), (1, 2), (2, 3)]
     for away in ([0.0, 0.0, 0.0], [3.0, 2.0, 5.0], [0.0, 0.0, -40.0], [9.0, -9.0, 0.3]):

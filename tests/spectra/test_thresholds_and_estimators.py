@@ -91,7 +91,7 @@ def test_what_is_drawn_depends_on_the_generator_alone() -> None:
 
 
 def test_directions_below_the_floor_capture_nothing() -> None:
-    """Rounding of the products of two equal rows gives them a second direction, in which a third row would seem to lie."""
+    """Rounding of the products of two equal rows gives a second direction, in which a third row would seem to lie."""
     equal = np.array([[1.0, 1.0 - 4e-16], [1.0 - 4e-16, 1.0]])
     gram = np.block([[equal, np.array([[0.0], [1e-8]])], [np.array([[0.0, 1e-8, 1.0]])]])
     found = singular_spectrum(equal)

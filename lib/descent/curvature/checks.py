@@ -23,8 +23,8 @@ ROWS = 8  # of the first batch, on which products are compared
 STEPS = (10.0, 1.0, 0.1, 1e-2, 1e-3)  # of differences of gradients, over precision^(1/3) times the weights' length
 ORDINARY = 3.0  # outputs of this size saturate no softmax, and tell examples apart
 KNOWN = (
-    "known of weight_norm, which parametrize.remove_parametrizations takes off, of detached or straight-through gradients, "
-    "of padding tokens with tied weights, and of layer_norm in a loss of gradients"
+    "known of weight_norm, which parametrize.remove_parametrizations takes off, of detached or straight-through "
+    "gradients, of padding tokens with tied weights, and of layer_norm in a loss of gradients"
 )
 
 

@@ -94,7 +94,7 @@ def dimensionality(W: Tensor) -> Tensor:
     """
     near, norms, _ = _scaled(W)
     total = _overlaps(near)
-    return (norms.square() / total).where(total != 0, 0)
+    return norms.square() / total.where(total != 0, 1)
 
 
 def interference(W: Tensor) -> Tensor:
