@@ -193,7 +193,7 @@ class GradientRecorder:
         self._nested = sum("step" in vars(base) for base in kind.__mro__) > 2  # a subclass may call `super().step()`
         self.layout = Layout.of(self._parameters.items())
         self._remember()
-        self._sink = MemoryRows() if self._store is None else StoredRows(self._store, self.layout, plan.what)
+        self._sink = MemoryRows(self.layout) if self._store is None else StoredRows(self._store, self.layout, plan.what)
         self._hooks = (
             optimizer.register_step_pre_hook(self._record),
             optimizer.register_state_dict_pre_hook(lambda _: self._sink.flush()),

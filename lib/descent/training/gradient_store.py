@@ -25,29 +25,42 @@ Rows = NDArray[np.float32]
 _ROWS, _STEPS, _SUMS, _LAYOUT = "rows.f32", "steps.i64", "sums.u32", "layout.json"
 _RING_BYTES = 16 * 2**20  # of rows that are not on the disk yet: what a kill can lose
 _BLOCK_ROWS = 16  # at most, so that a kill loses few rows of a small network
+_MEMORY_BYTES = 16 * 2**20  # of a block of rows in memory
 _BLOCKS = 4  # the ring's parts: one is filled while another is written
 
 
 class MemoryRows:
-    """Rows in a list; the same methods as `StoredRows`."""
+    """Rows in blocks; the same methods as `StoredRows`.
 
-    def __init__(self) -> None:
-        self._rows: list[Rows] = []
+    The first use of a page of memory costs more than copying a row into it, so that memory is taken in blocks, by
+    numpy, which asks for large pages.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._width = layout.size
+        self._count = max(1, _MEMORY_BYTES // (4 * max(1, layout.size)))  # rows in a block
+        self._blocks: list[Tensor] = []
         self._steps: list[int] = []
 
     def truncate(self, count: int, layout: Layout) -> None:
         """Keep the first `count` rows only."""
-        del self._rows[count:], self._steps[count:]
+        del self._blocks[-(-count // self._count) :], self._steps[count:]
 
     def append(self, step: int, parts: list[Tensor]) -> None:
         """Keep a copy of one row, which comes in parts, and its step."""
-        row = torch.cat([part.detach().reshape(-1).to("cpu", torch.float32) for part in parts])
-        self._rows.append(row.numpy())
+        block, place = divmod(len(self._steps), self._count)
+        if block == len(self._blocks):
+            self._blocks.append(torch.from_numpy(np.empty((self._count, self._width), np.float32)))
+        flat = [part.detach().reshape(-1).to("cpu", torch.float32) for part in parts]
+        torch.cat(flat, out=self._blocks[block][place])
         self._steps.append(step)
 
     def read(self, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
         """The rows so far, `(n, P)`, and their steps, `(n,)` int64."""
-        rows = np.stack(self._rows) if self._rows else np.zeros((0, layout.size), np.float32)
+        rows = np.empty((len(self._steps), self._width), np.float32)
+        for number, block in enumerate(self._blocks):
+            part = rows[number * self._count : (number + 1) * self._count]
+            part[:] = block.numpy()[: len(part)]
         return rows, np.array(self._steps, np.int64)
 
     def flush(self) -> None:
