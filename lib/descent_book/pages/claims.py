@@ -29,7 +29,7 @@ _VERSIONS = {"python": "Python", "torch": "torch", "numpy": "numpy", "scipy": "s
 FIELDS: dict[str, Callable[[JudgedClaim], object]] = {
     "measured": lambda judged: estimate_text(judged.measured),
     "value": lambda judged: number_text(judged.measured.value) if judged.measured else "-",
-    "percent": lambda judged: f"{100 * judged.measured.value:.0f} %" if judged.measured else "-",
+    "percent": lambda judged: _percent(judged.measured.value) if judged.measured else "-",
     "units": lambda judged: judged.measured.units if judged.measured else "-",
     "null": lambda judged: nulls_text(judged.nulls),
     "accepted": lambda judged: interval_text(judged.claim.region(judged.preset)),
@@ -41,6 +41,11 @@ FIELDS: dict[str, Callable[[JudgedClaim], object]] = {
     "preset": lambda judged: judged.preset,
 }
 Cell = list[nodes.Node]
+
+
+def _percent(share: float) -> str:
+    """A share in per cent, with a decimal where it is small."""
+    return f"{100 * share:.{1 if 0 < abs(share) < 0.095 else 0}f} %"
 
 
 def read_chapters(env: BuildEnvironment) -> dict[str, ScoredChapter]:

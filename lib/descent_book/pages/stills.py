@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from html import escape
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from docutils import nodes
@@ -43,12 +43,19 @@ def _shows_nothing(node: nodes.Node) -> bool:
 
 
 def join_folds(app: Sphinx, doctree: nodes.document) -> None:
-    """Make one fold, by the name of its first cell, of cells that follow one another and show folded code alone."""
+    """Make one fold, by the name of its first cell, of cells that follow one another and show folded code alone.
+
+    The parameters of a run, which the runner puts below those of the chapter, are folded with these.
+    """
     for section in list(doctree.findall(nodes.section)):
+        for earlier, cell in pairwise(section.children):
+            if "tag_injected-parameters" in cell.get("classes", ()) and _shows_nothing(earlier):
+                cell.attributes |= {key: earlier[key] for key in ("hide_mode", "prompt_show", "prompt_hide")}
         for alone, run in groupby(section.children[:], _shows_nothing):
             cells = list(run)
             if alone and len(cells) > 1:
-                words = f'<p class="admonition-title">{escape(cells[0]["prompt_show"])}</p>'
+                named = (("collapsed", cells[0]["prompt_show"]), ("expanded", "Hide these cells"))
+                words = "".join(f'<p class="{state} admonition-title">{escape(text)}</p>' for state, text in named)
                 opened = f'<details class="admonition hide above-input"><summary>{words}</summary>'
                 start, end = (nodes.raw("", text, format="html") for text in (opened, "</details>"))
                 section.insert(section.index(cells[0]), start)
