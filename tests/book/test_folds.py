@@ -32,10 +32,10 @@ def words(section: nodes.section) -> list[str]:
 def test_cells_in_a_row_are_one_fold_by_the_name_of_the_first() -> None:
     section = page(cell("hide-input", prompt="Set-up & more"), cell("hide-input"), nodes.paragraph("", "text"))
     opened, *cells, closed, _ = words(section)
-    assert opened.startswith('<details class="admonition hide above-input"><summary>')
+    assert opened.startswith('<div class="cell container"><details class="admonition hide above-input"><summary>')
     assert '<p class="collapsed admonition-title">Set-up &amp; more</p>' in opened
     assert '<p class="expanded admonition-title">Hide these cells</p>' in opened
-    assert (cells, closed) == (["cell", "cell"], "</details>")
+    assert (cells, closed) == (["cell", "cell"], "</details></div>")
     assert not any("hide_mode" in part for part in section.findall(nodes.container))
 
 
