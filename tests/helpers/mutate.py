@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 import os
 import re
 import shutil
@@ -137,6 +138,13 @@ def survivors(folder: Path) -> Iterator[Survivor]:
             yield Survivor(function, was, becomes)
 
 
+def tried(folder: Path, room: str) -> int:
+    """How many changes mutmut has tried in a folder."""
+    notes = (folder / "mutants" / "descent" / room).glob("*.meta")
+    codes = [code for each in notes for code in json.loads(each.read_text())["exit_code_by_key"].values()]
+    return sum(code is not None for code in codes)
+
+
 def reasons() -> dict[Survivor, str]:
     """What is known of survivors, and why each stays."""
     known = yaml.safe_load(KNOWN.read_text(encoding="utf-8")) or {}
@@ -162,8 +170,10 @@ def look_at(room: str, since: str | None, jobs: int, until: float | None) -> boo
         found = {each for each in found if any(line and line in each.was for line in lines)}
     for each in sorted(found - known.keys()):
         click.echo(f"{each.function}\n- {each.was}\n+ {each.becomes}\n")
-    reasoned = len(found & known.keys())
-    click.echo(f"{room}: no test notices {len(found)} changes, {reasoned} of them with a reason in {KNOWN.name}")
+    new, count = len(found - known.keys()), tried(folder, room)
+    share = f"{1 - new / count:.1%}" if count else "-"
+    words = f"{len(found)} of {count:,} changes go unnoticed, {len(found) - new} with a reason in {KNOWN.name}"
+    click.echo(f"{room}: {words}; {share} noticed or harmless")
     return not found - known.keys()
 
 
