@@ -157,9 +157,9 @@ def test_an_error_is_told_with_its_notes_and_a_group_with_its_parts(tmp_path):
     root = write_project(tmp_path / "p", noted=noted, group=f"print(' | a table')\n{group}")
     status, said, _ = edition(root, "run")
     assert status == 1
-    assert "FAILED noted, cell 4 ('The work'): ValueError: a | b to mend: give c\n" in said
+    assert "FAILED noted, cell 4 ('The work'): ValueError: a | b to mend: give c (kept: " in said
     whole = "ExceptionGroup: several (2 sub-exceptions); ValueError: a | b; ExceptionGroup: inner (1 sub-exception)"
-    assert f"FAILED group, cell 4 ('The work'): {whole}; ProcessLookupError: [Errno 3] c\n" in said
+    assert f"FAILED group, cell 4 ('The work'): {whole}; ProcessLookupError: [Errno 3] c (kept: " in said
 
 
 def test_folders_among_the_results_are_kept(tmp_path):

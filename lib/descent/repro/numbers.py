@@ -28,10 +28,10 @@ def as_real(values: object, name: str) -> NDArray[Any]:
     Raises:
         ValueError: complex numbers, a mask, text, truth values, or lists of unequal lengths.
     """
-    torch = sys.modules.get("torch")  # not imported here: only who has imported it can hand a tensor in
-    if torch is not None and isinstance(values, torch.Tensor):
-        values = values.detach().to_dense().cpu()
-        values = values.float() if values.dtype == torch.bfloat16 else values.resolve_conj().resolve_neg()
+    torch: Any = sys.modules.get("torch")  # not imported here: only who has imported it can hand a tensor in
+    if torch and isinstance(values, torch.Tensor):
+        dense: Any = values.detach().to_dense().cpu()
+        values = dense.float() if dense.dtype == torch.bfloat16 else dense.resolve_conj().resolve_neg()
     refuse_masks(values, name)
     try:
         array = np.asarray(values)

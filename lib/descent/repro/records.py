@@ -116,15 +116,16 @@ class Record:
                 uses itself, or a setting is no plain value; numbers and arrays of numpy and paths become plain.
         """
         for key, value in self.values.items():
-            if not isinstance(key, str) or key in _OF_THE_FORMAT or not key.isprintable() or key.endswith(".npy"):
-                raise ValueError(f"{self.name}: an entry may not be called {key!r}: the file format uses that name")
-            if len(key) > _LONGEST:
-                raise ValueError(
-                    f"{self.name}: an entry {key[:20]}... has a name of {len(key)} letters: at most {_LONGEST}"
-                )
+            unusable = (
+                not isinstance(key, str) or key in _OF_THE_FORMAT or not key.isprintable() or key.endswith(".npy")
+            )
+            if unusable or len(key) > _LONGEST:
+                raise ValueError(f"{self.name}: an entry may not be called {key!r:.99}: the file format uses that name")
             refuse_masks(value, f"{self.name}: {key!r}")
             if np.asarray(value).dtype.hasobject:
                 raise ValueError(f"{self.name}: {key!r} holds Python objects; expected numbers or text")
+        if len(set(map(str, self.settings))) < len(self.settings):
+            raise ValueError(f"{self.name}: two of the settings {list(self.settings)} have one name in JSON")
         settings = {key: json.loads(_as_json(key, value)) for key, value in self.settings.items()}
         meta = json.dumps({"name": self.name, "settings": settings, "provenance": dict(self.provenance)})
         arrays: dict[str, Any] = {"__record__": np.array(meta), **self.values}
@@ -179,19 +180,13 @@ class Record:
 def _as_json(name: object, value: object) -> str:
     """A setting as JSON, in which numbers and arrays of numpy, and paths, are plain values."""
 
-    def plain(other: object) -> object:
-        if isinstance(other, (np.generic, np.ndarray)):
-            return other.tolist()
-        if isinstance(other, os.PathLike):
-            return os.fspath(other)
-        raise TypeError(f"{type(other).__name__} is no plain value, such as a number, a text or a list")
+    def plain(other: Any) -> Any:
+        return other.tolist() if isinstance(other, (np.generic, np.ndarray)) else os.fspath(other)
 
     try:
-        if not isinstance(name, str):
-            raise TypeError("its name is no text")
         return json.dumps(value, sort_keys=True, default=plain)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"setting {name!r}: {error}") from error
+        raise ValueError(f"setting {name!r}: expected numbers, texts, lists or the like ({error})") from error
 
 
 def agrees(settings: Mapping[str, Any], name: str, expected: object) -> bool:

@@ -61,11 +61,7 @@ class Scorecard:
         open_chapter(chapter)
 
     def judge(
-        self,
-        name: str,
-        values: Any,
-        null: Any = None,
-        of: Callable[[NDArray[np.float64]], float] | None = None,
+        self, name: str, values: Any, null: Any = None, of: Callable[[NDArray[np.float64]], float] | None = None
     ) -> JudgedClaim:
         """The verdict on a registered claim; a cell that runs again judges it again.
 

@@ -43,6 +43,7 @@ PointTask = Callable[[Points], Mapping[str, NDArray[Any]]]
 Finished = tuple[int, Values, Mapping[str, Any]]
 RECOMPUTED = 1e-5  # of a value: what it may differ when its point is computed again, alone
 ROUNDING = 16  # the same of the point's largest value, in last bits: what sums that cancel may differ
+_NOTHING = np.array("nothing")
 PATIENCE = 4.0  # seconds to wait for each answer, of which there are at most two before an error
 _ADDRESS = re.compile(r"tcp://(?P<host>\[[\da-fA-F:.]+\]|[\w.-]+):(?P<port>\d{1,5})")
 _ONE_AT_A_TIME = Lock()  # thread counts belong to the process: threads of one worker take turns
@@ -183,45 +184,32 @@ def _finished(shards: Mapping[int, Points], folder: Path | None, key: str) -> tu
 
 def _compare_points(task: PointTask, shards: Mapping[int, Points], done: Mapping[int, Values], folder: Path) -> None:
     """Compute up to three kept points again: what the key does not say may have changed."""
-    for number, row in _telling(done):
-        before = {name: values[row : row + 1] for name, values in done[number].items()}
+    kept, places = _joined(done), [(number, row) for number in sorted(done) for row in range(len(shards[number]))]
+    for at, (number, row) in [(at, places[at]) for at in _telling(kept)]:
         anew = _run(task, number, shards[number][row : row + 1])[1]
-        for name in {**before, **anew}:
-            was, now = (values.get(name, np.array("nothing")) for values in (before, anew))
+        for name in {**kept, **anew}:
+            was, now = kept[name][at : at + 1] if name in kept else _NOTHING, anew.get(name, _NOTHING)
             if not _close(was, now):
                 where = f"{_path(folder, number).name} has {name} {was} at {shards[number][row].tolist()}, now {now}"
+                advice = "if a point's value depends on the others of its shard, give recompute=False"
                 raise ValueError(
-                    f"{folder}: {where}; if another task or precision filled it, name another folder;"
-                    " if a point's value depends on the others of its shard, give recompute=False"
+                    f"{folder}: {where}; if another task or precision filled it, name another folder; {advice}"
                 )
 
 
-def _telling(done: Mapping[int, Values]) -> list[tuple[int, int]]:
-    """Shard and row of a point in the middle, and of the first and the last one of other values, if there are any.
+def _telling(kept: Values) -> list[int]:
+    """A point in the middle, and the first and the last one of other values, if there are any.
 
     They are of those points at which every value is finite and as many names as possible are not zero.
     """
-    ranks = {number: _rank(values) for number, values in done.items()}
-    places = [(number, row) for number in sorted(ranks) for row in range(len(ranks[number]))]
-    best = max(int(rank.max()) for rank in ranks.values())
-    good = [at for at, (number, row) in enumerate(places) if ranks[number][row] == best]
-    middle = min(good, key=lambda at: abs(at - len(places) // 2))
-
-    def content(at: int) -> list[bytes]:
-        number, row = places[at]
-        return [values[row].tobytes() for _, values in sorted(done[number].items())]
-
-    same = content(middle)
-    ends = [next((at for at in order if content(at) != same), order[0]) for order in (good, good[::-1])]
-    return [places[at] for at in sorted({middle, *ends})]
-
-
-def _rank(values: Values) -> NDArray[np.int64]:
-    """Of each point 0 where a value is not finite, else one more than the number of names that are not zero."""
-    numbers = [each.reshape(len(each), -1) for each in values.values() if each.dtype.kind in "fciub" and each.size]
-    size = len(next(iter(values.values())))
+    size = len(next(iter(kept.values())))
+    numbers = [each.reshape(size, -1) for each in kept.values() if each.dtype.kind in "fciub" and each.size]
     finite = np.all([np.isfinite(each).all(1) for each in numbers] or np.ones((1, size)), 0)
-    return finite * sum([each.any(1) for each in numbers], np.ones(size, int))
+    ranks = finite * sum([each.any(1) for each in numbers], np.ones(size, int))
+    good = np.flatnonzero(ranks == ranks.max()).tolist()
+    middle = min(good, key=lambda at: abs(at - size // 2))
+    other = [at for at in good if any(each[at].tobytes() != each[middle].tobytes() for each in kept.values())] or good
+    return sorted({middle, other[0], other[-1]})
 
 
 def _close(was: NDArray[Any], now: NDArray[Any]) -> bool:
@@ -234,13 +222,14 @@ def _close(was: NDArray[Any], now: NDArray[Any]) -> bool:
 
 
 def _joined(done: Mapping[int, Values]) -> Values:
-    for number, part in done.items():
-        (mine, first) = (
-            [(name, each[name].dtype.kind, each[name].shape[1:]) for name in sorted(each)] for each in (part, done[0])
-        )
-        if mine != first:
-            raise ValueError(f"shard {number} gave {mine}, shard 0 {first}: expected the same names, kinds and shapes")
-    return {name: np.concatenate([done[number][name] for number in sorted(done)]) for name in done[0]}
+    parts = {number: dict(sorted(done[number].items())) for number in sorted(done)}
+    forms = {n: [(name, each.dtype.kind, each.shape[1:]) for name, each in part.items()] for n, part in parts.items()}
+    first = min(parts)
+    for number, form in forms.items():
+        if form != forms[first]:
+            why = f"shard {number} gave {form}, shard {first} {forms[first]}"
+            raise ValueError(f"{why}: expected the same names, kinds and shapes")
+    return {name: np.concatenate([part[name] for part in parts.values()]) for name in done[first]}
 
 
 def _run(task: PointTask, number: int, points: Points) -> Finished:

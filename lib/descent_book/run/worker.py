@@ -188,15 +188,13 @@ def _home() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="descent-home-") as own:
         if not usable:
             os.environ["HOME"] = own
-        xdg = [os.environ.get(f"XDG_{kind}_HOME") or Path.home() / f".{kind.lower()}" for kind in ("CACHE", "CONFIG")]
-        drawing, home = os.environ.get("MPLCONFIGDIR"), Path.home()
-        needed = {
-            "MPLCONFIGDIR": [drawing] if drawing else [Path(each, "matplotlib") for each in xdg],
-            "IPYTHONDIR": [os.environ.get("IPYTHONDIR") or home / ".ipython"],
-        }
-        for name, folders in needed.items():
+        home, caches = Path.home(), ("CACHE", "CONFIG")
+        drawing = [
+            Path(os.environ.get(f"XDG_{kind}_HOME") or home / f".{kind.lower()}", "matplotlib") for kind in caches
+        ]
+        for name, usual in (("MPLCONFIGDIR", drawing), ("IPYTHONDIR", [home / ".ipython"])):
             try:
-                for folder in folders:
+                for folder in [os.environ[name]] if os.environ.get(name) else usual:
                     check_writable(name, folder)
             except ValueError:
                 os.environ[name] = str(Path(own, name))
