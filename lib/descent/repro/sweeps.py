@@ -213,23 +213,22 @@ def _telling(kept: Values) -> list[int]:
 
 
 def _close(was: NDArray[Any], now: NDArray[Any]) -> bool:
-    if was.shape != now.shape or was.dtype.kind != now.dtype.kind:
-        return False
-    if was.dtype.kind not in "fc":  # texts are as wide as the widest of a shard
-        return bool(np.array_equal(was, now)) and (was.dtype.kind in "US" or was.dtype == now.dtype)
+    kinds = (was.dtype.kind, now.dtype.kind)  # texts are as wide as the widest of a shard
+    alike = was.shape == now.shape and (was.dtype == now.dtype or kinds in (("U", "U"), ("S", "S")))
+    if not alike or kinds[0] not in "fc":
+        return alike and bool(np.array_equal(was, now))
     margin = ROUNDING * np.finfo(was.dtype).eps * np.abs(was[np.isfinite(was)]).max(initial=0)
-    return was.dtype == now.dtype and np.allclose(now, was, RECOMPUTED, margin, equal_nan=True)
+    return np.allclose(now, was, RECOMPUTED, margin, equal_nan=True)
 
 
 def _joined(done: Mapping[int, Values]) -> Values:
-    parts = {number: dict(sorted(done[number].items())) for number in sorted(done)}
-    forms = {n: [(name, each.dtype.kind, each.shape[1:]) for name, each in part.items()] for n, part in parts.items()}
-    first = min(parts)
+    forms = {n: sorted((name, each.dtype.kind, each.shape[1:]) for name, each in done[n].items()) for n in sorted(done)}
+    first = min(forms)
     for number, form in forms.items():
         if form != forms[first]:
             why = f"shard {number} gave {form}, shard {first} {forms[first]}"
             raise ValueError(f"{why}: expected the same names, kinds and shapes")
-    return {name: np.concatenate([part[name] for part in parts.values()]) for name in done[first]}
+    return {name: np.concatenate([done[number][name] for number in forms]) for name in done[first]}
 
 
 def _run(task: PointTask, number: int, points: Points) -> Finished:
