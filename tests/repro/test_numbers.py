@@ -23,6 +23,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "complex": ([1j], "x is of type complex128: expected real numbers"),
     "complex tensor": (torch.ones(1) * 1j, "x is of type complex64: expected real numbers"),
     "mask": (np.ma.array([1, 2], mask=[0, 1]), r"x is a masked array: .* as values.compressed\(\) gives"),
+    "list of masked arrays": ([np.ma.array([1, 2], mask=[0, 1])], "x is a masked array"),
+    "mask in a list": ([1.0, (2.0, np.ma.masked)], "x is a masked array"),
     "text": ("1", "x is of type <U1: expected real numbers"),
     "truth": ([True], "x is of type bool: expected real numbers"),
     "nothing": (None, "x is of type object: expected real numbers"),

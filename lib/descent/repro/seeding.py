@@ -11,9 +11,20 @@ from threadpoolctl import threadpool_limits
 
 
 def _seed_of(seed: int, name: str) -> int:
-    """A seed of 63 bits for the stream `name`; the streams of one seed, or of neighbouring seeds, are unrelated."""
+    """A seed of 63 bits for the stream `name`; the streams of one seed, or of neighbouring seeds, are unrelated.
+
+    The seed's words of 32 bits are followed by the name's bytes, so that a highest word which is a letter would read as
+    the name's first one.
+    """
     if seed < 0:
         raise ValueError(f"seed={seed}: expected a non-negative integer")
+    if not name.isprintable():
+        raise ValueError(f"stream {name!r}: expected printable letters; with others it could be that of another seed")
+    *rest, highest = [seed >> shift & 0xFFFFFFFF for shift in range(0, max(1, seed.bit_length()), 32)]
+    if 32 <= highest < 256 and rest and (rest[-1] or len(rest) == 1):
+        raise ValueError(
+            f"seed={seed}: it has the streams of a smaller one, of names with one letter more; name another"
+        )
     entropy = np.random.SeedSequence([seed, *name.encode()])
     return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -22,7 +33,8 @@ def torch_generator(seed: int, name: str) -> torch.Generator:
     """A CPU generator of torch for the stream `name` of `seed`; streams of other names or seeds are unrelated.
 
     Raises:
-        ValueError: a negative seed.
+        ValueError: a negative seed; a name with a letter that cannot be printed; or a seed whose streams would be those
+            of another: from 2**37 to 2**40, and where a further word of 32 bits is as small as a letter.
 
     Example:
         >>> draws = [torch.rand(2, generator=torch_generator(0, name)) for name in ("batches", "batches", "noise")]
@@ -33,11 +45,7 @@ def torch_generator(seed: int, name: str) -> torch.Generator:
 
 
 def numpy_generator(seed: int, name: str) -> np.random.Generator:
-    """A generator of NumPy for the stream `name` of `seed`; see `torch_generator`.
-
-    Raises:
-        ValueError: a negative seed.
-    """
+    """A generator of NumPy for the stream `name` of `seed`; see `torch_generator`, which says what is refused, too."""
     return np.random.default_rng(_seed_of(seed, name))
 
 

@@ -200,14 +200,14 @@ def _check_stored(folder: Path, layout: Layout, what: str) -> None:
         raise ValueError(
             f"{folder} holds rows of another layout, with {unlike[0][0]} for {unlike[0][1]}; choose another folder"
         )
-    if (kept := json.loads((folder / _LAYOUT).read_text()).get("what", what)) != what:
+    if (kept := json.loads((folder / _LAYOUT).read_text(encoding="utf-8")).get("what", what)) != what:
         raise ValueError(f"{folder} holds rows of kind {kept!r}, expected {what!r}; choose another folder")
 
 
 def read_layout(folder: Path) -> Layout:
     """The layout of the rows of a store; raises FileNotFoundError where there is none, and ValueError if damaged."""
     try:
-        stored = json.loads((folder / _LAYOUT).read_text())
+        stored = json.loads((folder / _LAYOUT).read_text(encoding="utf-8"))
         return Layout(tuple(stored["names"]), tuple(tuple(shape) for shape in stored["shapes"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / _LAYOUT} is damaged ({error}); record anew: rm -r '{folder}'") from error
