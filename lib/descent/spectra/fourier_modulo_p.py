@@ -47,7 +47,7 @@ def _double(values: Tensor) -> Tensor:
 
 def _scale(values: Tensor) -> float:
     """A power of two that brings the largest number near one: it changes no digit, and squares stay in range."""
-    return float(2.0 ** -max(math.frexp(float(values.abs().max()))[1], -1000))
+    return float(2.0 ** -max(math.frexp(float(values.detach().abs().max()))[1], -1000))
 
 
 def frequency_norms(table: Tensor) -> Tensor:

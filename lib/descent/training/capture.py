@@ -332,10 +332,8 @@ class GradientRecorder:
             raise ValueError(f"step {self._waiting}: {name} did not call its closure, so no gradient was recorded")
         used = self._optimizer.state or any(each.grad is not None for each in self._parameters.values())
         if not self._started and used and self._moved() != self._versions:
-            what = f"the weights changed without a call of {name}.step, so nothing was recorded"
-            raise ValueError(
-                f"{what}: call it, with a closure or without, or record the optimizer inside, if it is used"
-            )
+            why = f"the weights changed without a call of {name}.step, so nothing was recorded"
+            raise ValueError(f"{why}: call it, with a closure or without, or record one inside that is called")
 
     def _append(self, step: int) -> None:
         with torch.no_grad():

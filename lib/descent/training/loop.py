@@ -142,16 +142,16 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         check_whole(steps=self.steps, checkpoint_every=self.checkpoint_every)
-        paths = isinstance(self.checkpoints or "", str | PathLike)
         listed = isinstance(self.callbacks, Sequence) and all(map(callable, self.callbacks))
-        for name, right, wanted in (
-            ("scheduler", hasattr(self.scheduler, "optimizer") or self.scheduler is None, "one made from an optimizer"),
-            ("callbacks", listed, "a list of functions of the step and its loss"),
-            ("checkpoints", paths and not Path(self.checkpoints or "").is_file(), "a folder"),
-            ("progress", isinstance(self.progress or "", str), "a text, or None"),
-        ):
+        path = isinstance(self.checkpoints or "", str | PathLike) and not Path(self.checkpoints or "").is_file()
+        for name, right in {
+            "scheduler made from an optimizer": self.scheduler is None or hasattr(self.scheduler, "optimizer"),
+            "callbacks as a list of functions": listed,
+            "checkpoints as a folder": path,
+            "progress as a text": isinstance(self.progress or "", str),
+        }.items():
             if not right:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected {wanted}")
+                raise ValueError(f"expected {name}, found {getattr(self, name.split()[0])!r}")
 
 
 def fit(
@@ -242,8 +242,7 @@ def _check(model: nn.Module, batches: object, optimizer: Optimizer, plan: Traini
     if not callable(batches):
         raise ValueError(f"batches of type {type(batches).__name__}: expected a function of the step, as MiniBatches")
     casts = torch.is_autocast_cache_enabled() and any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
-    if casts or parametrize._cache_enabled:  # type: ignore[attr-defined]
-        context = "torch.autocast" if casts else "parametrize.cached()"
+    if context := "torch.autocast" if casts else "parametrize.cached()" * bool(parametrize._cache_enabled):
         raise ValueError(f"fit stands in {context}, which keeps weights from before a step: put that into the loss")
     known = {id(parameter) for parameter in model.parameters()}
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -251,9 +250,10 @@ def _check(model: nn.Module, batches: object, optimizer: Optimizer, plan: Traini
         raise ValueError("the optimizer holds no parameter of the model: make it from model.parameters()")
     for name, each in model.named_parameters():
         if held - known and id(each) not in held and each.requires_grad:
-            why = "the optimizer does not hold it, and holds others that the model has not, as of a layer before it was"
-            what = "replaced: make the optimizer anew, or freeze the parameter by requires_grad_(False)"
-            raise ValueError(f"parameter {name!r}: {why} {what}")
+            why = "the optimizer does not hold it, but others that the model has not, as of a layer that was replaced"
+            raise ValueError(
+                f"parameter {name!r}: {why}: make the optimizer anew, or freeze it by requires_grad_(False)"
+            )
         if plan.checkpoints is not None and is_lazy(each):
             raise ValueError(f"parameter {name!r} has no shape yet, so no checkpoint: call the model on a batch first")
     if getattr(plan.scheduler, "optimizer", optimizer) is not optimizer:
@@ -332,7 +332,7 @@ class _Checkpoints:
         self._origin = {"run": repr(plan.run), **_describe(self._state())}
         if isinstance(data, MiniBatches):
             self._origin["data"] = f"{_digest(data.tensors)} in batches of {data.batch_size} by seed {data.seed}"
-        self._first_rng, self._plain = torch.get_rng_state(), _unsaved(model)
+        self._first_rng, self._plain = torch.get_rng_state(), _plain(model)
         self.norms: list[float] = []  # that of the first gradient, once it is known
 
     def _state(self) -> dict[str, Any]:
@@ -354,10 +354,7 @@ class _Checkpoints:
         about = {"origin": self._origin, "first_rng": self._first_rng, "rng": torch.get_rng_state()}
         state, buffer = self._state(), io.BytesIO()
         about |= {"norms": self.norms, "factors": _factors(self._plan.scheduler, state["scheduler"])}
-        about["unsaved"] = {
-            name: {k: v for k, v in now.items() if isinstance(v, Tensor) or v != self._plain.get(name, {}).get(k)}
-            for name, now in _unsaved(self._model).items()
-        }
+        about |= {"buffers": _unsaved(self._model), "plain": dict(_plain(self._model).items() - self._plain.items())}
         try:
             torch.save({**state, **about, "losses": torch.from_numpy(losses.copy())}, buffer)
             torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
@@ -386,10 +383,9 @@ class _Checkpoints:
         trained = state["kinds"]["trained parameters"].split(", ")  # a callback may have frozen some
         for name, parameter in self._model.named_parameters():
             parameter.requires_grad_(name in trained)
-        self._model.load_state_dict(state["model"])
-        _restore(self._model, state.get("unsaved", {}))
-        for name, values in state.get("unsaved", {}).items():  # from now on they are kept whatever becomes of them
-            self._plain[name] = {key: each for key, each in self._plain[name].items() if key not in values}
+        _restore(self._model, state["model"], state.get("buffers", {}), state.get("plain", {}))
+        for key in state.get("plain", ()):  # from now on it is kept whatever becomes of it
+            self._plain.pop(key, None)
         self.norms = state.get("norms", [math.nan])
         self._optimizer.load_state_dict(state["optimizer"])
         if self._plan.scheduler is not None:
@@ -418,46 +414,46 @@ class _Checkpoints:
             raise _other_run(path, f"a function of the scheduler of other values before step {step}", "the same values")
         if step and self._origin["weights"] == begun["weights"]:
             found, again = self._first(state, probe), self._first(state, probe)
-            known = float(state["losses"][0]), *state.get("norms", found[1:])
-            for name, now, then, near in zip(("loss", "gradient norm"), found, known, SAME, strict=True):
+            known = {"loss": float(state["losses"][0]), "gradient norm": state.get("norms", found[1:])[0]}
+            for (name, then), now, near in zip(known.items(), found, SAME, strict=True):
                 if found == again and not math.isclose(now, then, rel_tol=near, abs_tol=TINY):
                     raise _other_run(path, f"{name} {then:.9g} at step 0", f"{name} {now:.9g}, as it is now")
 
     def _first(self, state: dict[str, Any], probe: Callable[[], Tensor]) -> tuple[float, float]:
         """The loss of the first batch and the norm of its gradient; a pass that draws from elsewhere gives others."""
-        before = copy.deepcopy(self._model.state_dict()), copy.deepcopy(_unsaved(self._model))
+        before = copy.deepcopy((self._model.state_dict(), _unsaved(self._model), _plain(self._model)))
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(state["first_rng"])
             self._optimizer.zero_grad()
             value = probe()
-            number = _number(value)
-            value.backward()  # type: ignore[no-untyped-call]
-        norm = _gradient_norm(self._optimizer)
+            first = _number(value), value.backward() or _gradient_norm(self._optimizer)  # type: ignore[no-untyped-call]
         self._optimizer.zero_grad()
-        self._model.load_state_dict(before[0])
-        _restore(self._model, before[1])
-        return number, norm
+        _restore(self._model, *before)
+        return first
 
 
-def _unsaved(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """What modules hold and `state_dict` leaves out: buffers that are not persistent, and plain values as counts."""
-    of_all, plain = vars(nn.Module()), (int, float, bool, str)
-    return {
-        name: {k: v for k, v in vars(each).items() if type(v) in plain and k not in of_all}
-        | {k: each._buffers[k] for k in each._non_persistent_buffers_set if k in each._buffers}
-        for name, each in model.named_modules()
-    }
+def _plain(model: nn.Module) -> dict[tuple[str, str], Any]:
+    """Plain values that modules hold beside parameters and buffers, such as counts, by module and attribute."""
+    own, held = (
+        vars(nn.Module()),
+        [(name, *item) for name, each in model.named_modules() for item in vars(each).items()],
+    )
+    return {(name, key): v for name, key, v in held if type(v) in (int, float, bool, str) and key not in own}
 
 
-def _restore(model: nn.Module, unsaved: dict[str, dict[str, Any]]) -> None:
-    for name, values in unsaved.items():
-        module = model.get_submodule(name)
-        for key, value in values.items():
-            old = getattr(module, key, None)
-            if isinstance(old, Tensor) and isinstance(value, Tensor) and old.shape == value.shape:
-                old.copy_(value)
-            else:
-                setattr(module, key, value)
+def _unsaved(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that `state_dict` leaves out."""
+    saved = model.state_dict()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
+
+
+def _restore(model: nn.Module, weights: dict[str, Any], buffers: dict[str, Tensor], plain: dict[Any, Any]) -> None:
+    model.load_state_dict(weights)
+    for name, saved in buffers.items():
+        buffer = model.get_buffer(name)
+        buffer.data = saved.to(buffer.device, copy=True)
+    for (name, key), value in plain.items():
+        setattr(model.get_submodule(name), key, value)
 
 
 def _factors(scheduler: Any, state: Any) -> list[float]:
