@@ -8,7 +8,7 @@ from small_runs import newest_checkpoint
 from torch import nn
 
 from descent.repro.files import sha256_of
-from descent.training.loop import (
+from descent.training import (
     DamagedCheckpointError,
     DivergenceError,
     MiniBatches,

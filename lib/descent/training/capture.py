@@ -384,7 +384,7 @@ def _hook_bases(kind: type[Optimizer]) -> bool:
     bases = [base for base in kind.__mro__ if issubclass(base, Optimizer) and "step" in vars(base)][:-1]
     for base in bases:
         if not getattr(base.step, "hooked", False):
-            base.step = Optimizer.profile_hook_step(base.step)  # type: ignore[method-assign]
+            base.step = Optimizer.profile_hook_step(base.step)  # type: ignore[method-assign, assignment]
             base.step.hooked = True  # type: ignore[attr-defined]
     return len(bases) > 1
 
