@@ -169,7 +169,7 @@ def test_logits_keep_their_gradient() -> None:
         (lambda: frequency_norms(torch.zeros(7, 0)), r"values of shape \(7, 0\)"),
         (lambda: frequency_norms(torch.zeros(7, 1) + 1j), "complex64: expected a matrix of real numbers"),
         (lambda: frequency_norms(np.ma.masked_less(np.ones((7, 1)), 2)), "values is a masked array"),
-        (lambda: sum_waves(7, [1.5]), r"frequency 1\.5: expected 1 to 3"),
+        (lambda: sum_waves(7, [1.0]), r"frequency 1\.0: expected 1 to 3"),
         (lambda: sum_waves(7.0, [1]), r"p=7\.0: expected at least 3, a whole number"),
         (lambda: key_frequencies(torch.zeros(49, 4), fewest=1.5), r"fewest=1\.5: expected at least 1, a whole number"),
     ],

@@ -92,7 +92,7 @@ def sum_waves(p: int, frequencies: Sequence[int]) -> Tensor:
     """
     basis, rows = fourier_basis(p), []
     for number, k in enumerate(frequencies):
-        if k not in range(1, p // 2 + 1) or k in frequencies[:number]:
+        if isinstance(k, float) or k not in range(1, p // 2 + 1) or k in frequencies[:number]:
             raise ValueError(f"frequency {k}: expected 1 to {p // 2} for p={p}, each once")
         cos, sin = basis[2 * k - 1], basis[2 * k]
         rows.append((torch.outer(cos, cos) - torch.outer(sin, sin)).flatten() / math.sqrt(2))
