@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from descent.repro.numbers import as_real
+from descent.repro.numbers import as_real, check_whole
 
 KEPT: dict[str, tuple[Any, Any]] = {
     "number": (3, np.array(3)),
@@ -52,3 +52,11 @@ def test_what_is_no_real_number_is_refused(name: str) -> None:
     given, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         as_real(given, "x")
+
+
+def test_counts_are_whole_numbers() -> None:
+    check_whole(n=1, m=np.int32(5))
+    check_whole(0, n=0)
+    for value, least in ((0, 1), (-1, 0), (2.0, 1), (True, 1), ("3", 1), (None, 1), (float("nan"), 1)):
+        with pytest.raises(ValueError, match=f"m={value}: expected at least {least}, a whole number"):
+            check_whole(least, n=2, m=value)

@@ -47,7 +47,9 @@ class MemoryRows:
         del self._blocks[-(-count // self._count) :], self._steps[count:]
 
     def append(self, step: int, parts: list[Tensor]) -> None:
-        """Keep a copy of one row, which comes in parts, and its step."""
+        """Keep a copy of one row, which comes in parts, and its step; of two rows of one step in turn, the second."""
+        if self._steps[-1:] == [step]:
+            self._steps.pop()
         block, place = divmod(len(self._steps), self._count)
         if block == len(self._blocks):
             self._blocks.append(torch.from_numpy(np.empty((self._count, self._width), np.float32)))
@@ -95,7 +97,7 @@ class StoredRows:
             self._lock.close()
             raise
         rows = min(_BLOCK_ROWS, max(1, _RING_BYTES // (_BLOCKS * 4 * layout.size)))
-        self._blocks = torch.empty(_BLOCKS, rows, layout.size)
+        self._blocks = torch.empty(_BLOCKS, rows, layout.size, dtype=torch.float32)
         self._views = [[list(unflatten(row, layout).values()) for row in block] for block in self._blocks]
         self._steps = np.empty((_BLOCKS, rows), np.int64)
         self._block, self._filled = 0, 0
@@ -124,12 +126,14 @@ class StoredRows:
             self._files[number].truncate(count * width)
 
     def append(self, step: int, parts: list[Tensor]) -> None:
-        """Keep a copy of one row, which comes in parts, and its step."""
+        """Keep a copy of one row, which comes in parts, and its step; of two rows of one step in turn, the second."""
+        if self._filled and self._steps[self._block, self._filled - 1] == step:
+            self._filled -= 1
+        elif self._filled == self._blocks.shape[1]:
+            self._hand_over()
         torch._foreach_copy_(self._views[self._block][self._filled], parts)  # from any type and device, in one call
         self._steps[self._block, self._filled] = step
         self._filled += 1
-        if self._filled == self._blocks.shape[1]:
-            self._hand_over()
 
     def _hand_over(self) -> None:
         """Give the current block to the writer, and go on with a free one."""
