@@ -586,3 +586,37 @@ def test_regression_and_dictionaries_train_as_well(tmp_path: Path) -> None:
         )
         expected = whole(model) if expected is None else expected
         assert torch.equal(whole(model), expected)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_the_rows_of_another_run_are_not_gone_on_with(tmp_path: Path, stored: bool) -> None:
+    """Two runs record the same steps into stores of their own; one is resumed with the rows of the other."""
+    kept: dict[str, Any] = {}
+
+    def run(name: str, seed: int, rows: str, steps: int) -> np.ndarray:
+        torch.manual_seed(seed)
+        model = network()
+        optimizer = SGD(model.parameters(), lr=0.1)
+        plan = TrainingPlan(steps, checkpoints=tmp_path / name, checkpoint_every=2, run=name)
+        recorder = GradientRecorder(
+            model, optimizer, CapturePlan(range(9)), tmp_path / f"{rows}-rows" if stored else None
+        )
+        if not stored and rows in kept:
+            recorder._sink = kept[rows]
+        with recorder:
+            fit(
+                model,
+                batch_cross_entropy,
+                MiniBatches((INPUTS, TARGETS), 8, seed),
+                optimizer,
+                plan,
+                recorders=[recorder],
+            )
+            kept[rows] = recorder._sink
+            return np.array(recorder.stack().rows)
+
+    first, second = run("a", 0, "a", 4), run("b", 1, "b", 4)
+    with pytest.raises(ValueError, match="the row of step 3 is that of another run; record anew elsewhere"):
+        run("a", 0, "b", 6)
+    np.testing.assert_array_equal(run("a", 0, "a", 6)[:4], first)
+    np.testing.assert_array_equal(run("b", 1, "b", 4), second)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from descent.models.flat_weights import Layout
-from descent.training.gradient_store import MemoryRows, Rows, StoredRows, read_layout, read_rows
+from descent.training.gradient_store import MemoryRows, Rows, StoredRows, read_layout, read_rows, row_sums
 
 FLOAT32 = torch.finfo(torch.float32)
 
@@ -218,25 +218,34 @@ class GradientRecorder:
             raise ValueError(f"{where} holds {count} rows: choose another folder, or go on by resume(step)")
         self.resume(0)
 
-    def resume(self, step: int) -> None:
+    def resume(self, step: int, sums: Collection[int] | None = None) -> None:
         """Go on at `step`, the number of steps made so far; rows of later steps are dropped, to be recorded again.
 
         `fit` calls this for the recorders that it is given. A loop of your own calls it after loading its checkpoint.
+        The newest row before the step has one of the checksums `sums`, where these are given (see `last_sum`).
 
         Raises:
             ValueError: the rows of earlier steps are not those of the plan, or the store is damaged. Nothing is dropped
                 then.
         """
         expected = [earlier for earlier in range(step) if earlier in self._steps]
-        steps = self._sink.read(self.layout)[1]
+        rows, steps = self._sink.read(self.layout)
         found = steps[steps < step].tolist()
         if found != expected:
             why = f"{len(found)} rows before step {step}, expected {len(expected)}"
             if len(found) == len(expected):
                 why = f"rows of steps {found[:9]} ..., expected {expected[:9]} ..."
             raise ValueError(f"{self._store or 'a recorder in memory'}: {why}; record anew elsewhere")
+        last = slice(len(found) - 1, len(found))
+        if sums is not None and found and int(row_sums(rows[last], steps[last])[0]) not in sums:
+            why = f"the row of step {found[-1]} is that of another run"
+            raise ValueError(f"{self._store or 'a recorder in memory'}: {why}; record anew elsewhere")
         self._sink.truncate(len(found), self.layout)
         self._step, self._started = step, True
+
+    def last_sum(self) -> int:
+        """The checksum of the newest row, by which a checkpoint knows the rows of its run; 0 where there is none."""
+        return self._sink.last_sum()
 
     def _record(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record this step, or have the last of the optimiser's hooks do so after it has run: it may clip, too."""

@@ -51,6 +51,7 @@ class Checkpoints:
         self._folder, self._model, self._optimizer, self._plan = folder, model, optimizer, plan
         self._origin = {"run": repr(plan.run), **_describe(self._state()), "data": data}
         self._first_rng, self._plain = torch.get_rng_state(), _plain(model)
+        self._recorders: Sequence[GradientRecorder] = ()
         self.norms: list[float] = []  # that of the first gradient, once it is known
 
     def _state(self) -> dict[str, Any]:
@@ -71,6 +72,7 @@ class Checkpoints:
         """Write step-N.pt and its SHA-256 beside it; the digest is written first, so that no checkpoint lacks one."""
         about = {"origin": self._origin, "first_rng": self._first_rng, "rng": torch.get_rng_state()}
         state, buffer = self._state(), io.BytesIO()
+        about["rows"] = [recorder.last_sum() for recorder in self._recorders]
         about |= {"norms": self.norms, "factors": _factors(self._plan.scheduler, state["scheduler"])}
         about |= {"buffers": _unsaved(self._model), "plain": dict(_plain(self._model).items() - self._plain.items())}
         try:
@@ -88,6 +90,7 @@ class Checkpoints:
 
     def begin(self, probe: Callable[[], Tensor], losses: Losses, recorders: Sequence[GradientRecorder]) -> int:
         """Restore all that `save` kept from the newest checkpoint, or write the one before the first step; its step."""
+        self._recorders = recorders
         for unfinished in self._folder.glob(".step-*.tmp*"):  # left half written by a kill
             unfinished.unlink()
         path = max(self._folder.glob("step-*.pt"), default=None)  # names have leading zeros
@@ -113,7 +116,7 @@ class Checkpoints:
         step = len(state["losses"])
         losses[:step] = state["losses"].numpy()
         for recorder in recorders:
-            recorder.resume(step)
+            recorder.resume(step, state["rows"])
         return step
 
     def _check(self, path: Path, state: dict[str, Any], probe: Callable[[], Tensor]) -> None:

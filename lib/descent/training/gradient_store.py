@@ -65,6 +65,13 @@ class MemoryRows:
             part[:] = block.numpy()[: len(part)]
         return rows, np.array(self._steps, np.int64)
 
+    def last_sum(self) -> int:
+        """The checksum of the newest row; 0 where there is none."""
+        if not self._steps:
+            return 0
+        block, place = divmod(len(self._steps) - 1, self._count)
+        return int(row_sums(self._blocks[block][place : place + 1].numpy(), np.array(self._steps[-1:]))[0])
+
     def flush(self) -> None:
         """Do nothing: rows in memory have nowhere to be written."""
 
@@ -154,7 +161,7 @@ class StoredRows:
                     part = self._blocks[block, :filled].numpy()
                     _write_all(rows, part.data)
                     _write_all(steps, self._steps[block, :filled].data)
-                    _write_all(sums, _sums(part, self._steps[block, :filled]).data)
+                    _write_all(sums, row_sums(part, self._steps[block, :filled]).data)
             except Exception as error:  # such as a full disk: the next call from the training loop raises it
                 self._error = error
             self._free.put(block)
@@ -176,6 +183,11 @@ class StoredRows:
         """The rows so far, `(n, P)`, memory-mapped read-only, and their steps, `(n,)` int64."""
         self.flush()
         return read_rows(self._folder, layout)
+
+    def last_sum(self) -> int:
+        """The checksum of the newest row; 0 where there is none."""
+        self.flush()
+        return int.from_bytes((self._folder / _SUMS).read_bytes()[-4:], "little")
 
     def close(self) -> None:
         """Write the rows that are left, stop the thread and release the folder."""
@@ -226,13 +238,13 @@ def read_rows(folder: Path, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
         return np.zeros((0, layout.size), np.float32), np.zeros(0, np.int64)
     steps = np.fromfile(folder / _STEPS, np.int64, count)
     rows = np.memmap(folder / _ROWS, np.float32, "r", shape=(count, layout.size))
-    wrong = np.flatnonzero(_sums(rows, steps) != np.fromfile(folder / _SUMS, np.uint32, count))
+    wrong = np.flatnonzero(row_sums(rows, steps) != np.fromfile(folder / _SUMS, np.uint32, count))
     if wrong.size:
         raise ValueError(f"{folder} is damaged: row {wrong[0]} is not what was written; record anew: rm -r '{folder}'")
     return rows, steps
 
 
-def _sums(rows: Rows, steps: NDArray[np.int64]) -> NDArray[np.uint32]:
+def row_sums(rows: Rows, steps: NDArray[np.int64]) -> NDArray[np.uint32]:
     """The CRC-32 of each row and its step."""
     pairs = zip(rows, steps, strict=True)
     return np.array([zlib.crc32(step.tobytes(), zlib.crc32(row.data)) for row, step in pairs], np.uint32)
