@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves, tree_map
 
 Batch = Any  # tensors with one row an example, in a tuple, a list or a dict
@@ -78,10 +79,18 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
     """Let autograd work as for training, whatever the caller has set, with kernels that have second derivatives."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        device = next(model.parameters()).device.type
         cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
-        with torch.autocast(device, enabled=False), cudnn:
+        with uncached(next(model.parameters()).device), cudnn:
             yield
+
+
+@contextmanager
+def uncached(device: torch.device) -> Iterator[None]:
+    """Let each forward pass read the weights as they are, in their own precision, whatever the caller has set."""
+    if parametrize._cache_enabled:
+        raise ValueError("parametrize.cached() is on and keeps weights that have moved: expected a call outside of it")
+    with torch.autocast(device.type, enabled=False, cache_enabled=False):
+        yield
 
 
 @contextmanager
@@ -152,7 +161,7 @@ def check_batches(
     for number, given in enumerate(batches):
         rows, batch = count_examples(given, number), prepare(given, device)
         value, again = (_evaluate(matrix, model, loss, batch, number).detach() for _ in range(2))
-        _check_unchanged(*models)
+        check_unchanged(*models)
         if (value - again).abs() > 32 * torch.finfo(value.dtype).eps * value.abs():
             raise ValueError(f"loss of batch {number} is {value.item()}, then {again.item()}: products would be random")
         if number == 0:
@@ -175,11 +184,13 @@ def check_batches(
 
 
 @torch.no_grad()
-def _check_unchanged(model: nn.Module, original: nn.Module) -> None:
+def check_unchanged(model: nn.Module, original: nn.Module) -> None:
     """Refuse a loss that changes parameters or buffers of the model."""
-    states = [dict([*network.named_parameters(), *network.named_buffers()]) for network in (model, original)]
-    for name, part in states[0].items():
-        if not torch.allclose(part, states[1][name], rtol=0, atol=0, equal_nan=True):
+    parts = [[*network.named_parameters(), *network.named_buffers()] for network in (original, model)]
+    before, after = ({name: part.to_dense() for name, part in named} for named in parts)
+    for name, part in after.items():
+        old = before.get(name)
+        if old is None or part.shape != old.shape or not ((part == old) | (part != part) & (old != old)).all():
             raise ValueError(f"the loss changes {name!r}: expected model.eval(), and layers that then change nothing")
 
 
@@ -273,20 +284,21 @@ def _graph_leaves(
     """The tensors that the graph of the loss starts from, by identity, and the dtypes of those that it keeps."""
     saved: dict[int, Tensor] = {}
     with saved_tensors_hooks(lambda part: saved.setdefault(id(part), part), lambda part: part):
-        leaves = _leaves(_evaluate(matrix, model, loss, batch))
-    return leaves, {part.dtype for part in saved.values()}
+        found = leaves(_evaluate(matrix, model, loss, batch))
+    return found, {part.dtype for part in saved.values()}
 
 
-def _leaves(value: Tensor) -> dict[int, Tensor]:
-    leaves, seen, waiting = {}, set(), [value.grad_fn]
+def leaves(value: Tensor) -> dict[int, Tensor]:
+    """The tensors that the graph of a value starts from, by identity."""
+    found, seen, waiting = {}, set(), [value.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:
             seen.add(node)
             waiting += [earlier for earlier, _ in node.next_functions]
             if isinstance(leaf := getattr(node, "variable", None), Tensor):
-                leaves[id(leaf)] = leaf
-    return leaves
+                found[id(leaf)] = leaf
+    return found
 
 
 def _say_foreign(leaf: Tensor, model: nn.Module, original: nn.Module) -> str:
@@ -326,7 +338,7 @@ def _check_curved(model: nn.Module, loss: Loss, few: Batch) -> None:
             continue
         if not points:
             return
-        if not _leaves(value).keys() & set(map(id, points)):
+        if not leaves(value).keys() & set(map(id, points)):
             raise ValueError("loss has no gradient in the outputs, as an accuracy has none: expected a smooth function")
         slopes = torch.autograd.grad(value, points, create_graph=True, materialize_grads=True)
         if flat(differentiate(slopes, points, [2 + _ramp(point) for point in points])).nan_to_num().any():

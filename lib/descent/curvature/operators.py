@@ -34,6 +34,7 @@ from descent.curvature.checks import (
     split,
     trained,
     twice_differentiable,
+    uncached,
 )
 
 Array = NDArray[np.float64]
@@ -190,7 +191,7 @@ class _MeanOverBatches(LinearOperator):  # type: ignore[misc]
         rows = torch.as_tensor(matrix.T, dtype=like.dtype, device=like.device).contiguous()
         vectors = [split(row, self._weights) for row in rows]
         total, examples = torch.zeros_like(rows), 0
-        with torch.autocast(like.device.type, enabled=False):
+        with uncached(like.device):
             for count, multiply in self._products():
                 examples += count
                 for row, vector in zip(total, vectors, strict=True):

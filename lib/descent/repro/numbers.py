@@ -32,3 +32,14 @@ def as_real(values: object, name: str) -> NDArray[Any]:
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} is of type {array.dtype}: expected real numbers")
     return array
+
+
+def check_whole(least: int = 1, **counts: object) -> None:
+    """Refuse by its name a count that is no whole number of at least `least`; truth values are none.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    for name, value in counts.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name}={value}: expected at least {least}, a whole number")

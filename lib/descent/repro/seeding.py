@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 def _seed_of(seed: int, name: str) -> int:
     """A seed of 63 bits for the stream `name`; the streams of one seed, or of neighbouring seeds, are unrelated."""
-    if seed < 0:
+    if not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed={seed}: expected a non-negative integer")
     entropy = np.random.SeedSequence([seed, *name.encode()])
     return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -45,11 +45,16 @@ def numpy_generator(seed: int, name: str) -> np.random.Generator:
 def global_seed(seed: int, name: str) -> Iterator[None]:
     """Seed the global CPU generator of torch inside the block, and restore its state afterwards.
 
-    Layers draw their initial weights from it.
+    Layers draw their initial weights from it, in float32: a seed means the same numbers whatever the default format.
     """
+    default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_seed_of(seed, name))
-        yield
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
 
 
 @contextmanager
