@@ -25,7 +25,8 @@ STEPS = (10.0, 1.0, 0.1, 1e-2, 1e-3)  # of differences of gradients, over precis
 ORDINARY = 3.0  # outputs of this size saturate no softmax, and tell examples apart
 KNOWN = (
     "known of weight_norm, which parametrize.remove_parametrizations takes off, of detached or straight-through "
-    "gradients, of padding tokens with tied weights, and of layer_norm in a loss of gradients"
+    "gradients, of padding tokens with tied weights, of layer_norm in a loss of gradients, and of a kink at a "
+    "value that comes often, such as zero behind weights that are all zero"
 )
 
 
@@ -89,7 +90,8 @@ def uncached(device: torch.device) -> Iterator[None]:
     """Let each forward pass read the weights as they are, in their own precision, whatever the caller has set."""
     if parametrize._cache_enabled:
         raise ValueError("parametrize.cached() is on and keeps weights that have moved: expected a call outside of it")
-    with torch.autocast(device.type, enabled=False, cache_enabled=False):
+    kind = "cpu" if device.type == "meta" else device.type  # autocast knows no meta
+    with torch.autocast(kind, enabled=False, cache_enabled=False):
         yield
 
 
@@ -265,7 +267,14 @@ def _far_from_trained(matrix: BatchHessian, model: nn.Module, loss: Loss, batch:
 def _check_few(matrix: BatchHessian, models: tuple[nn.Module, nn.Module], loss: Loss, few: Batch) -> None:
     """On a few rows: that the loss changes nothing, reads no other weights, is curved, and has right derivatives."""
     model, original = models
-    (first, kinds), (second, _) = (_graph_leaves(matrix, model, loss, few) for _ in range(2))
+    frozen = [p for p in original.parameters() if p.is_leaf and not p.requires_grad and p.is_floating_point()]
+    try:
+        for parameter in frozen:  # of which the graph then tells, where the loss reads them
+            parameter.requires_grad_()
+        (first, kinds), (second, _) = (_graph_leaves(matrix, model, loss, few) for _ in range(2))
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
     if low := kinds & {torch.bfloat16, torch.float16}:
         raise ValueError(f"the loss computes in {low.pop()}: products would have two digits; expected no autocast")
     known = {id(part) for part in [*tree_leaves(few), *(model.parameters() if matrix.reads_weights else ())]}
@@ -282,9 +291,15 @@ def _graph_leaves(
     matrix: BatchHessian, model: nn.Module, loss: Loss, batch: Batch
 ) -> tuple[dict[int, Tensor], set[torch.dtype]]:
     """The tensors that the graph of the loss starts from, by identity, and the dtypes of those that it keeps."""
-    saved: dict[int, Tensor] = {}
-    with saved_tensors_hooks(lambda part: saved.setdefault(id(part), part), lambda part: part):
-        found = leaves(_evaluate(matrix, model, loss, batch))
+    saved, found, own = dict[int, Tensor](), dict[int, Tensor](), {id(part) for part in model.parameters()}
+
+    def note(outputs: Tensor) -> Tensor:
+        found.update({key: leaf for key, leaf in leaves(outputs).items() if key not in own})
+        return outputs
+
+    keep = saved_tensors_hooks(lambda part: saved.setdefault(id(part), part), lambda part: part)
+    with keep, outputs_replaced(model, note):
+        found |= leaves(_evaluate(matrix, model, loss, batch))
     return found, {part.dtype for part in saved.values()}
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -81,21 +80,26 @@ def rescale_direction(direction: Mapping[str, Tensor], weights: Mapping[str, Ten
         scaling: whose norms are taken.
 
     Raises:
-        ValueError: an unknown scaling.
+        ValueError: an unknown scaling, or other names or shapes than those of the weights.
     """
     if scaling not in get_args(Scaling):
         raise ValueError(f"scaling={scaling!r}: expected one of {', '.join(get_args(Scaling))}")
     if scaling == "none":
         return dict(direction)
+    for name in [*direction, *weights]:
+        shapes = [_shape(parts[name]) if name in parts else "none" for parts in (direction, weights)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{name!r} has shapes {shapes[0]} and {shapes[1]}: expected those of the weights")
     return {name: part * _ratio(weights[name], part, scaling == "filter") for name, part in direction.items()}
 
 
 def _ratio(weight: Tensor, part: Tensor, by_filter: bool) -> Tensor:
     """||w|| / ||d|| of each filter, or of the whole tensor, in a shape that multiplies it."""
     dims = tuple(range(1, part.ndim)) if by_filter else tuple(range(part.ndim))
-    weight_norm: Tensor = torch.linalg.vector_norm(weight, dim=dims, keepdim=True)
-    part_norm: Tensor = torch.linalg.vector_norm(part, dim=dims, keepdim=True)
-    return weight_norm / (part_norm + TINY)
+    parts = (weight, part, weight.double(), part.double())
+    own, its, wide, long = (torch.linalg.vector_norm(each, dim=dims, keepdim=True) for each in parts)
+    ordinary = (own > 1e-15) & (own < 1e15) & (its > 1e-5) & (its < 1e15)  # far from where squares leave the format
+    return torch.where(ordinary, own / (its + TINY), (wide / long.where(long > 0, 1)).to(own.dtype))
 
 
 def random_direction(model: nn.Module, seed: int, stream: str, scaling: Scaling = "filter") -> Direction:
@@ -160,7 +164,8 @@ def network_at(model: nn.Module, directions: Sequence[Direction], point: ArrayLi
         point: `(k,)`, one coordinate for each direction.
 
     Raises:
-        ValueError: another number of coordinates than of directions, or a direction that does not fit the model.
+        ValueError: another number of coordinates than of directions, a direction that does not fit the model,
+            or a network whose copy would still read tensors of the original, with the name of what holds them.
 
     Examples:
         Half way from one network to another:

@@ -67,12 +67,13 @@ class _Form:
 class Evaluator:
     """Loss of a network at points of a line, plane or space: weights + sum of coordinates x directions.
 
-    The network is a copy in evaluation mode: the model stays as it is, and so do its running statistics. A running
+    The network is a copy in evaluation mode: the model stays as it is, and so do its running statistics. What the copy
+    does not read, as results that a forward pass has kept, is told by a warning. A running
     variance that a line leads below zero is taken as zero. An evaluator can be sent to another process.
 
     For speed the network is rewritten: where the directions move only parameters of more than one dimension, batch
     normalisation is folded into the convolutions before it (folding maps lines to lines); images lie channels-last;
-    weights may become bfloat16. Each rewrite is compared with the untouched network on the first examples, and dropped
+    weights may become bfloat16. Each rewrite is compared with the untouched network on some examples, and dropped
     with a warning where it differs.
 
     Args:
@@ -95,8 +96,10 @@ class Evaluator:
     Raises:
         ValueError: by name, a direction that does not fit the model, parameters that are complex or not built yet;
             unequal numbers of inputs and targets; an unknown precision; a batch below 1; outputs or targets that the
-            default loss cannot mean; a network that fails on the first examples, or that gives them other losses when
-            it is evaluated again, or without the others of their batch; a loss that is not one value per example.
+            default loss cannot mean; a network that fails on some examples, or that gives them other losses when
+            it is evaluated again, or without the others of their batch; a forward pass that changes weights, buffers
+            or numbers of the network; a network whose copy, moved, differs from the network itself, which is moved in
+            place for that and put back to the last bit; a loss that is not one value per example.
 
     Examples:
         The loss (w - 1)^2 of one weight, which starts at 0, along the direction that adds 1 to it:
@@ -180,7 +183,9 @@ class Evaluator:
         fresh.move([0.0] * len(fresh.directions))
         check_unchanged(plain.model, fresh.model)
         if moved := [name for name, value in counters(plain.model).items() if counted.get(name, value) != value]:
-            raise ValueError(f"the loss changes {moved[0]!r} at each call: expected a forward pass that changes nothing")
+            raise ValueError(
+                f"the loss changes {moved[0]!r} at each call: expected a forward pass that changes nothing"
+            )
         self._check_examples(plain)
         return plain
 

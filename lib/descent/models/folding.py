@@ -197,7 +197,8 @@ def _pairs(model: nn.Module) -> list[tuple[str, str]]:
         own = convolution, norm, *convolution.parameters()
         once = uses[first] == uses[second] == 1 and all(places[id(part)] == 1 for part in own)
         plain = {name for name, _ in convolution.named_parameters()} in ({"weight"}, {"weight", "bias"})
+        untouched = not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in own[:2])
         kinds = type(convolution) in CONVOLUTIONS and type(norm) in NORMS and norm.running_mean is not None
-        if once and plain and kinds:
+        if once and plain and kinds and untouched:
             pairs.append((first, second))
     return pairs

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -38,8 +39,9 @@ class TransformerSizes:
     hidden: int = 512
 
     def __post_init__(self) -> None:
-        if min(self.symbols, self.width, self.heads, self.hidden) < 1:
-            raise ValueError(f"{self}: expected sizes of at least 1")
+        sizes = self.symbols, self.width, self.heads, self.hidden
+        if not all(isinstance(size, int | np.integer) and size >= 1 for size in sizes):
+            raise ValueError(f"{self}: expected sizes of at least 1, whole numbers")
         if self.width % self.heads:
             raise ValueError(f"width={self.width}, heads={self.heads}: expected heads that divide the width")
 
