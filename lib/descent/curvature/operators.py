@@ -34,6 +34,7 @@ from descent.curvature.checks import (
     split,
     trained,
     twice_differentiable,
+    uncached,
 )
 
 Array = NDArray[np.float64]
@@ -186,18 +187,19 @@ class _MeanOverBatches(LinearOperator):  # type: ignore[misc]
     def _matmat(self, matrix: Array) -> Array:
         if np.iscomplexobj(matrix):
             raise ValueError(f"vector of {matrix.dtype}: expected real numbers, the real and the imaginary part apart")
-        like = self._weights[0]
-        rows = torch.as_tensor(matrix.T, dtype=like.dtype, device=like.device).contiguous()
+        like, exponents = self._weights[0], np.frexp(np.abs(matrix).max(0))[1]
+        scaled = np.ldexp(matrix, -exponents)  # by powers of two, which round nothing, into the range of float32
+        rows = torch.as_tensor(scaled.T, dtype=like.dtype, device=like.device).contiguous()
         vectors = [split(row, self._weights) for row in rows]
         total, examples = torch.zeros_like(rows), 0
-        with torch.autocast(like.device.type, enabled=False):
+        with uncached(like.device):
             for count, multiply in self._products():
                 examples += count
                 for row, vector in zip(total, vectors, strict=True):
                     row.add_(flat(multiply(vector)), alpha=count / self._examples)
         if examples != self._examples:
             raise ValueError(f"batches held {self._examples} examples and now {examples}: expected the same each time")
-        product: Array = total.T.double().cpu().numpy()
+        product: Array = np.ldexp(total.T.double().cpu().numpy(), exponents)
         return product
 
     def _matvec(self, vector: Array) -> Array:
@@ -258,7 +260,8 @@ def _choose_parameter_names(model: nn.Module, parameters: Iterable[str] | None) 
         if parameter.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"parameter {name!r} is {parameter.dtype}: expected float32 or float64")
         for other, same in chosen.items():
-            if same is not parameter and same.data_ptr() == parameter.data_ptr() != 0:
+            (start, end), (first, last) = _span(same), _span(parameter)
+            if same is not parameter and max(start, first) < min(end, last):
                 raise ValueError(
                     f"parameters {name!r} and {other!r} share memory: expected one parameter, tied by name"
                 )
@@ -268,8 +271,16 @@ def _choose_parameter_names(model: nn.Module, parameters: Iterable[str] | None) 
     return set(chosen)
 
 
+def _span(part: Tensor) -> tuple[int, int]:
+    """The addresses in memory from its first number to behind its last."""
+    steps = sum((size - 1) * step for size, step in zip(part.shape, part.stride(), strict=True))
+    return part.data_ptr(), part.data_ptr() + (steps + 1) * part.element_size() * (part.numel() > 0)
+
+
 def _check_modules(model: nn.Module) -> None:
     """Refuse modules whose output is random or depends on the other examples of a batch, and compiled ones."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
     for name, module in model.named_modules():
         what = f"{type(module).__name__} {name!r}"
         if WRAPPERS & {kind.__name__ for kind in type(module).__mro__}:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from descent.curvature.eigen import saddle_free_step
+from descent.repro.numbers import check_whole
 from descent.repro.seeding import deterministic, torch_generator
 from descent.saddles.functions import SmoothFunction, quadratic
 
@@ -54,7 +55,8 @@ class EscapeCourse:
         rotated: False leaves the saddle's axes along the coordinates.
 
     Raises:
-        ValueError: fewer than two dimensions, or a condition below 1 or infinite.
+        ValueError: fewer than two dimensions, a condition below 1 or infinite, a distance that is not positive and
+            finite, no run or no step.
     """
 
     dimension: int
@@ -68,6 +70,9 @@ class EscapeCourse:
     def __post_init__(self) -> None:
         if self.dimension < 2 or not 1 <= self.condition < math.inf:
             raise ValueError(f"{self}: expected at least 2 dimensions, and a finite condition of at least 1")
+        if not (len(self.distances) and all(0 < distance < math.inf for distance in self.distances)):
+            raise ValueError(f"distances={self.distances}: expected at least one, all positive and finite")
+        check_whole(runs=self.runs, budget=self.budget)
 
     def curvatures(self) -> Array:
         """Those of the saddle, `(n,)`: positive ones evenly spaced in logarithm, then the unstable direction's."""
@@ -167,10 +172,18 @@ def median_interval(samples: Array) -> tuple[Array, Array, Array]:
 
     The ends are order statistics whose ranks are the binomial's, so that the interval holds the median of any
     distribution in at least 95 % of samples. Infinite entries (runs that did not escape) are the largest, and the
-    median is infinite where at least half of the entries are.
+    median is infinite where at least half of the entries are. Fewer than six samples bound no such interval: its ends
+    are then infinite. Where an entry is NaN, all three are.
+
+    Raises:
+        ValueError: no samples.
     """
+    samples = np.where(np.isnan(samples).any(-1, keepdims=True), np.nan, samples)
     ordered, n = np.sort(samples, -1), samples.shape[-1]
-    rank = max(0, int(binom.ppf(0.025, n, 0.5)) - 1)
+    check_whole(samples=n)
+    rank = int(binom.ppf(0.025, n, 0.5)) - 1
     middle = (ordered[..., (n - 1) // 2], ordered[..., n // 2])
     median = np.where(np.isinf(middle[1]), np.inf, (middle[0] + middle[1]) / 2)
-    return median, ordered[..., rank], ordered[..., n - 1 - rank]
+    ends = (ordered[..., rank], ordered[..., n - 1 - rank]) if rank >= 0 else (-np.inf, np.inf)
+    low, high = (np.where(np.isnan(median), np.nan, end) for end in ends)
+    return median, low, high

@@ -16,8 +16,9 @@ def _seed_of(seed: int, name: str) -> int:
     The seed's words of 32 bits are followed by the name's bytes, so that a highest word which is a letter would read as
     the name's first one.
     """
-    if seed < 0:
+    if not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed={seed}: expected a non-negative integer")
+    seed = int(seed)
     if not name.isprintable():
         raise ValueError(f"stream {name!r}: expected printable letters; with others it could be that of another seed")
     *rest, highest = [seed >> shift & 0xFFFFFFFF for shift in range(0, max(1, seed.bit_length()), 32)]
@@ -53,11 +54,16 @@ def numpy_generator(seed: int, name: str) -> np.random.Generator:
 def global_seed(seed: int, name: str) -> Iterator[None]:
     """Seed the global CPU generator of torch inside the block, and restore its state afterwards.
 
-    Layers draw their initial weights from it.
+    Layers draw their initial weights from it, in float32: a seed means the same numbers whatever the default format.
     """
+    default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_seed_of(seed, name))
-        yield
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def even_steps(total: int, count: int) -> NDArray[np.int64]:
 
 
 def _check_count(total: int, count: int) -> None:
-    if not isinstance(count, int | np.integer) or not 1 <= count <= total:
+    if not all(isinstance(number, int | np.integer) for number in (total, count)) or not 1 <= count <= total:
         raise ValueError(f"count={count}: expected 1 to {total}, the number of steps, and no fraction")
 
 
