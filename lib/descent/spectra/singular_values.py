@@ -251,7 +251,7 @@ def captured_energy(gram_matrix: Matrix, sample: NDArray[np.int64]) -> tuple[Mat
     squares = ((gram_matrix[np.ix_(held_out, sample)] @ inner.left) * inverse) ** 2
     norms = gram_matrix.diagonal()[held_out]
     running = np.cumsum(squares, axis=1)
-    residual = np.sqrt((1 - running / np.where(norms > 0, norms, 1)[:, None]).clip(0, 1))
+    residual = np.sqrt((1 - running / np.where(norms > 0, norms, 1)[:, None]).clip(0))
     return running.sum(axis=0) / norms.sum(), residual
 
 
