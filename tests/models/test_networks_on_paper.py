@@ -181,7 +181,7 @@ def test_a_path_that_is_missing_damaged_or_of_other_weights_is_refused(tmp_path:
     new = load_checkpoint(tmp_path, TINY)
     content = file.read_bytes()
     file.write_bytes(content + b"\0")
-    with pytest.raises(ValueError, match="resnet8-noshort-path.npz is damaged: SHA-256"):
+    with pytest.raises(ValueError, match=r"resnet8-noshort-path\.npz is damaged: SHA-256"):
         load_training_path(tmp_path, new)
     file.unlink()
     with pytest.raises(FileNotFoundError, match=f"no such record; to make it: rm -f '{file}'; make checkpoints$"):

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from descent.saddles import classic_saddle, find_critical_points, follow_optimiser, monkey_saddle, quadratic, scalar_field
+from descent.saddles import (
+    classic_saddle,
+    find_critical_points,
+    follow_optimiser,
+    monkey_saddle,
+    quadratic,
+    scalar_field,
+)
 
 POINTS = [[2.0, 3.0], [1.0, 0.0], [-1.0, 2.0]]
 
@@ -134,9 +141,7 @@ def test_a_path_in_three_dimensions_on_paper() -> None:
     np.testing.assert_allclose(path.gradient_norms, [21**0.5, (0.75**2 + 1) ** 0.5], rtol=1e-15)
 
 
-@pytest.mark.parametrize(
-    ("function", "start"), [(lambda p: p.log().sum(), 0.0), (lambda p: p.sigmoid().sum(), np.inf)]
-)
+@pytest.mark.parametrize(("function", "start"), [(lambda p: p.log().sum(), 0.0), (lambda p: p.sigmoid().sum(), np.inf)])
 def test_a_start_is_finite_and_so_is_its_value(function: Callable[[Tensor], Tensor], start: float) -> None:
     with pytest.raises(ValueError, match="starts: expected finite coordinates, at least one, and finite values of f"):
         follow_optimiser(scalar_field(function, 1, "f"), [start], descend, 1)
