@@ -104,6 +104,12 @@ def test_a_hidden_slope_is_seen_down_to_a_millionth_of_one_plus_the_value() -> N
     assert least_refused(-10.0) / flat == pytest.approx(11, rel=0.03)
 
 
+def test_a_number_drawn_is_seen_however_small() -> None:
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(ValueError, match="mine: the function returns another number each time"):
+        scalar_field(lambda p: p.sum() + 1e-9 * torch.rand((), dtype=p.dtype, generator=generator), 1, "mine")
+
+
 # --- the search
 
 
