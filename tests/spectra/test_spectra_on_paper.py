@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from descent.spectra import singular_values
-from descent.spectra.fourier_modulo_p import key_frequencies, neuron_frequencies
+from descent.spectra.fourier_modulo_p import gini, key_frequencies, neuron_frequencies
 from descent.spectra.singular_values import (
     Spectrum,
     captured_energy,
@@ -47,6 +47,10 @@ def test_a_cut_of_zero_takes_what_varies_and_one_is_none() -> None:
     for cut in (1, 1.5):
         with pytest.raises(ValueError, match=f"cut={cut}: expected 0 <= cut < 1"):
             key_frequencies(waves(), cut=cut)
+
+
+def test_the_gini_coefficient_of_a_table_is_that_of_all_its_numbers() -> None:
+    assert gini(torch.tensor([[1.0, 3.0], [0.0, 0.0]])) == pytest.approx((1 * 1 + 3 * 3) / (4 * 4))
 
 
 # --- singular values
@@ -162,6 +166,8 @@ def test_null_rows_are_float32_and_may_have_one_column() -> None:
     rows = gaussian_null_rows([2.0, 0.5], 1, np.random.default_rng(0))
     assert rows.dtype == np.float32
     assert np.abs(rows).tolist() == [[2.0], [0.5]]
+    with pytest.raises(ValueError, match="norms is of type complex128"):
+        gaussian_null_rows([1j], 3, np.random.default_rng(0))
 
 
 # --- paths

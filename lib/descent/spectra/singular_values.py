@@ -263,8 +263,8 @@ def gaussian_null_rows(norms: ArrayLike, columns: int, generator: np.random.Gene
     Raises:
         ValueError: the norms are not n finite numbers of at least 0 that float32 can hold, or no column.
     """
-    _checked_values(norms)
     norms = as_real(norms, "norms")
+    _checked_values(norms)
     with np.errstate(over="ignore"):
         sizes = np.asarray(norms, np.float32)
     if columns < 1 or not np.isfinite(sizes).all() or (sizes == 0).sum() > (norms == 0).sum():
