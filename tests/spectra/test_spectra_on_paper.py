@@ -240,3 +240,10 @@ def test_beyond_its_ends_a_path_is_smoothed_with_the_points_at_its_ends() -> Non
     expected = turning_angles(by_hand, np.arange(9))
     for found, right in zip(turning_angles(path, np.arange(9), smooth=5), expected, strict=True):
         np.testing.assert_allclose(found, right, atol=1e-7)
+
+
+def test_times_are_real_and_a_path_has_coordinates() -> None:
+    with pytest.raises(ValueError, match="times is of type complex128"):
+        turning_angles(CORNER, np.arange(3) * 1j)
+    with pytest.raises(ValueError, match="3 equal points: expected a path that moves"):
+        turning_angles(np.zeros((3, 0)), np.arange(3))
