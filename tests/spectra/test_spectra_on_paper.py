@@ -233,6 +233,19 @@ def test_a_path_that_goes_back_on_itself_turns_by_half_a_circle_or_not_at_all(se
     assert (angle > 1).any()
 
 
+@pytest.mark.parametrize("rests", [(1, 1, 1), (3, 1, 1), (1, 1, 3)])
+def test_a_chord_from_a_place_to_the_same_place_has_no_direction(rests: tuple[int, int, int]) -> None:
+    """Of 400 places the two in the middle, of which chords of one place join, are one point before and after the turn.
+
+    Their chord is zero but for rounding, of which no angle is made.
+    """
+    for seed in range(10):
+        there = np.random.default_rng(seed).standard_normal(3)
+        path = np.repeat(np.outer([0.0, 1.0, 0.0], there), rests, axis=0)
+        _, angle = turning_angles(path, np.arange(len(path)), window=0.005)
+        assert np.flatnonzero(np.isnan(angle)).tolist() == [198, 199]  # places 199 and 200
+
+
 def test_beyond_its_ends_a_path_is_smoothed_with_the_points_at_its_ends() -> None:
     path = np.random.default_rng(0).standard_normal((9, 2)).cumsum(0)
     index = [[min(max(place + step, 0), 8) for step in (-2, -1, 0, 1, 2)] for place in range(9)]
@@ -247,3 +260,8 @@ def test_times_are_real_and_a_path_has_coordinates() -> None:
         turning_angles(CORNER, np.arange(3) * 1j)
     with pytest.raises(ValueError, match="3 equal points: expected a path that moves"):
         turning_angles(np.zeros((3, 0)), np.arange(3))
+
+
+def test_differences_that_float32_cannot_hold_are_taken_from_the_last_point() -> None:
+    plane = trajectory_plane(np.array([[3e38, 0], [0, 1e38], [-3e38, 0]], np.float32))
+    np.testing.assert_allclose(plane.gram, [[3.6e77, 1.8e77, 0], [1.8e77, 1e77, 0], [0, 0, 0]], rtol=1e-6)
