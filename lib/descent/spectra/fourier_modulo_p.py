@@ -184,7 +184,7 @@ def neuron_frequencies(neurons: Tensor) -> tuple[Tensor, Tensor]:
     waves_of_a = energy[1:, 0].view(half, 2, -1).sum(1)
     waves_of_b = energy[0, 1:].view(half, 2, -1).sum(1)
     blocks = energy[1:, 1:].view(half, 2, half, 2, -1).sum((1, 3))
-    products = blocks.diagonal().T  # (half, m)
+    products = blocks.diagonal(dim1=0, dim2=1).T  # (half, m)
     total = energy.sum((0, 1))
     varies = total > ROUNDING * raw.square().sum(0)
     share = torch.where(varies, (waves_of_a + waves_of_b + products) / torch.where(varies, total, 1), 0)
@@ -202,7 +202,7 @@ def key_frequencies(neurons: Tensor, cut: float = 0.85, fewest: int = 1) -> list
     if not 0 <= cut < 1:
         raise ValueError(f"cut={cut}: expected 0 <= cut < 1")
     frequency, share = neuron_frequencies(neurons)
-    counts = torch.bincount(frequency[share > cut])
+    counts = torch.bincount(frequency[share > cut], minlength=1)
     return [k for k, count in enumerate(counts.tolist()) if k and count >= fewest]
 
 
@@ -222,6 +222,6 @@ def gini(values: Tensor) -> float:
     n = len(ordered)
     if n == 0 or ordered[0] < 0:
         raise ValueError(f"{n} values, smallest {float(ordered[0]) if n else None}: expected some, none below zero")
-    ranks = torch.arange(1, n + 1)
+    ranks = torch.arange(1, n + 1, dtype=torch.float64)
     total = float(ordered.sum())
     return float(((2 * ranks - n - 1) * ordered).sum()) / (n * total) if total else 0.0

@@ -251,7 +251,7 @@ def captured_energy(gram_matrix: Matrix, sample: NDArray[np.int64]) -> tuple[Mat
     squares = ((gram_matrix[np.ix_(held_out, sample)] @ inner.left) * inverse) ** 2
     norms = gram_matrix.diagonal()[held_out]
     running = np.cumsum(squares, axis=1)
-    residual = np.sqrt((1 - running / np.where(norms > 0, norms, 1)[:, None]).clip(0))
+    residual = np.sqrt((1 - running / np.where(norms > 0, norms, 1)[:, None]).clip(0, 1))
     return running.sum(axis=0) / norms.sum(), residual
 
 
@@ -263,8 +263,8 @@ def gaussian_null_rows(norms: ArrayLike, columns: int, generator: np.random.Gene
     Raises:
         ValueError: the norms are not n finite numbers of at least 0 that float32 can hold, or no column.
     """
-    norms = as_real(norms, "norms")
     _checked_values(norms)
+    norms = as_real(norms, "norms")
     with np.errstate(over="ignore"):
         sizes = np.asarray(norms, np.float32)
     if columns < 1 or not np.isfinite(sizes).all() or (sizes == 0).sum() > (norms == 0).sum():

@@ -81,7 +81,7 @@ def random_walk(points: int, size: int, seed: int) -> NDArray[np.float64]:
         raise ValueError(f"points={points}, size={size}: expected at least three points, and a size no less")
     generator = numpy_generator(seed, "random walk")
     steps = points - 1
-    factor = np.tril(generator.standard_normal((steps, steps)))  # Bartlett's decomposition
+    factor = np.tril(generator.standard_normal((steps, steps)), -1)  # Bartlett's decomposition
     factor[np.diag_indices(steps)] = np.sqrt(generator.chisquare(size - np.arange(steps)))
     walk = np.vstack([np.zeros(steps), np.cumsum(factor, axis=0)])
     walk = walk - walk[-1]
@@ -156,7 +156,7 @@ def turning_angles(
         raise ValueError(f"{len(path)} equal points: expected a path that moves")
     places = np.linspace(0, passed[-1], SAMPLES)
     even = np.stack([np.interp(places, passed, column) for column in path.T], axis=1)
-    reach = round(window / 2 * SAMPLES)
+    reach = max(1, round(window / 2 * SAMPLES))
     behind, ahead = even[reach:-reach] - even[: -2 * reach], even[2 * reach :] - even[reach:-reach]
     chords = np.linalg.norm(behind, axis=1), np.linalg.norm(ahead, axis=1)
     lengths = np.where(np.minimum(*chords) > FLAT * passed[-1], chords[0] * chords[1], np.nan)
@@ -176,6 +176,6 @@ def path_corners(
     """
     check_whole(count=count)
     when, angle = turning_angles(path, times, window, smooth)
-    peaks = find_peaks(angle, distance=round(window * SAMPLES))[0]
+    peaks = find_peaks(angle, distance=max(1, round(window * SAMPLES)))[0]
     found = np.sort(peaks[angle[peaks].argsort()[::-1][:count]])
     return when[found], angle[found]
