@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -76,16 +75,6 @@ class BatchHessian:
 
 
 @contextmanager
-def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Let autograd work as for training, whatever the caller has set, with kernels that have second derivatives."""
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
-        with uncached(next(model.parameters()).device), cudnn:
-            yield
-
-
-@contextmanager
 def uncached(device: torch.device) -> Iterator[None]:
     """Let each forward pass read the weights as they are, in their own precision, whatever the caller has set."""
     if parametrize._cache_enabled:
@@ -112,23 +101,6 @@ def outputs_replaced(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> I
 def prepare(batch: Batch, device: torch.device, rows: slice = slice(None)) -> Batch:
     """Rows of a batch on a device, as leaves of which a loss may take gradients where the batch allows it."""
     return tree_map(lambda part: part[rows].detach().to(device).requires_grad_(part.requires_grad), batch)
-
-
-def guarded(loss: Loss) -> Loss:
-    """The loss, whose own failures are told as those of a wrong argument."""
-
-    def call(model: nn.Module, batch: Batch) -> Tensor:
-        try:
-            return loss(model, batch)
-        except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise ValueError(
-                f"loss(model, batch) fails: {type(error).__name__}: {error}; expected a function of both, for any "
-                "number of rows, such as lambda model, batch: cross_entropy(model(batch[0]), batch[1])"
-            ) from error
-
-    return call
 
 
 def count_examples(batch: Batch, number: int) -> int:

@@ -40,7 +40,8 @@ class ProbeMean:
 def _standard_error(probes: Array) -> Array:
     """Of the mean over the first axis, also where squares are out of float64's range."""
     exponent = np.frexp(np.abs(probes).max(initial=0))[1]
-    return np.ldexp(np.ldexp(probes, -exponent).std(axis=0, ddof=1) / np.sqrt(len(probes)), exponent)
+    error: Array = np.ldexp(np.ldexp(probes, -exponent).std(axis=0, ddof=1) / np.sqrt(len(probes)), exponent)
+    return error
 
 
 @dataclass(frozen=True)

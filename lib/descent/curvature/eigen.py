@@ -69,7 +69,8 @@ def length(vectors: Array) -> Array:
     """The norm of a vector `(P,)`, or of each column `(P, k)`, also where the squares are out of float64's range."""
     exponent = np.frexp(np.abs(vectors).max(0, initial=0))[1]
     scaled = np.ldexp(vectors, -exponent)  # by powers of two, which round nothing
-    return np.ldexp(np.linalg.norm(scaled, axis=0 if vectors.ndim > 1 else None), exponent)
+    lengths: Array = np.ldexp(np.linalg.norm(scaled, axis=0 if vectors.ndim > 1 else None), exponent)
+    return lengths
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, RandomSampler
 
 from descent.curvature.checks import (
@@ -29,11 +31,9 @@ from descent.curvature.checks import (
     count_examples,
     differentiate,
     flat,
-    guarded,
     prepare,
     split,
     trained,
-    twice_differentiable,
     uncached,
 )
 
@@ -175,9 +175,9 @@ class _MeanOverBatches(LinearOperator):  # type: ignore[misc]
         _check_modules(model)
         _check_order(batches)
         names = _choose_parameter_names(model, parameters)
-        with twice_differentiable(model):
+        with _twice_differentiable(model):
             self._model = _copy_model(model, names)
-            self._weights, self._loss, self._matrix_of = trained(self._model), guarded(loss), matrix
+            self._weights, self._loss, self._matrix_of = trained(self._model), _guarded(loss), matrix
             self._batches = list(batches) if isinstance(batches, list | tuple) else batches
             self._examples = check_batches(matrix, (self._model, model), self._loss, self._batches)
         self._kept: Product | None = None  # of the only batch
@@ -214,11 +214,38 @@ class _MeanOverBatches(LinearOperator):  # type: ignore[misc]
             yield self._examples, self._kept
             return
         for number, batch in enumerate(self._batches):
-            with twice_differentiable(self._model):
+            with _twice_differentiable(self._model):
                 multiply = self._matrix_of.product(self._model, self._loss, prepare(batch, self._weights[0].device))
             if isinstance(self._batches, list) and len(self._batches) == 1:
                 self._kept = multiply
             yield count_examples(batch, number), multiply
+
+
+@contextmanager
+def _twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Let autograd work as for training, whatever the caller has set, with kernels that have second derivatives."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+        with uncached(next(model.parameters()).device), cudnn:
+            yield
+
+
+def _guarded(loss: Loss) -> Loss:
+    """The loss, whose own failures are told as those of a wrong argument."""
+
+    def call(model: nn.Module, batch: Batch) -> Tensor:
+        try:
+            return loss(model, batch)
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(
+                f"loss(model, batch) fails: {type(error).__name__}: {error}; expected a function of both, for any "
+                "number of rows, such as lambda model, batch: cross_entropy(model(batch[0]), batch[1])"
+            ) from error
+
+    return call
 
 
 def _copy_model(model: nn.Module, names: set[str]) -> nn.Module:

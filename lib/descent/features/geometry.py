@@ -23,11 +23,11 @@ from descent.repro.numbers import as_real, check_whole
 LEARNT = 0.5  # a feature with a larger norm counts as learnt
 
 
-def _map(W: Tensor, dimensions: int | None = None) -> Tensor:
-    """W as a tensor of float32 or float64, with its gradient; a number of dimensions says that it has to be one map."""
+def _map(W: Tensor, one: bool = False) -> Tensor:
+    """W as a tensor of float32 or float64, with its gradient; `one` says that it has to be one map."""
     W = W.to_dense() if isinstance(W, Tensor) else torch.from_numpy(as_real(W, "W").copy())
-    if W.ndim < 2 or 0 in W.shape or W.is_complex() or (dimensions is not None and W.ndim > 2):
-        wanted = "(..., m, n)" if dimensions is None else "(m, n), one map"
+    if W.ndim < 2 or 0 in W.shape or W.is_complex() or (one and W.ndim > 2):
+        wanted = "(m, n), one map" if one else "(..., m, n)"
         raise ValueError(f"W of shape {tuple(W.shape)}: expected {wanted}, the features as columns of real numbers")
     return W if W.dtype in (torch.float32, torch.float64) else W.double()
 
@@ -196,7 +196,7 @@ class FeatureCluster:
 
 def cosines(W: Tensor) -> Tensor:
     """The cosines between the columns, each pair once, ascending: `(k (k - 1) / 2,)`. No rotation changes them."""
-    W = _map(W, 2)
+    W = _map(W, one=True)
     gram = feature_directions(W).mT @ feature_directions(W)
     rows, columns = torch.triu_indices(len(gram), len(gram), 1)
     return gram[rows, columns].sort().values
@@ -207,7 +207,7 @@ def figure_name(W: Tensor) -> str:
 
     In ascending order, no cosine between the columns differs by more than 0.15 from that of the figure.
     """
-    ours = cosines(_map(W, 2).double())
+    ours = cosines(_map(W).double())
     for name in FIGURES:
         known = figure_frame(name)
         if len(cosines(known)) == len(ours) and torch.allclose(ours, cosines(known), rtol=0, atol=0.15):
@@ -224,7 +224,7 @@ def feature_clusters(W: Tensor, threshold: float = 0.2) -> list[FeatureCluster]:
     Raises:
         ValueError: more than one map, or a threshold outside 0 to 1.
     """
-    W = _map(W, 2)
+    W = _map(W, one=True)
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold}: expected one between 0 and 1")
     kept = torch.nonzero(is_learnt(W)).flatten()
@@ -267,12 +267,12 @@ def cluster_edges(W: Tensor) -> list[tuple[int, int]]:
     points = as_real(W, "W").astype(np.float64).T
     if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
         raise ValueError(f"W of shape {points.T.shape}: expected (3, k), finite numbers")
-    if len(points) < 3:
+    if len(points) < 4:
         return list(combinations(range(len(points)), 2))
     left, size, _ = np.linalg.svd((points - points.mean(0)).T, full_matrices=False)
     flat = int((size > 0.05 * size[0]).sum())
     if flat < 3:
-        flattened = (points - points.mean(0)) @ left[:, :2]
+        flattened = (points - points.mean(0)) @ left
         order = np.argsort(np.arctan2(flattened[:, 1], flattened[:, 0])).tolist()
         pairs = zip(order, order[1:] + order[:1], strict=True)
         return sorted({(min(pair), max(pair)) for pair in pairs})

@@ -253,7 +253,7 @@ class Evaluator:
             handle.remove()
         unread = []
         for name in (name for name in names if id(state[name]) not in read):
-            way = sum(far * direction[name] for direction in form.directions)
+            way = far * torch.stack([direction[name] for direction in form.directions]).sum(0)
             form.move([0.0] * len(form.directions))
             state[name].add_(way)
             if way.any() and _difference(before, self._values(form, rows)) == 0:
@@ -299,7 +299,7 @@ class Evaluator:
         """Losses `(b,)`, by default all log-probabilities, and the metric; of at most `size` examples at a time."""
         parts = []
         with uncached(self._device):
-            for some in rows.split(size or min(CHECKED, self._batch)):
+            for some in torch.split(rows, size or min(CHECKED, self._batch)):
                 batch = form.inputs[some], self._targets[some].to(form.inputs.device)
                 if self._loss is None:
                     outputs: Tensor = form.model(batch[0])

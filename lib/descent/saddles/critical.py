@@ -96,7 +96,7 @@ def find_critical_points(
     reached, norms, eigenvalues, iterations = zip(*ends, strict=True)
     points, norm = torch.stack(reached), torch.stack(norms).numpy()
     found = points.numpy(), surface.value(points).numpy(), norm, torch.stack(eigenvalues).numpy()
-    return CriticalPointSearch(*found, np.array(iterations, np.int64), norm <= tolerance)
+    return CriticalPointSearch(*found, np.array(iterations), norm <= tolerance)
 
 
 def _follow(

@@ -96,7 +96,7 @@ def follow_optimiser(
         lay(surface.gradient(points))
         return surface.value(points).sum()
 
-    taken, alive = list[Tensor](), torch.ones(*points.shape[:-1], 1, dtype=torch.bool)
+    taken, alive = list[Tensor](), torch.ones(1, dtype=torch.bool)
     for _ in range(steps + 1):
         gradient, value = surface.gradient(points), surface.value(points)
         norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
