@@ -204,3 +204,10 @@ def test_a_scale_that_is_no_number_makes_no_difference_small() -> None:
     for scale in (np.inf, np.nan, 0.0):
         np.testing.assert_array_equal(records.relative_difference([1.0, 2.0], [1.0, 3.0], scale), [0, np.inf])
     np.testing.assert_array_equal(records.relative_difference([1.0], [np.inf], np.inf), [np.inf])
+
+
+def test_two_numbers_differ_as_two_arrays_do() -> None:
+    assert records.relative_difference(np.float64(1.5), np.float64(1.0)) == 0.5
+    assert records.relative_difference(2.0, 2.0) == 0
+    assert records.relative_difference(1.0, np.inf) == np.inf
+    assert records.relative_difference(np.float64(3.0), np.float64(1.0), 4.0) == 0.5

@@ -232,7 +232,7 @@ def relative_difference(kept: ArrayLike, anew: ArrayLike, scale: float | None = 
         raise ValueError(f"scale={scale}: expected none below zero")
     with np.errstate(invalid="ignore", divide="ignore"):
         relative = np.abs(before - now) / (np.abs(now) if scale is None else scale)
-    relative[np.isinf(now) | (scale == np.inf)] = np.inf
+    relative = np.where(np.isinf(now) | (scale == np.inf), np.inf, relative)
     same = (before == now) | (np.isnan(before) & np.isnan(now))
     result: NDArray[np.float64] = np.where(same, 0, np.where(np.isfinite(relative), relative, np.inf))
     return result
