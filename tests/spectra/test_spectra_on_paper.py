@@ -166,7 +166,7 @@ def test_null_rows_are_float32_and_may_have_one_column() -> None:
     rows = gaussian_null_rows([2.0, 0.5], 1, np.random.default_rng(0))
     assert rows.dtype == np.float32
     assert np.abs(rows).tolist() == [[2.0], [0.5]]
-    with pytest.raises(ValueError, match="norms is of type complex128"):
+    with pytest.raises(ValueError, match="is of type complex128: expected real numbers"):
         gaussian_null_rows([1j], 3, np.random.default_rng(0))
 
 

@@ -72,9 +72,7 @@ def follow_optimiser(
     points = as_points(starts).detach().clone()
     check_whole(steps=steps)
     if not (points.numel() and points.isfinite().all() and surface.value(points).isfinite().all()):
-        raise ValueError(
-            f"starts: expected finite coordinates, at least one, and finite values of {surface.name} there"
-        )
+        raise ValueError(f"starts: expected finite coordinates, at least one, and finite values of {surface.name}")
     if not 0 <= noise < np.inf or (noise > 0 and generator is None):
         raise ValueError(f"noise={noise}: expected 0, or a positive number and a generator")
     optimizer = optimiser([points])
