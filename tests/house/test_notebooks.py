@@ -143,7 +143,7 @@ def test_outputs_are_kept_for_checked_cells_only(path):
 def test_a_chapter_is_short_enough_to_read(path):
     lists = {"imports", "settings"}  # hidden: names, and what each parameter may be; they grow with the chapter
     lengths = [code_lines(cell) for cell in cells(path, "code") if not lists & set(tags(cell))]
-    assert max(lengths) <= 27
+    assert max(lengths) <= 25
     assert 12 <= len(lengths) <= audit_settings(chapter(path)).code_cells
     assert statistics.median(lengths) <= 12
     words = sum(len(cell["source"].split()) for cell in cells(path, "markdown"))
