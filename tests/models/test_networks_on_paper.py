@@ -93,6 +93,17 @@ def test_a_gate_is_a_factor_of_the_shortcut(gate: float, wider: int) -> None:
     torch.testing.assert_close(block(image), (inner(image) + gate * shortcut).clamp(min=0))
 
 
+@pytest.mark.parametrize("side", ["height", "width"])
+def test_an_image_has_sides(side: str) -> None:
+    with pytest.raises(ValueError, match=f"{side}=0: expected at least 1"):
+        small_convnet((1, 0 if side == "height" else 8, 0 if side == "width" else 8), 3, 0)
+
+
+def test_what_makes_no_layer_is_told_from_what_does() -> None:
+    with pytest.raises(ValueError, match=r"such as nn\.Tanh, not nn\.Tanh\(\) or torch\.tanh$"):
+        mlp((4,), [3], 2, 0, activation=torch.tanh)  # type: ignore[arg-type]
+
+
 # --- copies and folding
 
 
@@ -192,6 +203,7 @@ def test_a_path_that_is_missing_damaged_or_of_other_weights_is_refused(tmp_path:
 
 
 def test_nothing_of_a_pass_lies_on_another_device_than_the_model() -> None:
-    model = OneLayerTransformer(TransformerSizes(7, 8, 2, 4), 0).to("meta")
-    pairs = torch.zeros(3, 2, dtype=torch.int64, device="meta")
-    assert model(pairs).shape == every_position(model, pairs).shape == (3, 8)
+    for symbols in (7, 1):
+        model = OneLayerTransformer(TransformerSizes(symbols, 8, 2, 4), 0).to("meta")
+        pairs = torch.zeros(3, 2, dtype=torch.int64, device="meta")
+        assert model(pairs).shape == every_position(model, pairs).shape == (3, symbols + 1)
