@@ -116,7 +116,8 @@ def changed_functions(revision: str, room: str) -> list[str]:
 def mutmut(folder: Path, *arguments: str, until: float | None = None) -> tuple[int, str]:
     """The exit status of mutmut and what it said; at the time `until` it is ended, as what it found so far is kept."""
     found = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder / "mutants"), os.environ.get("PYTHONPATH", "")])}
-    found |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    # a process that mutmut forks waits for ever for threads of OpenMP, which the one before it has started
+    found |= {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "mutmut", *arguments]
     told = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     with subprocess.Popen(command, cwd=folder, env=found, **told) as process:
