@@ -76,8 +76,8 @@ store: $(READY) ## keep the quick edition's checked outputs in CHAPTER=name's so
 bench: $(READY) ## the benchmarks as a table of ratios, kept as benchmarks/results.json
 	$(PYTHON) benchmarks/run.py
 
-mutate: $(READY) ## small changes to a room that no test of it notices, an hour: ROOM=spectra SINCE=main JOBS=2 LIMIT=110
-	$(PYTHON) tests/helpers/mutate.py $(ROOM) $(SINCE:%=--since %) $(JOBS:%=--jobs %) $(LIMIT:%=--limit %)
+mutate: $(READY) ## small changes to a room that no test of it notices, an hour: ROOM=spectra SINCE=main JOBS=2 LIMIT=110 SAMPLE=200
+	$(PYTHON) tests/helpers/mutate.py $(ROOM) $(SINCE:%=--since %) $(JOBS:%=--jobs %) $(LIMIT:%=--limit %) $(SAMPLE:%=--sample %)
 
 lint: $(READY) ## ruff (notebooks too), format check, which room may use which, type check
 	$(PYTHON) -m ruff check .

@@ -14,6 +14,7 @@ import ast
 import difflib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -145,11 +146,10 @@ def survivors(folder: Path) -> Iterator[Survivor]:
             yield Survivor(function, was, becomes)
 
 
-def tried(folder: Path, room: str) -> int:
-    """How many changes mutmut has tried in a folder."""
-    notes = (folder / "mutants" / "descent" / room).glob("*.meta")
-    codes = [code for each in notes for code in json.loads(each.read_text())["exit_code_by_key"].values()]
-    return sum(code is not None for code in codes)
+def states(folder: Path, room: str) -> dict[str, int | None]:
+    """The changes that mutmut has laid out in a folder, and with which status their tests ended; None is not tried."""
+    notes = sorted((folder / "mutants" / "descent" / room).glob("*.meta"))
+    return {key: code for each in notes for key, code in json.loads(each.read_text())["exit_code_by_key"].items()}
 
 
 def reasons() -> dict[Survivor, str]:
@@ -160,12 +160,16 @@ def reasons() -> dict[Survivor, str]:
     }
 
 
-def look_at(room: str, since: str | None, jobs: int, until: float | None) -> bool:
+def look_at(room: str, since: str | None, jobs: int, until: float | None, sample: int | None) -> bool:
     """Say what survives in a room; whether every change that does has a reason."""
     chosen = changed_functions(since, room) if since else []
     if since and not chosen:
         return True
     folder = lay_out(room)
+    if sample:
+        mutmut(folder, "run", "nothing by this name")  # lays all changes out, and tries none
+        every = list(states(folder, room))
+        chosen = random.Random(0).sample(every, min(sample, len(every)))
     status, said = mutmut(folder, "run", "--max-children", str(jobs), *chosen, until=until)
     if status:
         click.echo(f"{said[-6000:]}\n{room}: mutmut ended with status {status}", err=True)
@@ -177,7 +181,7 @@ def look_at(room: str, since: str | None, jobs: int, until: float | None) -> boo
         found = {each for each in found if any(line and line in each.was for line in lines)}
     for each in sorted(found - known.keys()):
         click.echo(f"{each.function}\n- {each.was}\n+ {each.becomes}\n")
-    new, count = len(found - known.keys()), tried(folder, room)
+    new, count = len(found - known.keys()), sum(code is not None for code in states(folder, room).values())
     share = f"{1 - new / count:.1%}" if count else "-"
     words = f"{len(found)} of {count:,} changes go unnoticed, {len(found) - new} with a reason in {KNOWN.name}"
     click.echo(f"{room}: {words}; {share} noticed or harmless")
@@ -189,13 +193,14 @@ def look_at(room: str, since: str | None, jobs: int, until: float | None) -> boo
 @click.option("--since", help="Only lines that differ from this revision; without a room, of all rooms.")
 @click.option("--jobs", default=1, show_default=True, help="Processes at once.")
 @click.option("--limit", type=float, help="Seconds, after which what was found so far counts.")
-def main(rooms: Sequence[str], since: str | None, jobs: int, limit: float | None) -> None:
+@click.option("--sample", type=int, help="So many changes of a room, drawn at random, the same ones in every run.")
+def main(rooms: Sequence[str], since: str | None, jobs: int, limit: float | None, sample: int | None) -> None:
     """Say which small changes of ROOMS no test notices; status 1 where there is one without a reason."""
     until = time.monotonic() + limit if limit else None
     every = sorted(path.parent.name for path in LIBRARY.glob("*/__init__.py"))
     if not rooms and not since:
         raise click.UsageError(f"name a room, one of {', '.join(every)}, or --since REVISION")
-    looked = [look_at(room, since, jobs, until) for room in rooms or every]
+    looked = [look_at(room, since, jobs, until, sample) for room in rooms or every]
     sys.exit(0 if all(looked) else 1)
 
 
