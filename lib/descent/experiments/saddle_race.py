@@ -139,9 +139,9 @@ def step_sizes(optimiser: str) -> tuple[float, ...]:
 def race_optimiser(course: EscapeCourse, racer: str) -> tuple[float, Array]:
     """The best step size of an optimiser and its numbers of steps to escape, `(distances, runs)`, on one thread.
 
-    Five tuning runs choose the step size from `step_sizes(racer)`: that whose slowest run from each distance takes the fewest steps
-    (in the geometric mean over distances), so that a step size which loses a run is not chosen. Fresh seeds then race
-    at it. Saddle-free Newton has step size one.
+    Five tuning runs choose the step size from `step_sizes(racer)`: that whose slowest run from each distance takes the
+    fewest steps (in the geometric mean over distances), so that a step size which loses a run is not chosen. Fresh
+    seeds then race at it. Saddle-free Newton has step size one.
 
     Raises:
         ValueError: an unknown racer.

@@ -262,11 +262,11 @@ document.addEventListener("DOMContentLoaded", () => {
         x: steps, y, name, mode: "lines", line: { color, width: dash ? 1.5 : 2.5, dash }, hovertemplate: "step %{x}: %{y:.3g}",
       });
       const predicted = predict(current, points.length).map((each) => (each < 100 ? each : null));
-      const square = (text) => ({ range: [-WINDOW, WINDOW], dtick: 0.5, title: { text } });
+      const square = (text) => ({ range: [-WINDOW, WINDOW], dtick: 0.5, constrain: "domain", title: { text } });
       const map = [thin("up", up, COLOURS[0]), thin("down", down, COLOURS[1]), path];
       const far = [against("distance", points.map(norm), COLOURS[3]), against("predicted", predicted, colour, "dash")];
       const loss = [against("loss", points.map(surface.value), COLOURS[3])];
-      const log = { type: "log", title: { text: "distance" }, exponentformat: "power", nticks: 6 };
+      const log = { type: "log", title: { text: "distance" }, exponentformat: "power", dtick: 1 };
       return Promise.all([
         Plotly.react(maps[0], map, layout(420, square("x"), { ...square("y"), scaleanchor: "x" }), config),
         Plotly.react(maps[1], far, layout(210, {}, log), config),
