@@ -29,6 +29,8 @@ LONG = {  # what each is made of
     "warnings, a line each": f"{WARNING}were given.\n",
     "slashes": "/",
     "a folder of this machine": "/home/someone",
+    "a folder of this machine, by its address": "file:///home/someone",
+    "addresses": "file://",
     "quotes": "'",
     "base64": "A+/=",
     "the word base64": ";base64,",
@@ -75,3 +77,19 @@ def test_what_goes_and_what_stays(text: str, left: str) -> None:
     for given in (text, text.splitlines(keepends=True)):
         (output,) = neutral({"name": "stderr", "output_type": "stream", "text": given})
         assert "".join(output["text"]) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("file:///home/someone/x", "file://~/x"),
+        ('<a href="file:///tmp/descent-x1/x.html">', '<a href="file://<scratch>/x.html">'),
+        ("file:///srv/book%20project/a", "file://./a"),
+        ("/srv/book%20project/a /srv/book project/b", "./a ./b"),
+        ("/home//someone/x //home/someone", "~/x //home/someone"),
+        ("http://home/someone file:///home/someone-else", "http://home/someone file:///home/someone-else"),
+        ("x/home/someone, (/home/someone)", "x/home/someone, (~)"),
+    ],
+)
+def test_a_folder_goes_however_it_is_written(text: str, left: str) -> None:
+    assert neutral({"name": "stdout", "text": text}) == [{"name": "stdout", "text": left}]

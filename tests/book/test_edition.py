@@ -107,7 +107,7 @@ def test_a_page_that_is_nowhere_is_named(tmp_path):
 
 
 MEET = """Path(settings.meeting, "{me}").touch()
-give_up = time.monotonic() + 280
+give_up = time.monotonic() + 3600
 while not Path(settings.meeting, "{other}").exists():
     assert time.monotonic() < give_up, "the other chapter does not run beside this one"
     time.sleep(0.05)
@@ -149,6 +149,29 @@ def test_a_failing_cell_leaves_the_good_edition_and_the_other_chapter_finishes(t
     write_chapter(root, "bad", "1")
     assert edition(root, "run")[0] == 0
     assert not (root / "_build/failed/bad.ipynb").exists()
+
+
+def test_an_error_is_told_with_its_notes_and_a_group_with_its_parts(tmp_path):
+    noted = "error = ValueError('a | b')\nerror.add_note('to mend: give c')\nraise error"
+    group = "raise ExceptionGroup('several', [ValueError('a | b'), ExceptionGroup('inner', [OSError(3, 'c')])])"
+    root = write_project(tmp_path / "p", noted=noted, group=f"print(' | a table')\n{group}")
+    status, said, _ = edition(root, "run")
+    assert status == 1
+    assert "FAILED noted, cell 4 ('The work'): ValueError: a | b to mend: give c (kept: " in said
+    whole = "ExceptionGroup: several (2 sub-exceptions); ValueError: a | b; ExceptionGroup: inner (1 sub-exception)"
+    assert f"FAILED group, cell 4 ('The work'): {whole}; ProcessLookupError: [Errno 3] c (kept: " in said
+
+
+def test_folders_among_the_results_are_kept(tmp_path):
+    body = """folder = Path(settings.results_dir or ".", "runs", "0")
+folder.mkdir(parents=True)
+(folder / "losses.txt").write_text("1 2")"""
+    root = write_project(tmp_path / "p", first=body)
+    status, said, _ = edition(root, "run")
+    assert status == 0, said
+    results = root / "_build/editions/quick/results/first"
+    assert (results / "runs/0/losses.txt").read_text() == "1 2"
+    assert (results / "claims.json").is_file()
 
 
 def test_chapters_that_do_not_come_to_their_end_are_failures(tmp_path):

@@ -38,7 +38,7 @@ def test_a_new_chapter_passes_every_structure_test_and_its_output_is_what_it_com
         "_toc.yml",
     ]
     assert sorted(chapters(project)) == sorted([*chapters(ROOT), "my_chapter"])
-    text = written[0].read_text()
+    text = written[0].read_text(encoding="utf-8")
     assert "new_chapter" not in text
     assert "# My chapter" in text
     structure = pytest_in(project, "tests/house/test_notebooks.py", "-k", "my_chapter or contents")

@@ -67,6 +67,10 @@ CASES: dict[str, dict[str, str]] = {
         "LC_ALL": "xx_YY.UTF-8",
     },
     "colours everywhere, and a terminal of ASCII": {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", **ASCII},
+    "no folders for matplotlib and IPython": {"MPLCONFIGDIR": "/proc/nowhere", "IPYTHONDIR": "/proc/nowhere"},
+    "caches that are a file": {"XDG_CACHE_HOME": "/etc/passwd", "IPYTHONDIR": "/etc/passwd"},
+    "no folder for settings": {"XDG_CONFIG_HOME": "/proc/nowhere"},
+    "a long number of cores, taken from threads": {"OMP_NUM_THREADS": "9" * 5000},
     "no home, and no folder for scratch files": {"HOME": "", "TMPDIR": "/proc/nowhere"},
     "a relative path for Python, and no asserts": {"PYTHONPATH": "", "PYTHONOPTIMIZE": "1"},
 }
@@ -108,6 +112,7 @@ def test_a_data_folder_in_a_home_that_nobody_has_is_refused(root: Path, nobody: 
         ({"DESCENT_CORES": "many"}, [], 2, "refused: DESCENT_CORES='many': expected a positive integer"),
         ({"DESCENT_CORES": "²"}, [], 2, "refused: DESCENT_CORES='²': expected a positive integer"),
         ({"DESCENT_CORES": "0"}, [], 2, "refused: DESCENT_CORES='0': expected a positive integer"),
+        ({"DESCENT_CORES": "9" * 5000}, [], 2, "expected a positive integer of at most nine digits"),
         ({"DESCENT_CORES": "-1"}, [], 2, "refused: DESCENT_CORES='-1': expected a positive integer"),
         ({"DESCENT_DEVICE": "gpu"}, [], 1, "before the first cell: ValueError: DESCENT_DEVICE='gpu': expected one of"),
         ({}, ["-p", "results_dir", "/proc/x"], 2, "refused: results_dir='/proc/x': nothing can be written there"),

@@ -127,10 +127,10 @@ def test_density_of_a_networks_hessian_has_its_moments() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda g: estimate_trace(MATRIX, 1, g), "samples=1, power=1: expected at least 2"),
-        (lambda g: estimate_trace(MATRIX, 5, g, power=3), "samples=5, power=3: .* 1 or 2"),
-        (lambda g: spectral_density(MATRIX, 0, 2, g), "steps=0, samples=2: expected at least 1 and at least 2"),
-        (lambda g: spectral_density(MATRIX, 5, 1, g), "steps=5, samples=1: expected"),
+        (lambda g: estimate_trace(MATRIX, 1, g), "samples=1: expected at least 2"),
+        (lambda g: estimate_trace(MATRIX, 5, g, power=3), "power=3: expected 1 or 2"),
+        (lambda g: spectral_density(MATRIX, 0, 2, g), "steps=0: expected at least 1"),
+        (lambda g: spectral_density(MATRIX, 5, 1, g), "samples=1: expected"),
         (lambda g: spectral_density(MATRIX, 5, 2, g, width=0.0), "width=0.0, .* expected a finite width above 0"),
         (lambda g: spectral_density(MATRIX, 5, 2, g, grid=[1, 0]), "a grid \\(g,\\) that ascends"),
         (lambda g: spectral_density(MATRIX, 5, 2, g, known=(VALUES, Q)), r"shape \(200, 200\): .* k below P"),

@@ -148,7 +148,7 @@ def test_positive_definite_agrees_with_eigenvalues():
     matrices = numpy_generator(5, "same").standard_normal((3000, 4, 4))
     eigenvalues = np.linalg.eigvalsh(matrices + matrices.transpose(0, 2, 1))
     assert count_positive_definite(4, 3000, numpy_generator(5, "same")) == (eigenvalues > 0).all(1).sum()
-    with pytest.raises(ValueError, match="size=0, count=5: expected at least 1 each"):
+    with pytest.raises(ValueError, match="size=0: expected at least 1"):
         count_positive_definite(0, 5, numpy_generator(0, "x"))
 
 
@@ -165,7 +165,7 @@ def test_positive_definite_agrees_with_eigenvalues():
         (lambda g: extreme_eigenpairs(MATRIX * np.nan, 2, "both", g), "product 1 .* entries that are not finite"),
         (lambda g: saddle_free_step(MATRIX, np.ones(5), 3), r"gradient of shape \(5,\): expected \(100,\)"),
         (lambda g: saddle_free_step(MATRIX, np.full(100, np.inf), 3), "all finite"),
-        (lambda g: saddle_free_step(MATRIX, np.ones(100), 0), "vectors=0, damping=0.0: expected at least 1"),
+        (lambda g: saddle_free_step(MATRIX, np.ones(100), 0), "vectors=0: expected at least 1"),
         (lambda g: saddle_free_step(MATRIX, np.ones(100), 1, -1.0), "damping=-1.0: expected"),
     ],
 )

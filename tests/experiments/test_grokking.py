@@ -127,17 +127,17 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import descent.training.loop
+import descent.training.checkpoints
 from descent.experiments.grokking import train_modular_transformer
 from descent.repro.seeding import deterministic
 from test_grokking import SMALL
-saved, save = [], descent.training.loop._Checkpoints.save
+saved, save = [], descent.training.checkpoints.Checkpoints.save
 def kill(*given):
     save(*given)
     saved.append(1)
     if len(saved) == 3:  # the first is written before any step
         os.kill(os.getpid(), signal.SIGKILL)
-descent.training.loop._Checkpoints.save = kill
+descent.training.checkpoints.Checkpoints.save = kill
 with deterministic(1):
     train_modular_transformer(replace(SMALL, every=2), Path({folder!r}))
 """

@@ -182,8 +182,8 @@ def test_blocks_cover_all_models() -> None:
         ({"density": [0.1, 0.2]}, r"density of shape \(2, 1\): expected a number, 4 of them"),
         ({"importance": 0.0}, "importance=0, noise=0: expected importances above 0"),
         ({"noise": -1.0}, "noise=-1"),
-        ({"n": 0}, "n=0, m=3, 4 seeds: expected at least 1 each"),
-        ({"seeds": []}, "0 seeds"),
+        ({"n": 0}, "n=0: expected at least 1, a whole number"),
+        ({"seeds": []}, "seeds=0: expected at least 1"),
         ({"n": 5, "density": 0.5, "importance": 1.0, "pairing": "correlated"}, "n=5: features that go in pairs"),
     ],
 )

@@ -64,8 +64,8 @@ def test_noise_is_one_for_each_model_whatever_the_features() -> None:
         ({"importance": [1.0, INF]}, "expected importances above 0 and noise of at least 0, none infinite"),
         ({"noise": NAN}, "noise=nan: expected importances above 0 and noise of at least 0"),
         ({"noise": INF}, "none infinite"),
-        ({"seeds": [0, -1]}, "seed -1: expected whole numbers of at least 0"),
-        ({"seeds": [0.5, 1.0]}, r"seed 0\.5: expected whole numbers"),
+        ({"seeds": [0, -1]}, "seed=-1: expected at least 0, a whole number"),
+        ({"seeds": [0.5, 1.0]}, r"seed=0\.5: expected at least 0, a whole number"),
     ],
 )
 def test_settings_that_are_no_numbers_are_refused(changes: dict[str, Any], sentence: str) -> None:
@@ -109,8 +109,8 @@ def test_models_that_diverge_are_named_by_their_seeds(train: Any) -> None:
         (torch.zeros(2, 2, 4), torch.zeros(2, 4), {}, r"W \(2, 2, 4\), b \(2, 4\): expected \(3, 2, 4\), \(3, 4\)"),
         (torch.zeros(3, 4, 2), torch.zeros(3, 4), {}, r"W \(3, 4, 2\)"),
         (torch.zeros(3, 2, 4), torch.zeros(4), {}, r"b \(4,\)"),
-        (torch.zeros(3, 2, 4), torch.zeros(3, 4), {"batches": 0}, "and inputs"),
-        (torch.zeros(3, 2, 4), torch.zeros(3, 4), {"batch": 0}, "and inputs"),
+        (torch.zeros(3, 2, 4), torch.zeros(3, 4), {"batches": 0}, "batches=0: expected at least 1"),
+        (torch.zeros(3, 2, 4), torch.zeros(3, 4), {"batch": 0}, "batch=0: expected at least 1"),
     ],
 )
 def test_losses_are_of_the_weights_of_these_models(W: Any, b: Any, how: dict[str, int], sentence: str) -> None:

@@ -94,7 +94,7 @@ def test_random_directions_have_length_one_and_less_order() -> None:
     assert torch.allclose(feature_norms(W), torch.ones(400, dtype=torch.float64))
     mean = float(1 / (1 + 399 / 10))  # a squared cosine is 1 / m on average
     assert float(dimensionality(W).mean()) == pytest.approx(mean, rel=0.02)
-    with pytest.raises(ValueError, match="m=0, n=3"):
+    with pytest.raises(ValueError, match="m=0: expected at least 1"):
         random_directions(0, 3, generator)
 
 

@@ -28,7 +28,7 @@ from descent.models.published_weights import ResNetDescription, load_checkpoint,
 from descent.repro.files import write_json
 from descent.repro.records import Record
 from descent.repro.sweeps import Sweep, sweep
-from descent.training.loop import DamagedCheckpointError, MiniBatches, TrainingPlan, batch_cross_entropy, fit
+from descent.training import DamagedCheckpointError, MiniBatches, TrainingPlan, batch_cross_entropy, fit
 from descent_book.run.notebook import read_executed, seal
 from descent_book.run.scorecard import ChapterResult
 

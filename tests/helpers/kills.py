@@ -86,18 +86,18 @@ RUNS = {
 
 def detached(body: Callable[[Path], None], folder: Path) -> None:
     """The body, blind to the checkout's commit, which its results name and which may change during a long audit."""
-    os.environ["GIT_DIR"] = os.devnull
+    os.environ["PATH"] = os.devnull  # there is no git
     body(folder)
     os._exit(0)  # else it would wait for joblib's idle processes, which end after five minutes
 
 
 def start(body: Callable[[Path], None], folder: Path, seconds: float | None) -> int | None:
-    """The run in a process of its own, killed after so many seconds; its exit code."""
+    """The run in a process of its own, killed after so many seconds if they are given; its exit code."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kills"])
     child = context.Process(target=detached, args=(body, folder))
     child.start()
-    child.join(300 if seconds is None else seconds)
+    child.join(seconds)
     child.kill()
     child.join()
     return child.exitcode

@@ -45,8 +45,14 @@ use_setproctitle = false
 """
 
 
-# arguments that decide no result: of `zip`, where lengths are equal, and of progress bars
-NEUTRAL = re.compile(r",? ?\b(strict|desc|disable|unit|mininterval|total|initial)=[^,()]*")
+# what decides no result: arguments of `zip`, where lengths are equal, and of progress bars; types in `cast`, None for
+# the type in `astype`, which is float64 again, None for no bias, and the letters of an `einsum`, small or capital; and
+# the comma that is left where a last argument is taken out
+NEUTRAL = re.compile(
+    r",? ?\b(strict|desc|disable|unit|mininterval|total|initial)=[^,()]*"
+    r"|(?<=\bcast\()[^,]*|(?<=\.astype\()(np\.float64|float|None)(?=\))|(?<=\bbias=)(False|None)"
+    r'|(?<=\beinsum\()"[^"]*"|, (?=\))'
+)
 
 
 class Survivor(NamedTuple):

@@ -90,7 +90,7 @@ def test_nonconvexity_is_the_share_of_negative_curvature() -> None:
     nan = np.nan
     smallest = [-1.0, 0.0, 2.0, -3.0, -4.0, -1.0, 0.0, nan, -1.0, nan]
     largest = [4.0, 5.0, 5.0, 1.5, -2.0, 0.0, 0.0, 1.0, nan, nan]
-    expected = [0.25, 0, 0, 2, 1, 1, 1, nan, nan, nan]
+    expected = [0.25, 0, 0, 2, 1, 1, 0, nan, nan, nan]
     np.testing.assert_array_equal(nonconvexity_ratio(smallest, largest), expected)
     assert not np.signbit(nonconvexity_ratio([0.0], [1.0])).any()
 

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -201,14 +202,34 @@ def is_folded(task: Evaluator) -> bool:
 
 
 def test_a_fold_that_changes_the_values_is_dropped_with_a_word() -> None:
-    """A hook makes a ReLU of a convolution's output, which no trace of the forward pass shows."""
+    """A hook of all modules makes a ReLU of a convolution's output, which no trace of the forward pass shows."""
     model, data = convolutional(), examples()
-    model[0].register_forward_hook(lambda layer, given, output: output.relu())
-    with pytest.warns(UserWarning, match=r"with batch normalisation folded into 0, the values change by 0\.\d+ of"):
-        task = Evaluator(model, *data, plane(model), precision="float32")
-    assert not is_folded(task)
-    for value, point in zip(task(POINTS)["loss"], POINTS, strict=True):
-        assert value == pytest.approx(plain_loss(moved(model, plane(model), point), data), rel=2e-5)
+    only = model[0].kernel_size
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda layer, given, output: output.relu() if getattr(layer, "kernel_size", None) == only else None
+    )
+    try:
+        with pytest.warns(UserWarning, match=r"with batch normalisation folded into 0, the values change by 0\.\d+ of"):
+            task = Evaluator(model, *data, plane(model), precision="float32")
+        assert not is_folded(task)
+        for value, point in zip(task(POINTS)["loss"], POINTS, strict=True):
+            assert value == pytest.approx(plain_loss(moved(model, plane(model), point), data), rel=2e-5)
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("way", ["forward hook", "pre-hook", "patched forward"])
+def test_a_layer_that_does_more_than_its_kind_is_not_folded(layer: int, way: str) -> None:
+    model, data = convolutional(), examples()
+    if way == "forward hook":
+        model[layer].register_forward_hook(lambda layer, given, output: output.relu())
+    elif way == "pre-hook":
+        model[layer].register_forward_pre_hook(lambda layer, given: (2 * given[0],))
+    else:
+        kind = type(model[layer])
+        model[layer].forward = partial(lambda own, given: 2 * kind.forward(own, given), model[layer])
+    torch.testing.assert_close(fold_batch_norm(model).model(data[0]), model.eval()(data[0]))
 
 
 def test_a_fold_that_moves_otherwise_is_dropped_though_it_agrees_at_the_centre(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Verdicts against cases worked out on paper, and registrations that are refused by file, claim and field."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -313,9 +314,45 @@ def test_a_parameter_that_was_changed_after_the_settings_is_noticed(folder: Path
     parameters["epochs"] = 3
     for action in (lambda: card.judge("count", 90, null=1), lambda: card.save("")):
         with pytest.raises(
-            ValueError, match="epochs=3 was changed after `settings` took 2; run the cell of `settings`"
+            ValueError, match="epochs=3 was changed after `settings` took 2; run the cell of `settings` and every cell"
         ):
             action()
+
+
+@pytest.mark.parametrize("changed", [{"epochs": 3}, {"sizes": (1,)}, {"seed": 1}, {"preset": "paper", "epochs": 20}])
+def test_a_preset_does_not_judge_what_another_was_run_for_in_one_notebook(
+    folder: Path, changed: dict[str, Any]
+) -> None:
+    """The parameters are set back and `settings` runs again: values of the run before still have their names."""
+    usual = {"preset": "quick", "seed": 0, "epochs": 2, "sizes": (1, 2), "results_dir": ""}
+    cells: dict[str, Any] = {**usual, **changed}
+    cells["card"] = Scorecard("chapter", Settings(**cells), cells, folder)
+    cells |= usual
+    (name, was), *_ = ((name, value) for name, value in changed.items())
+    sentence = (
+        rf"{name} was {re.escape(repr(was))} in this notebook and is {re.escape(repr(usual[name]))} now: .*restart"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        Scorecard("chapter", Settings(**usual), cells, folder)
+    with pytest.raises(ValueError, match=r"was changed after `settings` took .*; run the cell of `settings` and every"):
+        cells["card"].judge("count", five(92), null=1)
+    cells["epochs"] = 7  # no preset's: nothing is judged, so that a reader may go on trying values
+    assert Scorecard("chapter", Settings(epochs=7), cells, folder).preset == "custom"
+    assert Scorecard("chapter", Settings(**usual), usual, folder).preset == "quick", "another namespace"
+
+
+def test_the_settings_may_run_twice_and_results_go_elsewhere(folder: Path, tmp_path: Path) -> None:
+    cells: dict[str, Any] = {"preset": "quick", "seed": 0, "epochs": 2, "sizes": (1, 2), "results_dir": ""}
+    for place in ("", "", str(tmp_path / "r")):
+        cells["results_dir"] = place
+        cells["card"] = Scorecard("chapter", Settings(**cells), cells, folder)
+        assert cells["card"].preset == "quick"
+
+
+@pytest.mark.parametrize("preset", ["quick/", "./quick", "../quick", "a/../quick", ""])
+def test_a_path_is_no_preset(folder: Path, preset: str) -> None:
+    card = Scorecard("chapter", Settings(preset=preset), folder=folder)
+    assert (card.preset, card.changed) == ("custom", [f"there is no preset {preset!r}"])
 
 
 @pytest.mark.parametrize("changed", [{"epochs": 3}, {"sizes": [1]}, {"preset": "paper"}, {"preset": "mine"}])

@@ -16,8 +16,8 @@ from descent.repro import files
 from descent.repro.files import InUseError, exclusive_folder
 from descent.repro.records import Record
 from descent.repro.sweeps import Sweep, sweep
+from descent.training import DamagedCheckpointError
 from descent.training.capture import open_stack
-from descent.training.loop import DamagedCheckpointError
 
 REFUSED = "{}: another run is writing there; wait until it has ended, or name another folder"
 

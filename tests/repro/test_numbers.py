@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from descent.repro.numbers import as_real
+from descent.repro.numbers import as_real, check_whole
 
 KEPT: dict[str, tuple[Any, Any]] = {
     "number": (3, np.array(3)),
@@ -23,6 +23,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "complex": ([1j], "x is of type complex128: expected real numbers"),
     "complex tensor": (torch.ones(1) * 1j, "x is of type complex64: expected real numbers"),
     "mask": (np.ma.array([1, 2], mask=[0, 1]), r"x is a masked array: .* as values.compressed\(\) gives"),
+    "list of masked arrays": ([np.ma.array([1, 2], mask=[0, 1])], "x is a masked array"),
+    "mask in a list": ([1.0, (2.0, np.ma.masked)], "x is a masked array"),
     "text": ("1", "x is of type <U1: expected real numbers"),
     "truth": ([True], "x is of type bool: expected real numbers"),
     "nothing": (None, "x is of type object: expected real numbers"),
@@ -50,3 +52,11 @@ def test_what_is_no_real_number_is_refused(name: str) -> None:
     given, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         as_real(given, "x")
+
+
+def test_counts_are_whole_numbers() -> None:
+    check_whole(n=1, m=np.int32(5))
+    check_whole(0, n=0)
+    for value, least in ((0, 1), (-1, 0), (2.0, 1), (True, 1), ("3", 1), (None, 1), (float("nan"), 1)):
+        with pytest.raises(ValueError, match=f"m={value}: expected at least {least}, a whole number"):
+            check_whole(least, n=2, m=value)

@@ -24,6 +24,32 @@ def test_negative_seed_is_named() -> None:
         torch_generator(-1, "batches")
 
 
+@pytest.mark.parametrize("name", ["\0", "a\0", "\0a", "a\nb", "\ud800"])
+def test_a_name_that_could_be_another_seeds_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="expected printable letters; with others it could be that of another seed"):
+        torch_generator(0, name)
+
+
+@pytest.mark.parametrize("seed", [5 + 97 * 2**32, 2**37, 2**40 - 1, 1 + (32 << 64) + (1 << 32), 97 * 2**32])
+def test_a_seed_with_the_streams_of_another_is_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=f"seed={seed}: it has the streams of a smaller one, of names with one letter"):
+        numpy_generator(seed, "a")
+
+
+def test_all_other_large_seeds_have_streams_of_their_own() -> None:
+    """Chapters are run with such seeds; the first is that of the last word's zeros and a name, which is refused."""
+    seeds = [0, 1, 2**32 - 1, 2**32, 2**37 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 2**64 + 97, 97 << 64]
+    names = ["", "a", "b", " a", "ä", "aa", "batches", "weights"]
+    assert len({numpy_generator(seed, name).random() for seed in seeds for name in names}) == len(seeds) * len(names)
+
+
+def test_the_streams_are_those_of_every_edition_so_far() -> None:
+    """Drawn by `numpy.random.SeedSequence([seed, *name])` itself."""
+    for seed, name in ((0, "batches"), (2**63, "classifier 3"), (2**64, ""), (7, "größe")):
+        state = np.random.SeedSequence([seed, *name.encode()]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+        assert numpy_generator(seed, name).random() == np.random.default_rng(int(state)).random()
+
+
 def test_global_seed_restores_the_callers_stream() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)

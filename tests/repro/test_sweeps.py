@@ -106,8 +106,8 @@ def test_a_sweep_killed_and_started_again_computes_only_what_is_missing(cluster,
     for name, how in {"alone": ALONE, "cluster": Sweep(cluster, shard_size=4)}.items():
         again = shutil.copytree(tmp_path / "shards", tmp_path / name / "shards")
         same(sweep(Losses(tmp_path / name), POINTS, replace(how, folder=again), "resumed"), expected)
-        first, *others = lines(tmp_path / name / "computed")
-        assert first == str(POINTS[0].tolist()), "one kept point is compared"
+        first, _, _, *others = lines(tmp_path / name / "computed")
+        assert first == str(POINTS[0].tolist()), "three kept points are compared"
         assert len(others) == SHARDS - 3
         assert len(list(again.iterdir())) == SHARDS
 
@@ -141,7 +141,7 @@ def test_damaged_shards_are_computed_again_and_named(expected, tmp_path, capsys)
     record = Record.load(hiding)
     Record("sweep", {"loss": record.values["loss"]}, record.settings).save(hiding)
     same(sweep(Losses(tmp_path), POINTS, here, "k"), expected)
-    assert len(lines(tmp_path / "computed")) == 1 + 2, "one is compared, two are made anew"
+    assert len(lines(tmp_path / "computed")) == 3 + 2, "three are compared, two are made anew"
     said = capsys.readouterr().err
     assert "damaged and computed again: shard-00001.npz, shard-00002.npz" in said
     assert "30/30" in said
@@ -232,7 +232,7 @@ def test_a_worker_killed_on_the_way_changes_nothing(cluster, expected, tmp_path)
         (lambda points: {"a": np.float64(1)}, r"'a' of shape \(\): expected \(4, \.\.\.\)"),
         (
             lambda points: {"a" if points[0, 1] == 0 else "b": points},
-            r"shard 2 gave \['b'\], shard 0 \['a'\]: expected",
+            r"shard 2 gave \[\('b', .*\)\], shard 0 \[\('a', .*\)\]: expected",
         ),
     ],
 )
@@ -314,7 +314,9 @@ def test_a_port_where_something_else_listens_is_named(server, says, why, tmp_pat
 
 
 def test_a_cluster_without_workers_is_named(tmp_path, capfd, caplog, monkeypatch):
-    monkeypatch.setattr(sweeps, "PATIENCE", 0.5)
+    patient = distributed.Client.wait_for_workers
+    monkeypatch.setattr(sweeps, "PATIENCE", 600)  # for the greeting, which a busy machine may delay
+    monkeypatch.setattr(distributed.Client, "wait_for_workers", lambda self, n, timeout: patient(self, n, 0.1))
     with local_cluster(n_workers=0) as empty:
         address = empty.scheduler_address
         assert unreachable(address, tmp_path, capfd, caplog) == (
@@ -335,7 +337,8 @@ RUNNING = []
 
 def loses_the_scheduler(points):
     RUNNING[0].loop.add_callback(RUNNING[0].scheduler.close)
-    time.sleep(1)
+    while RUNNING[0].scheduler.status is not distributed.core.Status.closed:
+        time.sleep(0.01)
     return {"points": points}
 
 

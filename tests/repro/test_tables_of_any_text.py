@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from descent.repro.files import check_writable
 from descent.repro.scorecard import Scorecard
-from descent.repro.tables import markdown_table
+from descent.repro.tables import markdown_table, number_text
 
 CLAIM = """sum:
   kind: check
@@ -37,6 +37,19 @@ def test_a_cell_stays_one_cell(text: str) -> None:
     assert found[2][1] == "next"
     assert found[3][0] == "first"
     assert found[2][0] == " ".join(text.split()).replace("\\|", "|")
+
+
+@pytest.mark.parametrize("row", [("a",), ("a", "b", "c"), "ab", ()])
+def test_a_row_of_another_length_is_refused(row: object) -> None:
+    """Cells beyond the header vanish when the table is drawn."""
+    with pytest.raises(ValueError, match=rf"row {re.escape(repr(row))}: expected 2 cells, one for each of one, two"):
+        markdown_table(("one", "two"), [("a", "b"), row])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("spread", [float("nan"), float("inf"), -1.0, 0.0])
+def test_a_spread_that_is_no_number_leaves_three_digits(spread: float) -> None:
+    assert number_text(92.53, spread) == "92.5"
+    assert number_text(float("nan"), spread) == "nan"
 
 
 class Settings(BaseModel, extra="forbid", frozen=True):
@@ -76,7 +89,8 @@ def test_a_parameter_that_was_changed_afterwards_is_noticed(chapter: Path, name:
     card = Scorecard("c", Settings(**GIVEN), cells, chapter)
     cells[name] = value
     with pytest.raises(
-        ValueError, match=rf"{name}=.* was changed after `settings` took .*; run the cell of `settings`"
+        ValueError,
+        match=rf"{name}=.* was changed after `settings` took .*; run the cell of `settings` and every cell below it",
     ):
         card.judge("sum", [3.0])
 

@@ -79,7 +79,7 @@ def test_the_basis_is_orthonormal_and_in_order(p: int) -> None:
 
 @pytest.mark.parametrize("p", [1, 2, 12])
 def test_even_moduli_are_refused(p: int) -> None:
-    with pytest.raises(ValueError, match=f"p={p}: expected an odd number of at least 3"):
+    with pytest.raises(ValueError, match=f"p={p}: expected (an odd number of )?at least 3"):
         fourier_basis(p)
 
 

@@ -463,10 +463,11 @@ class IgnoresItsClosure(torch.optim.SGD):
 def test_a_closure_that_is_never_called_is_named() -> None:
     model, _ = setup()
     optimizer = IgnoresItsClosure(model.parameters(), lr=0.1)
-    with GradientRecorder(model, optimizer, EVERY):
-        optimizer.step(lambda: backward(model))
-        with pytest.raises(ValueError, match="step 0: IgnoresItsClosure did not call its closure, so no gradient was"):
-            optimizer.step(lambda: backward(model))
+    recorder, said = GradientRecorder(model, optimizer, EVERY), "step 0: IgnoresItsClosure did not call its closure"
+    optimizer.step(lambda: backward(model))
+    for use in (lambda: optimizer.step(lambda: backward(model)), recorder.stack, recorder.close):
+        with pytest.raises(ValueError, match=said):
+            use()
 
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {

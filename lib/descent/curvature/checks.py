@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves, tree_map
 
 Batch = Any  # tensors with one row an example, in a tuple, a list or a dict
@@ -24,7 +24,8 @@ STEPS = (10.0, 1.0, 0.1, 1e-2, 1e-3)  # of differences of gradients, over precis
 ORDINARY = 3.0  # outputs of this size saturate no softmax, and tell examples apart
 KNOWN = (
     "known of weight_norm, which parametrize.remove_parametrizations takes off, of detached or straight-through "
-    "gradients, of padding tokens with tied weights, and of layer_norm in a loss of gradients"
+    "gradients, of padding tokens with tied weights, of layer_norm in a loss of gradients, and of a kink at a "
+    "value that comes often, such as zero behind weights that are all zero"
 )
 
 
@@ -74,14 +75,13 @@ class BatchHessian:
 
 
 @contextmanager
-def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Let autograd work as for training, whatever the caller has set, with kernels that have second derivatives."""
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        device = next(model.parameters()).device.type
-        cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
-        with torch.autocast(device, enabled=False), cudnn:
-            yield
+def uncached(device: torch.device) -> Iterator[None]:
+    """Let each forward pass read the weights as they are, in their own precision, whatever the caller has set."""
+    if parametrize._cache_enabled:
+        raise ValueError("parametrize.cached() is on and keeps weights that have moved: expected a call outside of it")
+    kind = "cpu" if device.type == "meta" else device.type  # autocast knows no meta
+    with torch.autocast(kind, enabled=False, cache_enabled=False):
+        yield
 
 
 @contextmanager
@@ -101,23 +101,6 @@ def outputs_replaced(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> I
 def prepare(batch: Batch, device: torch.device, rows: slice = slice(None)) -> Batch:
     """Rows of a batch on a device, as leaves of which a loss may take gradients where the batch allows it."""
     return tree_map(lambda part: part[rows].detach().to(device).requires_grad_(part.requires_grad), batch)
-
-
-def guarded(loss: Loss) -> Loss:
-    """The loss, whose own failures are told as those of a wrong argument."""
-
-    def call(model: nn.Module, batch: Batch) -> Tensor:
-        try:
-            return loss(model, batch)
-        except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise ValueError(
-                f"loss(model, batch) fails: {type(error).__name__}: {error}; expected a function of both, for any "
-                "number of rows, such as lambda model, batch: cross_entropy(model(batch[0]), batch[1])"
-            ) from error
-
-    return call
 
 
 def count_examples(batch: Batch, number: int) -> int:
@@ -152,7 +135,7 @@ def check_batches(
     for number, given in enumerate(batches):
         rows, batch = count_examples(given, number), prepare(given, device)
         value, again = (_evaluate(matrix, model, loss, batch, number).detach() for _ in range(2))
-        _check_unchanged(*models)
+        check_unchanged(*models)
         if (value - again).abs() > 32 * torch.finfo(value.dtype).eps * value.abs():
             raise ValueError(f"loss of batch {number} is {value.item()}, then {again.item()}: products would be random")
         if number == 0:
@@ -175,11 +158,13 @@ def check_batches(
 
 
 @torch.no_grad()
-def _check_unchanged(model: nn.Module, original: nn.Module) -> None:
+def check_unchanged(model: nn.Module, original: nn.Module) -> None:
     """Refuse a loss that changes parameters or buffers of the model."""
-    states = [dict([*network.named_parameters(), *network.named_buffers()]) for network in (model, original)]
-    for name, part in states[0].items():
-        if not torch.allclose(part, states[1][name], rtol=0, atol=0, equal_nan=True):
+    parts = [[*network.named_parameters(), *network.named_buffers()] for network in (original, model)]
+    before, after = ({name: part.to_dense() for name, part in named} for named in parts)
+    for name, part in after.items():
+        old = before.get(name)
+        if old is None or part.shape != old.shape or not ((part == old) | (part != part) & (old != old)).all():
             raise ValueError(f"the loss changes {name!r}: expected model.eval(), and layers that then change nothing")
 
 
@@ -254,7 +239,14 @@ def _far_from_trained(matrix: BatchHessian, model: nn.Module, loss: Loss, batch:
 def _check_few(matrix: BatchHessian, models: tuple[nn.Module, nn.Module], loss: Loss, few: Batch) -> None:
     """On a few rows: that the loss changes nothing, reads no other weights, is curved, and has right derivatives."""
     model, original = models
-    (first, kinds), (second, _) = (_graph_leaves(matrix, model, loss, few) for _ in range(2))
+    frozen = [p for p in original.parameters() if p.is_leaf and not p.requires_grad and p.is_floating_point()]
+    try:
+        for parameter in frozen:  # of which the graph then tells, where the loss reads them
+            parameter.requires_grad_()
+        (first, kinds), (second, _) = (_graph_leaves(matrix, model, loss, few) for _ in range(2))
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
     if low := kinds & {torch.bfloat16, torch.float16}:
         raise ValueError(f"the loss computes in {low.pop()}: products would have two digits; expected no autocast")
     known = {id(part) for part in [*tree_leaves(few), *(model.parameters() if matrix.reads_weights else ())]}
@@ -271,22 +263,29 @@ def _graph_leaves(
     matrix: BatchHessian, model: nn.Module, loss: Loss, batch: Batch
 ) -> tuple[dict[int, Tensor], set[torch.dtype]]:
     """The tensors that the graph of the loss starts from, by identity, and the dtypes of those that it keeps."""
-    saved: dict[int, Tensor] = {}
-    with saved_tensors_hooks(lambda part: saved.setdefault(id(part), part), lambda part: part):
-        leaves = _leaves(_evaluate(matrix, model, loss, batch))
-    return leaves, {part.dtype for part in saved.values()}
+    saved, found, own = dict[int, Tensor](), dict[int, Tensor](), {id(part) for part in model.parameters()}
+
+    def note(outputs: Tensor) -> Tensor:
+        found.update({key: leaf for key, leaf in leaves(outputs).items() if key not in own})
+        return outputs
+
+    keep = saved_tensors_hooks(lambda part: saved.setdefault(id(part), part), lambda part: part)
+    with keep, outputs_replaced(model, note):
+        found |= leaves(_evaluate(matrix, model, loss, batch))
+    return found, {part.dtype for part in saved.values()}
 
 
-def _leaves(value: Tensor) -> dict[int, Tensor]:
-    leaves, seen, waiting = {}, set(), [value.grad_fn]
+def leaves(value: Tensor) -> dict[int, Tensor]:
+    """The tensors that the graph of a value starts from, by identity."""
+    found, seen, waiting = {}, set(), [value.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:
             seen.add(node)
             waiting += [earlier for earlier, _ in node.next_functions]
             if isinstance(leaf := getattr(node, "variable", None), Tensor):
-                leaves[id(leaf)] = leaf
-    return leaves
+                found[id(leaf)] = leaf
+    return found
 
 
 def _say_foreign(leaf: Tensor, model: nn.Module, original: nn.Module) -> str:
@@ -326,7 +325,7 @@ def _check_curved(model: nn.Module, loss: Loss, few: Batch) -> None:
             continue
         if not points:
             return
-        if not _leaves(value).keys() & set(map(id, points)):
+        if not leaves(value).keys() & set(map(id, points)):
             raise ValueError("loss has no gradient in the outputs, as an accuracy has none: expected a smooth function")
         slopes = torch.autograd.grad(value, points, create_graph=True, materialize_grads=True)
         if flat(differentiate(slopes, points, [2 + _ramp(point) for point in points])).nan_to_num().any():

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 from tqdm import tqdm
 
-from descent.curvature.eigen import Array, Products, lanczos_tridiagonalise
+from descent.curvature.eigen import Array, Eigenpairs, Products, lanczos_tridiagonalise, length
+from descent.repro.numbers import as_real, check_whole
 
 GRID_POINTS = 1024
 
@@ -33,7 +34,14 @@ class ProbeMean:
     @classmethod
     def of(cls, probes: Array) -> ProbeMean:
         """The estimate from one number per probe, `(s,)`."""
-        return cls(float(probes.mean()), float(probes.std(ddof=1) / np.sqrt(len(probes))), len(probes))
+        return cls(float(probes.mean()), float(_standard_error(probes)), len(probes))
+
+
+def _standard_error(probes: Array) -> Array:
+    """Of the mean over the first axis, also where squares are out of float64's range."""
+    exponent = np.frexp(np.abs(probes).max(initial=0))[1]
+    error: Array = np.ldexp(np.ldexp(probes, -exponent).std(axis=0, ddof=1) / np.sqrt(len(probes)), exponent)
+    return error
 
 
 @dataclass(frozen=True)
@@ -107,9 +115,10 @@ def estimate_trace(
         >>> abs(estimate.value - 50) < 3 * estimate.standard_error, estimate.samples
         (True, 400)
     """
-    if samples < 2 or power not in (1, 2):
-        raise ValueError(f"samples={samples}, power={power}: expected at least 2, and 1 or 2")
-    multiply = Products(operator)
+    check_whole(2, samples=samples)
+    if power not in (1, 2):
+        raise ValueError(f"power={power}: expected 1 or 2")
+    multiply = Products(operator, generator)
     probes = np.empty(samples)
     for i in tqdm(range(samples), desc=progress, disable=progress is None, unit="sample"):
         signs = generator.choice([-1.0, 1.0], multiply.size)
@@ -124,7 +133,7 @@ def spectral_density(
     samples: int,
     generator: np.random.Generator,
     *,
-    known: tuple[Array, Array] | None = None,
+    known: tuple[Array, Array] | Eigenpairs | None = None,
     width: float | None = None,
     grid: ArrayLike | None = None,
     progress: str | None = None,
@@ -143,14 +152,14 @@ def spectral_density(
         steps: Lanczos steps per probe.
         samples: probes, at least two.
         generator: draws the probes, Gaussian.
-        known: values `(k,)` and orthonormal vectors `(P, k)`, k below P, such as those of `eigen.extreme_eigenpairs`.
+        known: values `(k,)` and orthonormal vectors `(P, k)`, k below P, or what `eigen.extreme_eigenpairs` returns.
         width: of each eigenvalue's Gaussian; None takes a hundredth of the range of the Ritz values.
         grid: `(g,)`, ascending; None takes 1,024 points, to five widths beyond the Ritz values at either side.
         progress: text before a progress bar; None shows none.
 
     Raises:
         ValueError: steps, samples or width out of range, a grid that does not ascend, known pairs that are not finite,
-            not orthonormal or of another shape, an operator that is not symmetric or not finite.
+            not orthonormal, of another shape or of another operator, an operator that is not symmetric or not finite.
 
     Examples:
         A quarter of the eigenvalues of this matrix is 1, the rest is 3:
@@ -161,23 +170,37 @@ def spectral_density(
         >>> abs(share.value - 0.25) < 3 * share.standard_error, density.nodes[0].round(9)
         (True, array([1., 3.]))
     """
-    multiply = Products(operator)
-    values, vectors = known if known is not None else (np.zeros(0), np.zeros((multiply.size, 0)))
-    if steps < 1 or samples < 2:
-        raise ValueError(f"steps={steps}, samples={samples}: expected at least 1 and at least 2")
+    multiply = Products(operator, generator)
+    known = (known.values, known.vectors) if isinstance(known, Eigenpairs) else known
+    known = (np.zeros(0), np.zeros((multiply.size, 0))) if known is None else known
+    values, vectors = (as_real(part, "known") for part in known)
+    check_whole(steps=steps)
+    check_whole(2, samples=samples)
+    grid = None if grid is None else as_real(grid, "grid").astype(float)
     if vectors.shape != (multiply.size, len(values)) or len(values) >= multiply.size:
         raise ValueError(
             f"known vectors of shape {vectors.shape}: expected ({multiply.size}, {len(values)}), k below P"
         )
     if not (np.isfinite(values).all() and np.allclose(vectors.T @ vectors, np.eye(len(values)), atol=1e-3)):
         raise ValueError("known pairs: expected finite values and orthonormal vectors")
-    if (width is not None and not 0 < width < np.inf) or (grid is not None and not _ascends(np.asarray(grid))):
+    _check_known(multiply, values, vectors)
+    if (width is not None and not 0 < width < np.inf) or (grid is not None and not _ascends(grid)):
         raise ValueError(f"width={width}, or the grid: expected a finite width above 0, and a grid (g,) that ascends")
     rank = min(steps, multiply.size - len(values))
     nodes, weights = np.zeros((2, samples, rank + len(values)))
     for i in tqdm(range(samples), desc=progress, disable=progress is None, unit="sample"):
         nodes[i], weights[i] = _probe(multiply, rank, generator, values, vectors)
-    return _smeared(nodes, weights, width, None if grid is None else np.asarray(grid, np.float64))
+    return _smeared(nodes, weights, width, grid)
+
+
+def _check_known(multiply: Products, values: Array, vectors: Array) -> None:
+    """Refuse eigenpairs that are not the operator's, of which one product of their sum tells."""
+    if len(values):
+        sums = np.column_stack([vectors.sum(1), np.ones(multiply.size)])
+        product, other = (multiply.inner @ sums).T
+        largest = max(np.abs(values).max(), length(other) / multiply.size**0.5)
+        if not length(product - vectors @ values) <= 0.1 * largest * len(values) ** 0.5:
+            raise ValueError("known pairs are not the operator's: expected those of extreme_eigenpairs of it")
 
 
 def _ascends(grid: Array) -> bool:
@@ -209,5 +232,4 @@ def _smeared(nodes: Array, weights: Array, width: float | None, grid: Array | No
     curves = np.empty((len(nodes), len(grid)))
     for i, (row, shares) in enumerate(zip(nodes, weights, strict=True)):
         curves[i] = np.exp(-0.5 * ((grid[:, None] - row) / width) ** 2) @ shares / (width * np.sqrt(2 * np.pi))
-    error = curves.std(axis=0, ddof=1) / np.sqrt(len(nodes))
-    return Density(grid, curves.mean(axis=0), error, width, nodes, weights)
+    return Density(grid, curves.mean(axis=0), _standard_error(curves), width, nodes, weights)

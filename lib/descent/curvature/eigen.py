@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, aslinearoperator, eigsh
+
+from descent.repro.numbers import as_real, check_whole
 
 Array = NDArray[np.float64]
 ARPACK = {"largest": "LA", "smallest": "SA", "both": "BE", "magnitude": "LM"}
+ORDINARY = 30  # powers of two: of the scale of operators that are left as they are
 SYMMETRIC = 1e-3  # of |u| |H w|: far above rounding in float32
 BLOCK = 100_000  # random matrices held in memory together
 
@@ -29,8 +33,11 @@ class Products:
             first two products tell that the operator is not symmetric.
     """
 
-    def __init__(self, operator: LinearOperator | Array) -> None:
-        self.inner = aslinearoperator(operator)
+    def __init__(self, operator: LinearOperator | Array, *generators: object) -> None:
+        plain = isinstance(operator, LinearOperator | np.ndarray) and not isinstance(operator, np.ma.MaskedArray)
+        self.inner = aslinearoperator(operator if plain or issparse(operator) else as_real(operator, "operator"))
+        if wrong := [each for each in generators if not isinstance(each, np.random.Generator)]:
+            raise ValueError(f"generator is a {type(wrong[0])}: expected one of numpy, as numpy.random.default_rng(0)")
         rows, columns = self.inner.shape
         if rows != columns:
             raise ValueError(f"operator of shape {(rows, columns)}: expected a square one")
@@ -53,9 +60,17 @@ class Products:
         """Compare u . H w with w . H u once there are two vectors, and keep the first one until then."""
         self._first = (vectors, products) if vectors.shape[1] < 2 else None
         inner = vectors.T @ products
-        scale = np.linalg.norm(vectors, axis=0)[:, None] * np.linalg.norm(products, axis=0)
+        scale = length(vectors)[:, None] * length(products)
         if (np.abs(inner - inner.T) > SYMMETRIC * (scale + scale.T)).any():
             raise ValueError("the operator is not symmetric: u . H w and w . H u differ for two vectors u and w")
+
+
+def length(vectors: Array) -> Array:
+    """The norm of a vector `(P,)`, or of each column `(P, k)`, also where the squares are out of float64's range."""
+    exponent = np.frexp(np.abs(vectors).max(0, initial=0))[1]
+    scaled = np.ldexp(vectors, -exponent)  # by powers of two, which round nothing
+    lengths: Array = np.ldexp(np.linalg.norm(scaled, axis=0 if vectors.ndim > 1 else None), exponent)
+    return lengths
 
 
 @dataclass(frozen=True)
@@ -115,10 +130,11 @@ def extreme_eigenpairs(
         raise ValueError(f"which={which!r}: expected one of {', '.join(ARPACK)}")
     if not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance}: expected at least 0")
-    multiply = Products(operator)
+    multiply = Products(operator, generator)
     least = 2 if which == "both" else 1
-    if not least <= count <= multiply.size:
-        raise ValueError(f"count={count}: expected {least} to {multiply.size}, the operator's size")
+    check_whole(0, max_matvecs=max_matvecs)
+    if not isinstance(count, int | np.integer) or not least <= count <= multiply.size:
+        raise ValueError(f"count={count}: expected {least} to {multiply.size}, the operator's size, a whole number")
     basis = max(20, 2 * count + 1)
     if multiply.size <= basis:
         matrix = multiply(np.eye(multiply.size))
@@ -138,10 +154,10 @@ def extreme_eigenpairs(
         values, vectors = _arpack(multiply, count, options)
         low = _count_from_below(count, which)
         if which != "magnitude" and ((values[:low] > 0).any() or (values[low:] < 0).any()):  # zero belongs before these
-            shift = 2 * float(np.linalg.norm(multiply(start)) / np.linalg.norm(start))
+            shift = 2 * float(length(multiply(start)) / length(start))
             options["tol"] *= np.abs(values).max() / (np.abs(values).max() + shift)  # which ARPACK takes of the sums
             values, vectors = _arpack(multiply, count, options, shift)
-    residuals = np.linalg.norm(multiply(vectors) - vectors * values, axis=0) if len(values) else np.zeros(0)
+    residuals = length(multiply(vectors) - vectors * values) if len(values) else np.zeros(0)
     converged = len(values) == count and bool((residuals <= tolerance * np.abs(values).max()).all())
     return Eigenpairs(values, vectors, residuals, converged, multiply.matvecs)
 
@@ -150,9 +166,19 @@ def _arpack(multiply: Products, count: int, options: dict[str, Any], shift: floa
     """The eigenpairs that ARPACK found, in ascending order, be they as many as asked for or fewer.
 
     ARPACK multiplies its start by the operator, which leaves nothing of eigenvectors at zero: it cannot find them. It
-    finds them as eigenvectors of the operator plus a shift.
+    finds them as eigenvectors of the operator plus a shift. Its thresholds are absolute: an operator that is very large
+    or small is brought to a scale of one, by a power of two.
     """
-    linear = LinearOperator((multiply.size,) * 2, matvec=lambda v: multiply(v) + shift * v, dtype=np.float64)
+    scale: list[int] = []
+
+    def shifted(vector: Array) -> Array:
+        product = multiply(vector) + shift * vector
+        if not scale:
+            exponent = int(np.frexp(length(product) / length(vector))[1])
+            scale.append(exponent if abs(exponent) > ORDINARY else 0)
+        return np.ldexp(product, -scale[0])
+
+    linear = LinearOperator((multiply.size,) * 2, matvec=shifted, dtype=np.float64)
     try:
         values, vectors = eigsh(linear, count, **options)
     except ArpackNoConvergence as unfinished:
@@ -162,7 +188,7 @@ def _arpack(multiply: Products, count: int, options: dict[str, Any], shift: floa
             raise
         return np.zeros(count), np.eye(multiply.size, count)  # H times a random vector is zero, so H is
     order = np.argsort(values)
-    return values[order] - shift, vectors[:, order]
+    return np.ldexp(values[order], scale[0]) - shift, vectors[:, order]
 
 
 def _end(values: Array, count: int, which: str) -> NDArray[np.int64]:
@@ -195,7 +221,7 @@ def lanczos_tridiagonalise(
     """
     basis = np.empty((steps, len(start)))
     diagonal, off = np.zeros(steps), np.zeros(steps)
-    vector = start / np.linalg.norm(start)
+    vector = start / length(start)
     for step in range(steps):
         basis[step] = vector
         product = multiply(vector)
@@ -205,7 +231,7 @@ def lanczos_tridiagonalise(
         for _ in range(2):  # twice is enough
             product = product - known.T @ (known @ product)
             product = product if away is None else product - away @ (away.T @ product)
-        off[step] = np.linalg.norm(product)
+        off[step] = length(product)
         if off[step] <= 1e-10 * scale:
             break
         vector = product / off[step]
@@ -237,17 +263,16 @@ def saddle_free_step(
         >>> saddle_free_step(np.diag([2.0, -4.0]), np.array([2.0, -4.0]), vectors=2).round(12)
         array([-1.,  1.])
     """
-    multiply = Products(operator)
-    if gradient.shape != (multiply.size,) or np.iscomplexobj(gradient) or not np.isfinite(gradient).all():
+    multiply, gradient = Products(operator), as_real(gradient, "gradient")
+    if gradient.shape != (multiply.size,) or not np.isfinite(gradient).all():
         raise ValueError(f"gradient of shape {gradient.shape}: expected ({multiply.size},), all finite and real")
-    if vectors < 1 or not 0 <= damping < np.inf:
-        raise ValueError(f"vectors={vectors}, damping={damping}: expected at least 1 and at least 0, finite")
-    norm = np.linalg.norm(gradient)
+    check_whole(vectors=vectors)
+    if not 0 <= damping < np.inf:
+        raise ValueError(f"damping={damping}: expected at least 0, finite")
+    norm = length(gradient)
     if norm == 0:
         return np.zeros(multiply.size)
-    diagonal, off, basis = lanczos_tridiagonalise(
-        multiply, np.asarray(gradient, np.float64), min(vectors, multiply.size)
-    )
+    diagonal, off, basis = lanczos_tridiagonalise(multiply, gradient.astype(float), min(vectors, multiply.size))
     values, rotation = scipy.linalg.eigh_tridiagonal(diagonal, off)
     scale = np.abs(values) + damping
     usable = scale > len(values) * np.finfo(float).eps * scale.max()
@@ -267,8 +292,7 @@ def count_positive_definite(size: int, count: int, generator: np.random.Generato
     Raises:
         ValueError: a size or a count below 1.
     """
-    if size < 1 or count < 1:
-        raise ValueError(f"size={size}, count={count}: expected at least 1 each")
+    check_whole(size=size, count=count)
     positive = 0
     for start in range(0, count, BLOCK):
         a = generator.standard_normal((min(BLOCK, count - start), size, size))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, RandomSampler
 
 from descent.curvature.checks import (
@@ -29,11 +31,10 @@ from descent.curvature.checks import (
     count_examples,
     differentiate,
     flat,
-    guarded,
     prepare,
     split,
     trained,
-    twice_differentiable,
+    uncached,
 )
 
 Array = NDArray[np.float64]
@@ -174,9 +175,9 @@ class _MeanOverBatches(LinearOperator):  # type: ignore[misc]
         _check_modules(model)
         _check_order(batches)
         names = _choose_parameter_names(model, parameters)
-        with twice_differentiable(model):
+        with _twice_differentiable(model):
             self._model = _copy_model(model, names)
-            self._weights, self._loss, self._matrix_of = trained(self._model), guarded(loss), matrix
+            self._weights, self._loss, self._matrix_of = trained(self._model), _guarded(loss), matrix
             self._batches = list(batches) if isinstance(batches, list | tuple) else batches
             self._examples = check_batches(matrix, (self._model, model), self._loss, self._batches)
         self._kept: Product | None = None  # of the only batch
@@ -186,18 +187,19 @@ class _MeanOverBatches(LinearOperator):  # type: ignore[misc]
     def _matmat(self, matrix: Array) -> Array:
         if np.iscomplexobj(matrix):
             raise ValueError(f"vector of {matrix.dtype}: expected real numbers, the real and the imaginary part apart")
-        like = self._weights[0]
-        rows = torch.as_tensor(matrix.T, dtype=like.dtype, device=like.device).contiguous()
+        like, exponents = self._weights[0], np.frexp(np.abs(matrix).max(0))[1]
+        scaled = np.ldexp(matrix, -exponents)  # by powers of two, which round nothing, into the range of float32
+        rows = torch.as_tensor(scaled.T, dtype=like.dtype, device=like.device).contiguous()
         vectors = [split(row, self._weights) for row in rows]
         total, examples = torch.zeros_like(rows), 0
-        with torch.autocast(like.device.type, enabled=False):
+        with uncached(like.device):
             for count, multiply in self._products():
                 examples += count
                 for row, vector in zip(total, vectors, strict=True):
                     row.add_(flat(multiply(vector)), alpha=count / self._examples)
         if examples != self._examples:
             raise ValueError(f"batches held {self._examples} examples and now {examples}: expected the same each time")
-        product: Array = total.T.double().cpu().numpy()
+        product: Array = np.ldexp(total.T.double().cpu().numpy(), exponents)
         return product
 
     def _matvec(self, vector: Array) -> Array:
@@ -212,11 +214,38 @@ class _MeanOverBatches(LinearOperator):  # type: ignore[misc]
             yield self._examples, self._kept
             return
         for number, batch in enumerate(self._batches):
-            with twice_differentiable(self._model):
+            with _twice_differentiable(self._model):
                 multiply = self._matrix_of.product(self._model, self._loss, prepare(batch, self._weights[0].device))
             if isinstance(self._batches, list) and len(self._batches) == 1:
                 self._kept = multiply
             yield count_examples(batch, number), multiply
+
+
+@contextmanager
+def _twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Let autograd work as for training, whatever the caller has set, with kernels that have second derivatives."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+        with uncached(next(model.parameters()).device), cudnn:
+            yield
+
+
+def _guarded(loss: Loss) -> Loss:
+    """The loss, whose own failures are told as those of a wrong argument."""
+
+    def call(model: nn.Module, batch: Batch) -> Tensor:
+        try:
+            return loss(model, batch)
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(
+                f"loss(model, batch) fails: {type(error).__name__}: {error}; expected a function of both, for any "
+                "number of rows, such as lambda model, batch: cross_entropy(model(batch[0]), batch[1])"
+            ) from error
+
+    return call
 
 
 def _copy_model(model: nn.Module, names: set[str]) -> nn.Module:
@@ -258,7 +287,8 @@ def _choose_parameter_names(model: nn.Module, parameters: Iterable[str] | None) 
         if parameter.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"parameter {name!r} is {parameter.dtype}: expected float32 or float64")
         for other, same in chosen.items():
-            if same is not parameter and same.data_ptr() == parameter.data_ptr() != 0:
+            (start, end), (first, last) = _span(same), _span(parameter)
+            if same is not parameter and max(start, first) < min(end, last):
                 raise ValueError(
                     f"parameters {name!r} and {other!r} share memory: expected one parameter, tied by name"
                 )
@@ -268,8 +298,16 @@ def _choose_parameter_names(model: nn.Module, parameters: Iterable[str] | None) 
     return set(chosen)
 
 
+def _span(part: Tensor) -> tuple[int, int]:
+    """The addresses in memory from its first number to behind its last."""
+    steps = sum((size - 1) * step for size, step in zip(part.shape, part.stride(), strict=True))
+    return part.data_ptr(), part.data_ptr() + (steps + 1) * part.element_size() * (part.numel() > 0)
+
+
 def _check_modules(model: nn.Module) -> None:
     """Refuse modules whose output is random or depends on the other examples of a batch, and compiled ones."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
     for name, module in model.named_modules():
         what = f"{type(module).__name__} {name!r}"
         if WRAPPERS & {kind.__name__ for kind in type(module).__mro__}:

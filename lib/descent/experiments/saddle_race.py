@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from descent.curvature.eigen import saddle_free_step
+from descent.repro.numbers import check_whole
 from descent.repro.seeding import deterministic, torch_generator
 from descent.saddles.functions import SmoothFunction, quadratic
 
@@ -55,7 +56,8 @@ class EscapeCourse:
         rotated: False leaves the saddle's axes along the coordinates.
 
     Raises:
-        ValueError: fewer than two dimensions, or a condition below 1 or infinite.
+        ValueError: fewer than two dimensions, a condition below 1 or infinite, a distance that is not positive and
+            finite, no run or no step.
     """
 
     dimension: int
@@ -69,6 +71,9 @@ class EscapeCourse:
     def __post_init__(self) -> None:
         if self.dimension < 2 or not 1 <= self.condition < math.inf:
             raise ValueError(f"{self}: expected at least 2 dimensions, and a finite condition of at least 1")
+        if not (len(self.distances) and all(0 < distance < math.inf for distance in self.distances)):
+            raise ValueError(f"distances={self.distances}: expected at least one, all positive and finite")
+        check_whole(runs=self.runs, budget=self.budget)
 
     def curvatures(self) -> Array:
         """Those of the saddle, `(n,)`: positive ones evenly spaced in logarithm, then the unstable direction's."""

@@ -30,6 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from descent.repro.machine import compute_device, keep_freed_memory
+from descent.repro.numbers import as_real, check_whole
 from descent.repro.seeding import deterministic, numpy_generator, torch_generator
 from descent.training.loop import DivergenceError
 
@@ -38,12 +39,13 @@ PAIRINGS = ("independent", "correlated", "anticorrelated")
 BLOCK = 1 << 18  # numbers in one array of a block, 1 MiB
 GPU_BLOCK = 1 << 26  # a GPU wants few and large products
 EPSILON = 1e-5  # of the layer normalisation
+FLOAT = torch.float32  # whatever the default type: a seed decides the numbers
 LANES = 64  # what fills no whole vector register is rounded differently: bits would depend on a model's neighbours
 
 
 def _per_feature(values: float | Sequence[float] | Tensor, count: int, n: int, name: str) -> Tensor:
     """A number, one per model `(k,)`, or one per model and feature `(k, n)`, expanded to `(k, n)` float32."""
-    given = torch.as_tensor(values, dtype=torch.float32)
+    given = torch.tensor(as_real(values, name), dtype=FLOAT)
     if given.ndim == 1 and len(given) == count == n > 1:
         raise ValueError(f"{name} of shape ({n},): give ({n}, 1), one for each model, or (1, {n}), for each feature")
     given = given.unsqueeze(-1) if given.ndim == 1 else given
@@ -82,10 +84,9 @@ class ToyModels:
     pairing: str = "independent"
 
     def __post_init__(self) -> None:
-        if min(self.n, self.m, len(self.seeds)) < 1:
-            raise ValueError(f"n={self.n}, m={self.m}, {len(self.seeds)} seeds: expected at least 1 each")
-        if wrong := [seed for seed in self.seeds if not isinstance(seed, int | np.integer) or seed < 0]:
-            raise ValueError(f"seed {wrong[0]}: expected whole numbers of at least 0")
+        check_whole(n=self.n, m=self.m, seeds=len(self.seeds))
+        for seed in self.seeds:
+            check_whole(0, seed=seed)
         for name, value, choices in (("kind", self.kind, KINDS), ("pairing", self.pairing, PAIRINGS)):
             if value not in choices:
                 raise ValueError(f"{name} {value!r}: expected one of {', '.join(choices)}")
@@ -115,7 +116,7 @@ class ToyModels:
     def part(self, chosen: Sequence[int]) -> ToyModels:
         """The models with these numbers; raises ValueError for a mask."""
         numbers = np.asarray(list(chosen))
-        if numbers.dtype.kind not in "iu":
+        if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
             raise ValueError(f"models {numbers}: expected their numbers, 0 to {len(self) - 1}")
         seeds = [self.seeds[number] for number in numbers]
         density, importance, noise = (values[numbers] for values in self.tensors())
@@ -123,7 +124,8 @@ class ToyModels:
 
     def start(self) -> Tensor:
         """Initial W `(k, m, n)`: Gaussian with Xavier's variance 2 / (m + n), each model's from its own seed."""
-        drawn = [torch.randn(self.m, self.n, generator=torch_generator(seed, "toy weights")) for seed in self.seeds]
+        sources = [torch_generator(seed, "toy weights") for seed in self.seeds]
+        drawn = [torch.randn(self.m, self.n, generator=source, dtype=FLOAT) for source in sources]
         return torch.stack(drawn).mul_(math.sqrt(2 / (self.m + self.n)))
 
 
@@ -142,11 +144,12 @@ class ToyInputs:
         self.stream = torch.tensor([different.index(seed) for seed in models.seeds])
         self._sources = [numpy_generator(seed, name) for seed in different]  # torch's are slower by a half
         self._noises = [torch_generator(seed, f"{name}, noise") for seed in different]
-        self._drawn = torch.empty(1 + bool(noise.any()), len(different), self.n, batch)
+        self._drawn = torch.empty(1 + bool(noise.any()), len(different), self.n, batch, dtype=FLOAT)
         self.device = torch.device(device)
         self.slope, self.noise = (values.to(self.device).unsqueeze(-1) for values in (1 / density, noise))
         together = next(model_blocks(len(models), batch * self.n, self.device)).stop
-        self.space = torch.empty(3, together, self.n, batch, device=self.device)  # x, x' and error of a block, reused
+        shape = 3, together, self.n, batch  # x, x' and error of a block, reused
+        self.space = torch.empty(shape, device=self.device, dtype=FLOAT)
 
     def draw(self) -> None:
         """Draw the next batch of every stream."""
@@ -204,7 +207,7 @@ def toy_gradients(W: Tensor, b: Tensor, inputs: ToyInputs, models: ToyModels, lo
         The losses `(k,)` if they are asked for, which takes one more pass.
     """
     importance = models.tensors()[1].to(W.device)
-    measured = torch.empty(len(W), device=W.device) if losses else None
+    measured = torch.empty(len(W), device=W.device, dtype=W.dtype) if losses else None
     assert W.grad is not None
     assert b.grad is not None
     for part in model_blocks(len(W), inputs.batch * inputs.n, W.device):
@@ -238,7 +241,7 @@ def _error(out: Tensor, x: Tensor, kind: str) -> Tensor:
 def batch_losses(W: Tensor, b: Tensor, inputs: ToyInputs, models: ToyModels) -> Tensor:
     """Losses `(k,)` of this batch, mean over rows and features, weighted by importance."""
     importance = models.tensors()[1].to(W.device)
-    losses = torch.empty(len(W), device=W.device)
+    losses = torch.empty(len(W), device=W.device, dtype=W.dtype)
     for part in model_blocks(len(W), inputs.batch * inputs.n, W.device):
         x, seen = inputs.block(part)
         h = torch.bmm(W[part], seen)
@@ -285,8 +288,7 @@ class ToyTraining:
     every: int | None = None
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, 1 if self.every is None else self.every) < 1:
-            raise ValueError(f"{self}: expected steps, batch and every of at least 1")
+        check_whole(steps=self.steps, batch=self.batch, every=1 if self.every is None else self.every)
         if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf):
             raise ValueError(f"{self}: expected a positive learning rate and a weight decay of at least 0")
 
@@ -320,7 +322,7 @@ def train_toy_models(toys: ToyModels, recipe: ToyTraining, progress: str | None 
     """
     keep_freed_memory()  # otherwise each step asks the system for its arrays again
     device = compute_device()
-    W, b, both = _side_by_side(toys.start().to(device), torch.zeros(len(toys), toys.n, device=device))
+    W, b, both = _side_by_side(toys.start().to(device), torch.zeros(len(toys), toys.n, device=device, dtype=FLOAT))
     optimizer = torch.optim.AdamW([both], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     inputs = ToyInputs(toys, recipe.batch, device=device)
     marks = {recipe.steps, *(range(0, recipe.steps, recipe.every) if recipe.every else ())}
@@ -344,7 +346,7 @@ def train_toy_models(toys: ToyModels, recipe: ToyTraining, progress: str | None 
 def _side_by_side(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """W and b as parts of one array with a gradient, and that array, whose length is a multiple of LANES."""
     ends = W.numel(), W.numel() + b.numel()
-    both = torch.zeros(-(-ends[1] // LANES) * LANES, device=W.device)
+    both = torch.zeros(-(-ends[1] // LANES) * LANES, device=W.device, dtype=W.dtype)
     both.grad = torch.zeros_like(both)
     parts = [part.view_as(like) for part, like in zip(both.tensor_split(ends), (W, b), strict=False)]
     for part, values, grad in zip(parts, (W, b), both.grad.tensor_split(ends), strict=False):
@@ -361,8 +363,7 @@ def train_toy_models_in_parts(
         ValueError: no worker.
         DivergenceError: as `train_toy_models`.
     """
-    if workers < 1:
-        raise ValueError(f"workers={workers}: expected at least 1")
+    check_whole(workers=workers)
     by_seed = np.argsort(np.array(toys.seeds), kind="stable")
     chosen = [part.tolist() for part in np.array_split(by_seed, min(workers, len(toys)))]
     jobs = [
@@ -389,8 +390,10 @@ def fresh_losses(toys: ToyModels, W: Tensor, b: Tensor, batches: int = 16, batch
         ValueError: weights of other shapes than W `(k, m, n)` and b `(k, n)`, or no input.
     """
     k, m, n = len(toys), toys.m, toys.n
-    if W.shape != (k, m, n) or b.shape != (k, n) or min(batches, batch) < 1:
-        raise ValueError(f"W {tuple(W.shape)}, b {tuple(b.shape)}: expected ({k}, {m}, {n}), ({k}, {n}), and inputs")
+    check_whole(batches=batches, batch=batch)
+    W, b = (torch.as_tensor(as_real(each, name), dtype=FLOAT) for each, name in ((W, "W"), (b, "b")))
+    if W.shape != (k, m, n) or b.shape != (k, n):
+        raise ValueError(f"W {tuple(W.shape)}, b {tuple(b.shape)}: expected ({k}, {m}, {n}), ({k}, {n})")
     inputs = ToyInputs(replace(toys, seeds=[0] * len(toys)), batch, "toy tests")
     total = torch.zeros(len(toys), dtype=torch.float64)
     with torch.no_grad():

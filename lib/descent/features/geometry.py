@@ -18,17 +18,27 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from descent.repro.numbers import as_real, check_whole
+
 LEARNT = 0.5  # a feature with a larger norm counts as learnt
 
 
-def _scaled(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """W times a power of two for each map, which keeps all digits and squares in range; its norms, and the power."""
-    if W.ndim < 2 or 0 in W.shape or W.is_complex():
-        raise ValueError(f"W of shape {tuple(W.shape)}: expected (..., m, n), the features as columns of real numbers")
-    real = W if W.dtype in (torch.float32, torch.float64) else W.double()
-    top = real.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(real.dtype).tiny)
+def _map(W: Tensor, one: bool = False) -> Tensor:
+    """W as a tensor of float32 or float64, with its gradient; `one` says that it has to be one map."""
+    W = W.to_dense() if isinstance(W, Tensor) else torch.from_numpy(as_real(W, "W").copy())
+    if W.ndim < 2 or 0 in W.shape or W.is_complex() or (one and W.ndim > 2):
+        wanted = "(m, n), one map" if one else "(..., m, n)"
+        raise ValueError(f"W of shape {tuple(W.shape)}: expected {wanted}, the features as columns of real numbers")
+    return W if W.dtype in (torch.float32, torch.float64) else W.double()
+
+
+def _scaled(W: Tensor, over: tuple[int, ...] = (-2,)) -> tuple[Tensor, Tensor, Tensor]:
+    """W times a power of two for each column or map, which keeps all digits and squares in range; norms, and power."""
+    real = _map(W)
+    top = real.abs().amax(over, keepdim=True)
+    top = (top + 0 * top.amax(-1, keepdim=True)).clamp(min=torch.finfo(real.dtype).tiny)  # NaN is that of a whole map
     power = torch.frexp(top).mantissa / top
-    return real * power, torch.linalg.vector_norm(real * power, dim=-2), power[..., 0, 0]
+    return real * power, torch.linalg.vector_norm(real * power, dim=-2), power[..., 0, :]
 
 
 def feature_norms(W: Tensor) -> Tensor:
@@ -38,7 +48,7 @@ def feature_norms(W: Tensor) -> Tensor:
         ValueError: W is no matrix of real numbers, or empty.
     """
     _, norms, power = _scaled(W)
-    return norms / power.unsqueeze(-1)
+    return norms / power
 
 
 def feature_directions(W: Tensor) -> Tensor:
@@ -69,13 +79,8 @@ def dimensions_per_feature(W: Tensor) -> Tensor:
         >>> float(dimensions_per_feature(torch.tensor([[1.0, -1.0]])))  # two features in one dimension
         0.5
     """
-    near, norms, power = _scaled(W)
-    return near.shape[-2] / norms.square().sum(-1) * power.square()
-
-
-def _overlaps(W: Tensor) -> Tensor:
-    """The squared overlap (W^_i . W_j)^2 of direction i with column j, summed over j, `(..., n)`."""
-    return (feature_directions(W).mT @ W).square().sum(-1)
+    near, norms, power = _scaled(W, (-2, -1))
+    return near.shape[-2] / norms.square().sum(-1) * power[..., 0].square()
 
 
 def dimensionality(W: Tensor) -> Tensor:
@@ -92,8 +97,9 @@ def dimensionality(W: Tensor) -> Tensor:
         >>> dimensionality(torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
         [0.5, 0.5, 1.0]
     """
-    near, norms, _ = _scaled(W)
-    total = _overlaps(near)
+    near, norms, power = _scaled(W)
+    ratio = (power.unsqueeze(-1) / power.unsqueeze(-2)).clamp(max=2.0**60)  # of W_j to W_i; no infinity times zero
+    total = ((feature_directions(near).mT @ near) * ratio).square().sum(-1)
     return norms.square() / total.where(total != 0, 1)
 
 
@@ -103,8 +109,9 @@ def interference(W: Tensor) -> Tensor:
     It is the sum over j != i of (W^_i . W_j)^2: 0 for a feature that is orthogonal to all others, and 1 for one of an
     antipodal pair of length one.
     """
-    near, norms, power = _scaled(W)
-    return (_overlaps(near) - norms.square()) / power.square().unsqueeze(-1)
+    near, norms, power = _scaled(W, (-2, -1))
+    overlaps = (feature_directions(W).mT @ near).square().sum(-1)
+    return (overlaps - norms.square()) / power.square()
 
 
 def random_directions(m: int, n: int, generator: torch.Generator) -> Tensor:
@@ -113,19 +120,20 @@ def random_directions(m: int, n: int, generator: torch.Generator) -> Tensor:
     Raises:
         ValueError: m or n is below 1.
     """
-    if m < 1 or n < 1:
-        raise ValueError(f"m={m}, n={n}: expected at least 1 each")
+    check_whole(m=m, n=n)
     return feature_directions(torch.randn(m, n, dtype=torch.float64, generator=generator))
 
 
 def regular_polygon(corners: int) -> Tensor:
     """The corners of a regular polygon around the origin, `(2, corners)` float64, columns of length one."""
+    check_whole(corners=corners)
     angle = 2 * math.pi * torch.arange(corners, dtype=torch.float64) / corners
     return torch.stack([angle.cos(), angle.sin()])
 
 
 def simplex(dimensions: int) -> Tensor:
     """The corners of the regular simplex, `(dimensions, dimensions + 1)` float64; all cosines are -1 / dimensions."""
+    check_whole(dimensions=dimensions)
     n = dimensions + 1
     centred = torch.eye(n, dtype=torch.float64) - 1 / n
     _, vectors = torch.linalg.eigh(centred)
@@ -188,6 +196,7 @@ class FeatureCluster:
 
 def cosines(W: Tensor) -> Tensor:
     """The cosines between the columns, each pair once, ascending: `(k (k - 1) / 2,)`. No rotation changes them."""
+    W = _map(W, one=True)
     gram = feature_directions(W).mT @ feature_directions(W)
     rows, columns = torch.triu_indices(len(gram), len(gram), 1)
     return gram[rows, columns].sort().values
@@ -198,10 +207,10 @@ def figure_name(W: Tensor) -> str:
 
     In ascending order, no cosine between the columns differs by more than 0.15 from that of the figure.
     """
-    ours = cosines(W.double())
+    ours = cosines(_map(W).double())
     for name in FIGURES:
         known = figure_frame(name)
-        if known.shape[1] == W.shape[1] and torch.allclose(ours, cosines(known), rtol=0, atol=0.15):
+        if len(cosines(known)) == len(ours) and torch.allclose(ours, cosines(known), rtol=0, atol=0.15):
             return name
     return "other"
 
@@ -215,8 +224,7 @@ def feature_clusters(W: Tensor, threshold: float = 0.2) -> list[FeatureCluster]:
     Raises:
         ValueError: more than one map, or a threshold outside 0 to 1.
     """
-    if W.ndim != 2:
-        raise ValueError(f"W of shape {tuple(W.shape)}: expected (m, n), one map")
+    W = _map(W, one=True)
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold}: expected one between 0 and 1")
     kept = torch.nonzero(is_learnt(W)).flatten()
@@ -256,15 +264,15 @@ def cluster_edges(W: Tensor) -> list[tuple[int, int]]:
     """
     from scipy.spatial import ConvexHull  # costs time to import, and few need it
 
-    if W.ndim != 2 or len(W) != 3 or not W.isfinite().all():
-        raise ValueError(f"W of shape {tuple(W.shape)}: expected (3, k), finite numbers")
-    points = W.T.double().numpy()
-    if len(points) < 3:
+    points = as_real(W, "W").astype(np.float64).T
+    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
+        raise ValueError(f"W of shape {points.T.shape}: expected (3, k), finite numbers")
+    if len(points) < 4:
         return list(combinations(range(len(points)), 2))
     left, size, _ = np.linalg.svd((points - points.mean(0)).T, full_matrices=False)
     flat = int((size > 0.05 * size[0]).sum())
     if flat < 3:
-        flattened = (points - points.mean(0)) @ left[:, :2]
+        flattened = (points - points.mean(0)) @ left
         order = np.argsort(np.arctan2(flattened[:, 1], flattened[:, 0])).tolist()
         pairs = zip(order, order[1:] + order[:1], strict=True)
         return sorted({(min(pair), max(pair)) for pair in pairs})

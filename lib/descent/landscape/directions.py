@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from descent.models.folding import copy_module, memory
+from descent.models.folding import ELSEWHERE, copy_module, held_elsewhere, memory, state_of
+from descent.repro.numbers import as_real
 from descent.repro.seeding import torch_generator
 
 Direction = dict[str, Tensor]
@@ -55,9 +55,8 @@ def tied_names(model: nn.Module) -> dict[str, str]:
         if part.layout is torch.strided and part.numel():
             steps = sum((size - 1) * step for size, step in zip(part.shape, part.stride(), strict=True))
             spans.append((part.data_ptr(), part.data_ptr() + (steps + 1) * part.element_size(), name))
-    state = {name: part for name, part in model.state_dict(keep_vars=True).items() if isinstance(part, Tensor)}
     seen: dict[object, str] = {}
-    firsts = {name: seen.setdefault(memory(part), name) for name, part in state.items()}
+    firsts = {name: seen.setdefault(memory(part), name) for name, part in state_of(model).items()}
     alone = sorted(span for span in spans if firsts.get(span[2], span[2]) == span[2])
     for (_, end, one), (start, _, other) in pairwise(alone):
         if start < end and not parameters.keys().isdisjoint({one, other}):
@@ -81,21 +80,26 @@ def rescale_direction(direction: Mapping[str, Tensor], weights: Mapping[str, Ten
         scaling: whose norms are taken.
 
     Raises:
-        ValueError: an unknown scaling.
+        ValueError: an unknown scaling, or other names or shapes than those of the weights.
     """
     if scaling not in get_args(Scaling):
         raise ValueError(f"scaling={scaling!r}: expected one of {', '.join(get_args(Scaling))}")
     if scaling == "none":
         return dict(direction)
+    for name in [*direction, *weights]:
+        shapes = [_shape(parts[name]) if name in parts else "none" for parts in (direction, weights)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{name!r} has shapes {shapes[0]} and {shapes[1]}: expected those of the weights")
     return {name: part * _ratio(weights[name], part, scaling == "filter") for name, part in direction.items()}
 
 
 def _ratio(weight: Tensor, part: Tensor, by_filter: bool) -> Tensor:
     """||w|| / ||d|| of each filter, or of the whole tensor, in a shape that multiplies it."""
     dims = tuple(range(1, part.ndim)) if by_filter else tuple(range(part.ndim))
-    weight_norm: Tensor = torch.linalg.vector_norm(weight, dim=dims, keepdim=True)
-    part_norm: Tensor = torch.linalg.vector_norm(part, dim=dims, keepdim=True)
-    return weight_norm / (part_norm + TINY)
+    parts = (weight, part, weight.double(), part.double())
+    own, its, wide, long = (torch.linalg.vector_norm(each, dim=dims, keepdim=True) for each in parts)
+    ordinary = (own > 1e-15) & (own < 1e15) & (its > 1e-5) & (its < 1e15)  # far from where squares leave the format
+    return torch.where(ordinary, own / (its + TINY), (wide / long.where(long > 0, 1)).to(own.dtype))
 
 
 def random_direction(model: nn.Module, seed: int, stream: str, scaling: Scaling = "filter") -> Direction:
@@ -120,7 +124,7 @@ def random_direction(model: nn.Module, seed: int, stream: str, scaling: Scaling 
     """
     weights = weight_matrices(model)
     generator = torch_generator(seed, f"direction {stream}")
-    drawn = {name: torch.randn(w.shape, generator=generator).to(w) for name, w in weights.items()}
+    drawn = {name: torch.randn(w.shape, generator=generator, dtype=torch.float32).to(w) for name, w in weights.items()}
     return rescale_direction(drawn, weights, scaling)
 
 
@@ -134,7 +138,7 @@ def direction_between(start: nn.Module, end: nn.Module) -> Direction:
             parameter is complex or not built yet.
     """
     firsts, _ = tied_names(start), tied_names(end)
-    first, second = start.state_dict(), end.state_dict()
+    first, second = ({name: part.detach() for name, part in state_of(net).items()} for net in (start, end))
     for name in [*first, *second]:
         shapes = [_shape(state[name]) if name in state else "none" for state in (first, second)]
         if shapes[0] != shapes[1]:
@@ -143,7 +147,8 @@ def direction_between(start: nn.Module, end: nn.Module) -> Direction:
         if name != one and not torch.equal(second[name], second[one]):
             raise ValueError(f"{name!r} is {one!r} in one network, not in the other: expected both tied, or neither")
     moving = [name for name, one in firsts.items() if name == one and first[name].is_floating_point()]
-    return {name: second[name] - first[name] for name in moving}
+    parts = {name: (first[name], second[name]) for name in moving}  # of masks, infinities stay where they are
+    return {name: torch.where(one == other, 0.0, other - one) for name, (one, other) in parts.items()}
 
 
 def _shape(part: object) -> tuple[int, ...] | str:
@@ -159,7 +164,8 @@ def network_at(model: nn.Module, directions: Sequence[Direction], point: ArrayLi
         point: `(k,)`, one coordinate for each direction.
 
     Raises:
-        ValueError: another number of coordinates than of directions, or a direction that does not fit the model.
+        ValueError: another number of coordinates than of directions, a direction that does not fit the model,
+            or a network whose copy would still read tensors of the original, with the name of what holds them.
 
     Examples:
         Half way from one network to another:
@@ -169,11 +175,13 @@ def network_at(model: nn.Module, directions: Sequence[Direction], point: ArrayLi
         >>> torch.allclose(middle.weight, (start.weight + end.weight) / 2)
         True
     """
-    coordinates = np.asarray(point, float)
-    if coordinates.shape != (len(directions),):
+    coordinates = as_real(point, "point")
+    if not isinstance(directions, Sequence) or coordinates.shape != (len(directions),):
         raise ValueError(f"point of shape {coordinates.shape}: expected ({len(directions)},), one a direction")
+    if elsewhere := held_elsewhere(model):
+        raise ValueError(f"a copy of the network would not move as a whole{elsewhere}: {ELSEWHERE}")
     fitted, result = fit_directions(model, directions), copy_module(model)
-    state = result.state_dict()
+    state = state_of(result)
     with torch.no_grad():
         for coordinate, direction in zip(coordinates, fitted, strict=True):
             for name, part in direction.items():
@@ -195,7 +203,11 @@ def fit_directions(model: nn.Module, directions: Sequence[Direction]) -> list[Di
         ValueError: with the first name that the model lacks, whose shape differs from the model's or that is no
             floating-point number there, or that is another name of a tensor which the same direction moves otherwise.
     """
-    state, firsts, fitted = model.state_dict(), tied_names(model), []
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
+    if not isinstance(directions, Sequence) or len(directions) == 0:
+        raise ValueError("directions is empty or one alone: expected a list of one for a line, of two for a plane")
+    firsts, state, fitted = tied_names(model), state_of(model), []
     for number, direction in enumerate(directions):
         if not isinstance(direction, Mapping):
             raise ValueError(f"direction {number} is a {type(direction).__name__}: expected name -> tensor")

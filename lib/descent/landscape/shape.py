@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
@@ -13,9 +14,11 @@ from descent.curvature.eigen import extreme_eigenpairs
 from descent.curvature.operators import hessian
 from descent.landscape.directions import Direction, network_at, weight_matrices
 from descent.landscape.surface import LossSurface
+from descent.repro.numbers import as_real
 from descent.repro.seeding import numpy_generator
 
 Array = NDArray[np.float64]
+ROUNDING = 16 * np.finfo(float).eps  # of a second difference, over the largest of its losses
 EIGENVALUES = ("smallest", "largest", "residual", "converged")
 
 
@@ -80,15 +83,17 @@ def plane_nonconvexity(surface: LossSurface) -> Array:
     if min(surface.loss.shape) < 3:
         raise ValueError(f"a grid of {surface.loss.shape}: expected at least 3 lines in each direction")
     steps = [np.diff(axis) for axis in (surface.alpha, surface.beta)]
-    if not all(np.allclose(step, step[0]) for step in steps):
-        raise ValueError("the grid has unequal steps: expected equal ones in each direction")
+    if not all(step[0] and np.allclose(step, step[0], atol=0) for step in steps):
+        raise ValueError("the grid has unequal steps, or steps of zero: expected equal ones in each direction")
     loss, (a, b) = np.where(np.isfinite(surface.loss), surface.loss, np.nan), (step[0] for step in steps)
     inner = loss[1:-1, 1:-1]
     aa = (loss[2:, 1:-1] - 2 * inner + loss[:-2, 1:-1]) / a**2
     bb = (loss[1:-1, 2:] - 2 * inner + loss[1:-1, :-2]) / b**2
     ab = (loss[2:, 2:] - loss[2:, :-2] - loss[:-2, 2:] + loss[:-2, :-2]) / (4 * a * b)
     middle, radius = (aa + bb) / 2, np.hypot((aa - bb) / 2, ab)
-    return nonconvexity_ratio(middle - radius, middle + radius)
+    rounding = ROUNDING * np.abs(sliding_window_view(loss, (3, 3))).max((2, 3)) * (1 / a**2 + 1 / b**2)
+    low, high = (np.where(np.abs(end) <= rounding, 0, end) for end in (middle - radius, middle + radius))
+    return nonconvexity_ratio(low, high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +126,7 @@ class HessianExtremes:
             `converged` `(s,)`, 1 or 0. Where the loss or a product with its Hessian is not finite, the first three are
             NaN and `converged` is 0.
         """
-        rows = [self._at(point) for point in np.atleast_2d(np.asarray(points, float))]
+        rows = [self._at(point) for point in np.atleast_2d(as_real(points, "points"))]
         return {name: np.array([row[name] for row in rows], float) for name in EIGENVALUES}
 
     def _at(self, point: Array) -> dict[str, float]:
@@ -146,15 +151,20 @@ def _cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def nonconvexity_ratio(smallest: ArrayLike, largest: ArrayLike) -> Array:
     """|smallest / largest| eigenvalue of a Hessian, near 0 where the loss is almost convex (Li et al. 2018, figure 7).
 
-    The ratio is 0 where no eigenvalue is negative and 1 where none is positive; it is NaN where one is not finite.
-    Arguments and result have one shape, `(...)`.
+    The ratio is 0 where no eigenvalue is negative, and 1 where some are and none is positive; it is NaN where one is
+    not finite. Arguments and result have one shape, `(...)`.
+
+    Raises:
+        ValueError: a smallest eigenvalue above the largest.
 
     Examples:
         >>> nonconvexity_ratio([-1.0, 2.0, -3.0], [10.0, 5.0, -2.0])
         array([0.1, 0. , 1. ])
     """
-    low, high = np.asarray(smallest, float), np.asarray(largest, float)
+    low, high = as_real(smallest, "smallest").astype(float), as_real(largest, "largest").astype(float)
+    if (low > high).any():
+        raise ValueError("a smallest eigenvalue is above the largest: expected (smallest, largest)")
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.abs(np.minimum(low, 0) / high)
-    result: Array = np.where(np.isfinite(low) & np.isfinite(high), np.where(high > 0, ratio, 1.0), np.nan)
+    result: Array = np.where(np.isfinite(low) & np.isfinite(high), np.where(high > 0, ratio, low < 0), np.nan)
     return result

@@ -13,6 +13,7 @@ from pyevtk.hl import gridToVTK, imageToVTK
 
 from descent.landscape.evaluator import Array, Evaluator, Values
 from descent.repro.files import atomic_path
+from descent.repro.numbers import as_real
 from descent.repro.records import Record, provenance, relative_difference
 from descent.repro.seeding import numpy_generator
 
@@ -39,6 +40,9 @@ class LossSurface:
     precision: str
 
     def __post_init__(self) -> None:
+        for name in ("alpha", "beta"):
+            object.__setattr__(self, name, _axis(getattr(self, name), name))
+        object.__setattr__(self, "values", {name: np.asarray(values) for name, values in self.values.items()})
         wanted = (len(self.alpha), len(self.beta))
         for name, values in self.values.items():
             if values.shape != wanted:
@@ -70,6 +74,14 @@ class LossSurface:
         return cls(alpha, beta, values, record.settings["images"], record.settings["precision"])
 
 
+def _axis(values: ArrayLike, name: str) -> Array:
+    """The coordinates of grid lines, `(m,)`; refused if they are of another shape, or no real numbers."""
+    axis = as_real(values, name).astype(float)
+    if axis.ndim != 1:
+        raise ValueError(f"{name} of shape {axis.shape}: expected the coordinates of grid lines, (m,)")
+    return axis
+
+
 def plane_grid(alpha: ArrayLike, beta: ArrayLike) -> Array:
     """All points of a grid, `(m n, 2)`, the second coordinate fastest, so that `values.reshape(m, n)` is the grid.
 
@@ -77,7 +89,7 @@ def plane_grid(alpha: ArrayLike, beta: ArrayLike) -> Array:
         >>> plane_grid([0, 1], [5, 6, 7])[:4].tolist()
         [[0.0, 5.0], [0.0, 6.0], [0.0, 7.0], [1.0, 5.0]]
     """
-    a, b = np.meshgrid(np.asarray(alpha, float), np.asarray(beta, float), indexing="ij")
+    a, b = np.meshgrid(_axis(alpha, "alpha"), _axis(beta, "beta"), indexing="ij")
     return np.stack([a.ravel(), b.ravel()], 1)
 
 
@@ -106,7 +118,7 @@ def loss_surface(
         >>> surface.loss.shape, sorted(surface.values)
         ((5, 7), ['error', 'loss', 'standard_error'])
     """
-    a, b = np.asarray(alpha, float), np.asarray(beta, float)
+    a, b = _axis(alpha, "alpha"), _axis(beta, "beta")
     points = plane_grid(a, b)
     values = evaluator(points) if run is None else run(evaluator, points)
     shaped = {name: flat.reshape(len(a), len(b)) for name, flat in values.items()}
@@ -119,7 +131,12 @@ def recompute_points(evaluator: Evaluator, surface: LossSurface, seed: int, shar
     Returns:
         `(ceil(share m n),)`, |loss - anew| / |anew|; 0 where both are NaN or the same infinity, infinite where only
         one is finite.
+
+    Raises:
+        ValueError: a share that is not from 0 to 1.
     """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share={share}: expected 0 to 1")
     points = plane_grid(surface.alpha, surface.beta)
     chosen = numpy_generator(seed, "recheck").choice(len(points), int(np.ceil(share * len(points))), replace=False)
     before, anew = surface.loss.ravel()[chosen], evaluator.in_float32()(points[chosen])["loss"]

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import copy
+import dis
+import gc
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
@@ -14,6 +20,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._pytree import tree_leaves
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+ELSEWHERE = (
+    "weights are read that no copy has, by a lambda, closure or hook that holds the network or its tensors, through a "
+    "view of a parameter, or in a result that was kept; expected modules that read their own parameters, and hooks and "
+    "losses that read the module which they are given"
+)
+LEAVES = (type, ModuleType, str, bytes, int, float, type(None))
+REACH = 20_000  # objects that are looked through in search of such
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -38,6 +51,16 @@ def memory(part: Tensor) -> tuple[object, ...]:
     return (type(part), place, part.shape, part.stride()) if place else (id(part),)
 
 
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers themselves, by each of their names; a `state_dict` may be overridden by copies."""
+    return {
+        f"{place}.{name}" if place else name: part
+        for place, module in model.named_modules(remove_duplicate=False)
+        for name, part in (*module._parameters.items(), *module._buffers.items())
+        if part is not None
+    }
+
+
 @torch.no_grad()  # with gradients, the copies of a scripted module's weights would have a history
 def copy_module(model: nn.Module) -> nn.Module:
     """A deep copy of the module, also of one that keeps tensors with a history, as weight normalisation by hooks does.
@@ -56,6 +79,76 @@ def copy_module(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, memo)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"the network cannot be copied: {error}; expected one that copy.deepcopy takes") from error
+
+
+def counters(model: nn.Module) -> dict[str, float]:
+    """The plain numbers that the modules of a network keep, by name."""
+    named = [(f"{place}.{name}", value) for place, m in model.named_modules() for name, value in vars(m).items()]
+    return {name.lstrip("."): value for name, value in named if isinstance(value, int | float)}
+
+
+@contextmanager
+def moved_in_place(model: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
+    """The network itself, in evaluation mode and at these weights; afterwards it is as it was, to the last bit."""
+    state, kept = state_of(model), dict[str, Tensor]()
+    modules = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
+    try:
+        model.eval()
+        for name, part in weights.items():
+            kept[name] = state[name].data.clone()
+            state[name].data.copy_(part)  # a graph that the caller keeps does not notice
+        yield
+    finally:
+        for name, part in kept.items():
+            if not torch.equal(state[name].data, part):
+                state[name].data.copy_(part)
+        for module, attributes, buffers in modules:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._buffers.update(buffers)
+
+
+def held_elsewhere(model: nn.Module) -> str:
+    """By what a copy would read tensors of the original, such as ", as through 'act' of ''"; empty if by nothing.
+
+    A deep copy follows objects and methods, but takes functions as they are, with all that they hold, and separates
+    views from their tensors.
+    """
+    state = state_of(model).values()
+    own, whole = {id(part) for part in (*model.modules(), *state)}, {memory(part) for part in state}
+    places = {part.untyped_storage().data_ptr() for part in state if part.layout is torch.strided} - {0}
+    for place, module in model.named_modules():
+        kinds = {kind.__name__ for kind in type(module).__mro__}
+        held = {} if kinds & {"ScriptModule", "OptimizedModule"} else {"forward": type(module).forward, **vars(module)}
+        waiting, seen = [(name, thing, False) for name, thing in held.items()], set[tuple[int, bool]]()
+        while waiting and len(seen) < REACH:
+            name, thing, within = waiting.pop()
+            if isinstance(thing, LEAVES) or (id(thing), within) in seen:
+                continue
+            seen.add((id(thing), within))
+            part = torch.from_numpy(thing) if isinstance(thing, np.ndarray) and thing.dtype.kind == "f" else thing
+            strided = isinstance(part, Tensor) and part.layout is torch.strided and not is_lazy(part)
+            view = strided and part.untyped_storage().data_ptr() in places and (within or memory(part) not in whole)
+            if view or (within and id(thing) in own):
+                return f", as through {name!r} of {place!r}"
+            if not isinstance(thing, Tensor | nn.Module):
+                function = isinstance(thing, FunctionType)
+                parts = _held_by(thing) if function else gc.get_referents(thing)
+                waiting += [(name, part, within or function) for part in parts]
+    return ""
+
+
+def _held_by(function: FunctionType) -> list[Any]:
+    """What a function may read beside its arguments: of its closure, its defaults, and the globals that it names."""
+    if (function.__module__ or "").partition(".")[0] == "torch":
+        return []
+    codes, names = [function.__code__], set[str]()
+    for code in codes:
+        names |= {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+        codes += [part for part in code.co_consts if isinstance(part, CodeType)]
+    cells = [cell for cell in function.__closure__ or () if gc.get_referents(cell)]
+    globals_ = [function.__globals__[name] for name in names if name in function.__globals__]
+    return [*(cell.cell_contents for cell in cells), function.__defaults__, function.__kwdefaults__, *globals_]
 
 
 def fold_batch_norm(model: nn.Module) -> Folded:
@@ -104,7 +197,8 @@ def _pairs(model: nn.Module) -> list[tuple[str, str]]:
         own = convolution, norm, *convolution.parameters()
         once = uses[first] == uses[second] == 1 and all(places[id(part)] == 1 for part in own)
         plain = {name for name, _ in convolution.named_parameters()} in ({"weight"}, {"weight", "bias"})
+        untouched = not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in own[:2])
         kinds = type(convolution) in CONVOLUTIONS and type(norm) in NORMS and norm.running_mean is not None
-        if once and plain and kinds:
+        if once and plain and kinds and untouched:
             pairs.append((first, second))
     return pairs

@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal, cast, get_args
 
+import numpy as np
 from torch import Tensor, nn
 
+from descent.repro.numbers import check_whole
 from descent.repro.seeding import global_seed
 
 Shortcuts = Literal["projection", "padding", "none"]
@@ -31,7 +33,7 @@ def mlp(
     layers, and `activation` makes the layer after each, such as `nn.Tanh`.
 
     Raises:
-        ValueError: a width that is not positive.
+        ValueError: a width that is no positive whole number, or an activation that makes no layer.
 
     Example:
         >>> import torch
@@ -40,12 +42,16 @@ def mlp(
         (5, 10)
     """
     sizes = [math.prod(image_shape), *hidden, classes]
-    if bad := [size for size in sizes if size < 1]:
+    if bad := [size for size in sizes if not isinstance(size, int | np.integer) or size < 1]:
         raise ValueError(f"hidden={list(hidden)}, classes={classes}: {bad[0]} is not a width; expected at least 1")
     layers: list[nn.Module] = [nn.Flatten()]
     with global_seed(seed, "weights"):
         for fan_in, fan_out in itertools.pairwise(sizes):
-            layers += [nn.Linear(fan_in, fan_out), activation()]
+            try:
+                layers += nn.Sequential(nn.Linear(fan_in, fan_out), activation())
+            except TypeError as error:
+                wanted = "expected what makes a layer, such as nn.Tanh, not nn.Tanh() or torch.tanh"
+                raise ValueError(f"activation={activation!r}: {wanted}") from error
     return nn.Sequential(*layers[:-1])
 
 
@@ -55,11 +61,12 @@ def small_convnet(image_shape: Sequence[int], classes: int, seed: int) -> nn.Seq
     `(n, channels, height, width) -> (n, classes)` logits. Sides that are no multiples of 4 are padded.
 
     Raises:
-        ValueError: `image_shape` is not (channels, height, width).
+        ValueError: `image_shape` is not (channels, height, width), or a number is no positive whole one.
     """
     if len(image_shape) != 3:
         raise ValueError(f"image_shape={tuple(image_shape)}: expected (channels, height, width)")
     channels, height, width = image_shape
+    check_whole(channels=channels, height=height, width=width, classes=classes)
     with global_seed(seed, "weights"):
         return nn.Sequential(
             nn.Conv2d(channels, 8, 5, stride=2, padding=2),
@@ -135,19 +142,18 @@ def cifar_resnet(
     or `none`.
 
     Raises:
-        ValueError: the depth is not 6 n + 2, the width is below 1, or the shortcuts are unknown.
+        ValueError: the depth is not 6 n + 2, a number is below 1, or the shortcuts are unknown.
 
     Example:
         >>> model = cifar_resnet(20, classes=10, seed=0)
         >>> sum(parameter.numel() for parameter in model.parameters())
         272474
     """
-    if depth < 8 or depth % 6 != 2:
+    if not isinstance(depth, int | np.integer) or depth < 8 or depth % 6 != 2:
         raise ValueError(f"depth={depth}: expected 6 n + 2, such as 20, 32, 44, 56 or 110")
     if shortcuts not in get_args(Shortcuts):
         raise ValueError(f"shortcuts={shortcuts!r}: expected one of {', '.join(get_args(Shortcuts))}")
-    if width < 1:
-        raise ValueError(f"width={width}: expected at least 1 channel")
+    check_whole(classes=classes, width=width, channels=channels)
     with global_seed(seed, "weights"):
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         wide = width

@@ -167,7 +167,7 @@ def _checked_digest(path: Path) -> str:
 def _digests(folder: Path) -> dict[str, str]:
     path = folder / DIGESTS
     try:
-        digests: dict[str, str] = json.loads(path.read_text())
+        digests: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); restore it: git checkout '{path}'") from error
     return digests

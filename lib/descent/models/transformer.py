@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -38,8 +39,9 @@ class TransformerSizes:
     hidden: int = 512
 
     def __post_init__(self) -> None:
-        if min(self.symbols, self.width, self.heads, self.hidden) < 1:
-            raise ValueError(f"{self}: expected sizes of at least 1")
+        sizes = self.symbols, self.width, self.heads, self.hidden
+        if not all(isinstance(size, int | np.integer) and size >= 1 for size in sizes):
+            raise ValueError(f"{self}: expected sizes of at least 1, whole numbers")
         if self.width % self.heads:
             raise ValueError(f"width={self.width}, heads={self.heads}: expected heads that divide the width")
 
@@ -80,13 +82,13 @@ class OneLayerTransformer(nn.Module):
         generator = torch_generator(seed, "weights")
 
         def normal(*shape: int, variance: float = 1 / w) -> nn.Parameter:
-            return nn.Parameter(torch.randn(*shape, generator=generator) * math.sqrt(variance))
+            return nn.Parameter(torch.randn(*shape, generator=generator, dtype=torch.float32) * math.sqrt(variance))
 
         self.W_E, self.W_pos = normal(w, tokens), normal(CONTEXT, w)
         self.W_K, self.W_Q, self.W_V = (normal(h, w // h, w) for _ in range(3))
         self.W_O = normal(w, w)
-        self.W_in, self.b_in = normal(m, w), nn.Parameter(torch.zeros(m))
-        self.W_out, self.b_out = normal(w, m), nn.Parameter(torch.zeros(w))
+        self.W_in, self.b_in = normal(m, w), nn.Parameter(self.W_O.new_zeros(m))
+        self.W_out, self.b_out = normal(w, m), nn.Parameter(self.W_O.new_zeros(w))
         self.W_U = normal(w, tokens, variance=1 / tokens)
 
     def forward(self, pairs: Tensor) -> Tensor:
@@ -100,6 +102,11 @@ class OneLayerTransformer(nn.Module):
         and place, not once for each example. The numbers are those of a pass over all positions.
         """
         heads, w, n = self.sizes.heads, self.sizes.width, len(pairs)
+        if pairs.shape != (n, 2) or pairs.dtype != torch.int64 or n == 0:
+            raise ValueError(f"pairs of shape {tuple(pairs.shape)}, {pairs.dtype}: expected (n, 2), int64, n from 1")
+        low, high = (0, 0) if pairs.is_meta else map(int, pairs.aminmax())
+        if not 0 <= low <= high < self.sizes.symbols:
+            raise ValueError(f"pairs of {low} to {high}: expected symbols from 0 to {self.sizes.symbols - 1}")
         end = self.W_E[:, -1] + self.W_pos[2]
         tokens = self.W_E[:, :-1].T
         sources = torch.cat([tokens + self.W_pos[0], tokens + self.W_pos[1], end[None]])  # (2 symbols + 1, w)

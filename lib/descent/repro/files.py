@@ -105,13 +105,18 @@ def exclusive_folder(folder: Path | None) -> Iterator[None]:
 
     Raises:
         InUseError: another run holds the lock; the message names the folder.
+        OSError: the folder cannot be made, such as where a file has its name.
     """
     if folder is None:
         yield
         return
     from filelock import FileLock, Timeout  # here: a program that only writes files need not wait for it
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"no folder can be made there ({error.strerror or error}); name another"
+        raise type(error)(error.errno, why, str(folder)) from error
     lock = FileLock(folder / ".lock", timeout=0, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()

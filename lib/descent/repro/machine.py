@@ -25,8 +25,8 @@ def cores() -> int:
     setting = os.environ.get("DESCENT_CORES")
     if not setting:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    if not setting.isdecimal() or int(setting) == 0:
-        raise ValueError(f"DESCENT_CORES={setting!r}: expected a positive integer")
+    if not setting.isdecimal() or len(setting) > 9 or int(setting) == 0:
+        raise ValueError(f"DESCENT_CORES={setting!r}: expected a positive integer of at most nine digits")
     return int(setting)
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+
+def refuse_masks(values: object, name: str) -> None:
+    """Raise a ValueError, which begins with `name`, at a masked array, or one in a list: numpy would drop the mask."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a masked array: expected the numbers that count, as values.compressed() gives")
+    for each in values if isinstance(values, (list, tuple)) else ():
+        refuse_masks(each, name)
 
 
 def as_real(values: object, name: str) -> NDArray[Any]:
@@ -20,11 +28,11 @@ def as_real(values: object, name: str) -> NDArray[Any]:
     Raises:
         ValueError: complex numbers, a mask, text, truth values, or lists of unequal lengths.
     """
-    if isinstance(values, torch.Tensor):
-        values = values.detach().to_dense().cpu()
-        values = values.float() if values.dtype == torch.bfloat16 else values.resolve_conj().resolve_neg()
-    if isinstance(values, np.ma.MaskedArray):
-        raise ValueError(f"{name} is a masked array: expected the numbers that count, as values.compressed() gives")
+    torch: Any = sys.modules.get("torch")  # not imported here: only who has imported it can hand a tensor in
+    if torch and isinstance(values, torch.Tensor):
+        dense: Any = values.detach().to_dense().cpu()
+        values = dense.float() if dense.dtype == torch.bfloat16 else dense.resolve_conj().resolve_neg()
+    refuse_masks(values, name)
     try:
         array = np.asarray(values)
     except (ValueError, RuntimeError, TypeError) as error:
@@ -32,3 +40,14 @@ def as_real(values: object, name: str) -> NDArray[Any]:
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} is of type {array.dtype}: expected real numbers")
     return array
+
+
+def check_whole(least: int = 1, **counts: object) -> None:
+    """Refuse by its name a count that is no whole number of at least `least`; truth values are none.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    for name, value in counts.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name}={value}: expected at least {least}, a whole number")

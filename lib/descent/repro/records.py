@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -15,11 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from descent.repro.files import atomic_path
+from descent.repro.numbers import as_real, refuse_masks
 
 FIGURE_FORMATS = ("png", "svg", "pdf")
 _LICENCE = "MIT licence"
 _OPEN = {"chapter": ""}
 _OF_THE_FORMAT = ("__record__", "file", "allow_pickle", "")
+_LONGEST = 10_000  # letters of an entry's name, of up to four bytes each; an archive counts them with 16 bits
 _PACKAGES = ("anatomy-of-descent", "torch", "numpy", "scipy", "scikit-learn")
 
 DECIDES = ("lib", "notebooks", "data/records", "data/checkpoints", "requirements.txt")  # of a checkout
@@ -33,11 +36,13 @@ def _version(package: str) -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What a command of git says in a folder; None outside a checkout."""
+    """What a command of git says in a folder, whatever repository the environment names; None outside a checkout."""
     # without --no-optional-locks, `status` refreshes the index; killed then, it leaves a lock that stops every commit
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.rstrip()
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, env=environment)
+        return done.stdout.rstrip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -49,8 +54,13 @@ def uncommitted(root: Path) -> list[str]:
 
 
 def _commit() -> str | None:
-    """The commit of this library's checkout, with `+` where `uncommitted` files are in it; None outside a checkout."""
+    """The commit of this library's checkout, with `+` where `uncommitted` files are in it; None outside a checkout.
+
+    A repository around an installed library, such as one that holds its environment, does not know this file.
+    """
     here = Path(__file__).parent
+    if _git(here, "ls-files", "--full-name", "records.py") != "lib/descent/repro/records.py":
+        return None
     commit, root = _git(here, "rev-parse", "--short=12", "HEAD"), _git(here, "rev-parse", "--show-toplevel")
     return commit and root and commit + ("+" if uncommitted(Path(root)) else "")
 
@@ -102,14 +112,22 @@ class Record:
         """Write as `.npz`, atomically; equal records give equal bytes.
 
         Raises:
-            ValueError: an array holds Python objects or is masked, or its name is one that the file format uses itself.
+            ValueError: an array holds Python objects or is masked, its name is too long or one that the file format
+                uses itself, or a setting is no plain value; numbers and arrays of numpy and paths become plain.
         """
         for key, value in self.values.items():
-            if not isinstance(key, str) or key in _OF_THE_FORMAT or not key.isprintable() or key.endswith(".npy"):
-                raise ValueError(f"{self.name}: an entry may not be called {key!r}: the file format uses that name")
-            if np.asarray(value).dtype.hasobject or isinstance(value, np.ma.MaskedArray):
-                raise ValueError(f"{self.name}: {key!r} holds Python objects or a mask; expected numbers or text")
-        meta = json.dumps({"name": self.name, "settings": dict(self.settings), "provenance": dict(self.provenance)})
+            unusable = (
+                not isinstance(key, str) or key in _OF_THE_FORMAT or not key.isprintable() or key.endswith(".npy")
+            )
+            if unusable or len(key) > _LONGEST:
+                raise ValueError(f"{self.name}: an entry may not be called {key!r:.99}: the file format uses that name")
+            refuse_masks(value, f"{self.name}: {key!r}")
+            if np.asarray(value).dtype.hasobject:
+                raise ValueError(f"{self.name}: {key!r} holds Python objects; expected numbers or text")
+        if len(set(map(str, self.settings))) < len(self.settings):
+            raise ValueError(f"{self.name}: two of the settings {list(self.settings)} have one name in JSON")
+        settings = {key: json.loads(_as_json(key, value)) for key, value in self.settings.items()}
+        meta = json.dumps({"name": self.name, "settings": settings, "provenance": dict(self.provenance)})
         arrays: dict[str, Any] = {"__record__": np.array(meta), **self.values}
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
@@ -153,15 +171,27 @@ class Record:
             except Exception as error:  # a flipped bit may also ask for a password or an unknown compression
                 raise ValueError(f"{path}: damaged, or no record ({error}); make it again: {remake}") from error
         for key, value in expected.items():
-            if not _agrees(settings, key, value):
+            if not agrees(settings, key, value):
                 kept = repr(settings[key]) if key in settings else "nothing"
                 raise ValueError(f"{path}: made from {key}={kept}, expected {value!r}; make it again: {remake}")
         return cls(name, values, settings, origin)
 
 
-def _agrees(settings: Mapping[str, Any], name: str, expected: object) -> bool:
+def _as_json(name: object, value: object) -> str:
+    """A setting as JSON, in which numbers and arrays of numpy, and paths, are plain values."""
+
+    def plain(other: Any) -> Any:
+        return other.tolist() if isinstance(other, (np.generic, np.ndarray)) else os.fspath(other)
+
+    try:
+        return json.dumps(value, sort_keys=True, default=plain)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"setting {name!r}: expected numbers, texts, lists or the like ({error})") from error
+
+
+def agrees(settings: Mapping[str, Any], name: str, expected: object) -> bool:
     """Whether settings have this value, as JSON would keep it: a tuple is a list there, and NaN equals itself."""
-    return name in settings and json.dumps(settings[name], sort_keys=True) == json.dumps(expected, sort_keys=True)
+    return name in settings and _as_json(name, settings[name]) == _as_json(name, expected)
 
 
 def record_path(root: Path, chapter: str, name: str) -> Path:
@@ -178,7 +208,7 @@ def find_record(path: Path, /, **settings: object) -> Record | None:
         ValueError: the file is damaged.
     """
     record = Record.load(path) if path.is_file() else None
-    if record is None or not all(_agrees(record.settings, *each) for each in settings.items()):
+    if record is None or not all(agrees(record.settings, *each) for each in settings.items()):
         return None
     return record
 
@@ -188,13 +218,21 @@ def relative_difference(kept: ArrayLike, anew: ArrayLike, scale: float | None = 
 
     It is 0 where both are NaN or equal, and infinite where only one is finite. A `scale` takes the place of |anew|.
 
+    Raises:
+        ValueError: other than real numbers, a mask, two shapes, or a negative scale.
+
     Example:
         >>> relative_difference([1.0, 0.0, np.nan, np.inf], [2.0, 0.0, np.nan, 1.0])
         array([0.5, 0. , 0. , inf])
     """
-    before, now = np.asarray(kept, float), np.asarray(anew, float)
+    before, now = (as_real(*each).astype(float) for each in ((kept, "kept"), (anew, "anew")))
+    if before.shape != now.shape:
+        raise ValueError(f"kept of shape {before.shape}, anew of {now.shape}: expected one shape")
+    if scale is not None and scale < 0:
+        raise ValueError(f"scale={scale}: expected none below zero")
     with np.errstate(invalid="ignore", divide="ignore"):
         relative = np.abs(before - now) / (np.abs(now) if scale is None else scale)
+    relative = np.where(np.isinf(now) | (scale == np.inf), np.inf, relative)
     same = (before == now) | (np.isnan(before) & np.isnan(now))
     result: NDArray[np.float64] = np.where(same, 0, np.where(np.isfinite(relative), relative, np.inf))
     return result

@@ -17,7 +17,8 @@ from descent.repro.files import check_writable, write_json
 from descent.repro.records import open_chapter
 from descent.repro.tables import estimate_text, interval_text, markdown_table, nulls_text
 
-FREE = ("preset", "seed", "results_dir", "figures_dir", "scheduler")  # parameters that make no preset another
+PLACES = ("results_dir", "figures_dir", "scheduler")
+FREE = ("preset", "seed", *PLACES)  # parameters that make no preset another
 
 
 class Scorecard:
@@ -35,7 +36,8 @@ class Scorecard:
 
     Raises:
         ValueError: the chapter has no claims registered, or they are refused; or nothing can be written where
-            `results_dir` or `figures_dir` says.
+            `results_dir` or `figures_dir` says; or `parameters` hold a scorecard that took other ones, so that what was
+            measured with those could be judged at this preset.
     """
 
     def __init__(
@@ -52,17 +54,14 @@ class Scorecard:
         self.claims: dict[str, JudgedClaim] = {}
         fields = type(settings).model_fields
         self._taken = {name: copy.deepcopy(value) for name, value in self.parameters.items() if name in fields}
+        self._refuse_measured_before()
         for name in ("results_dir", "figures_dir"):
             if given := getattr(settings, name, ""):
                 check_writable(name, given)
         open_chapter(chapter)
 
     def judge(
-        self,
-        name: str,
-        values: Any,
-        null: Any = None,
-        of: Callable[[NDArray[np.float64]], float] | None = None,
+        self, name: str, values: Any, null: Any = None, of: Callable[[NDArray[np.float64]], float] | None = None
     ) -> JudgedClaim:
         """The verdict on a registered claim; a cell that runs again judges it again.
 
@@ -89,13 +88,22 @@ class Scorecard:
         self.claims[name] = JudgedClaim(claim=claim, preset=self.preset, measured=measured, nulls=nulls)
         return self.claims[name]
 
+    def _refuse_measured_before(self) -> None:
+        older = [
+            each for each in self.parameters.values() if isinstance(each, Scorecard) and each.chapter == self.chapter
+        ]
+        for name, then in [pair for each in older if self.preset != "custom" for pair in each._taken.items()]:
+            now = self.parameters.get(name)
+            if name not in PLACES and repr(now) != repr(then):
+                why = f"{name} was {then!r} in this notebook and is {now!r} now"
+                raise ValueError(f"{why}: values of both may stand in it; restart the kernel and run every cell")
+
     def _refuse_changed(self) -> None:
         for name, then in self._taken.items():
             now = self.parameters.get(name, then)
             if repr(now) != repr(then):
-                raise ValueError(
-                    f"{name}={now!r} was changed after `settings` took {then!r}; run the cell of `settings`"
-                )
+                why = f"{name}={now!r} was changed after `settings` took {then!r}"
+                raise ValueError(f"{why}; run the cell of `settings` and every cell below it")
 
     def verdict(self, name: str) -> str:
         """What was measured of a claim, what is accepted, and the verdict, as Markdown for a reading.
@@ -196,7 +204,7 @@ def _changed(chapter: str, settings: BaseModel, folder: Path | None) -> list[str
         for preset in dict.fromkeys(("quick", str(given["preset"])))
         for file in [f"presets/{preset}/{chapter}.yml"]
     }
-    if missing := [preset for preset, place in places.items() if not place.is_file()]:
+    if missing := [preset for preset, place in places.items() if preset != Path(preset).name or not place.is_file()]:
         return [f"there is no preset {missing[0]!r}"]
     values = {name: value for place in places.values() for name, value in read_mapping(place).items()}
     if unknown := sorted(values.keys() - given.keys()):

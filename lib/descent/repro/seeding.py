@@ -11,9 +11,21 @@ from threadpoolctl import threadpool_limits
 
 
 def _seed_of(seed: int, name: str) -> int:
-    """A seed of 63 bits for the stream `name`; the streams of one seed, or of neighbouring seeds, are unrelated."""
-    if seed < 0:
+    """A seed of 63 bits for the stream `name`; the streams of one seed, or of neighbouring seeds, are unrelated.
+
+    The seed's words of 32 bits are followed by the name's bytes, so that a highest word which is a letter would read as
+    the name's first one.
+    """
+    if not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed={seed}: expected a non-negative integer")
+    seed = int(seed)
+    if not name.isprintable():
+        raise ValueError(f"stream {name!r}: expected printable letters; with others it could be that of another seed")
+    *rest, highest = [seed >> shift & 0xFFFFFFFF for shift in range(0, max(1, seed.bit_length()), 32)]
+    if 32 <= highest < 256 and rest and (rest[-1] or len(rest) == 1):
+        raise ValueError(
+            f"seed={seed}: it has the streams of a smaller one, of names with one letter more; name another"
+        )
     entropy = np.random.SeedSequence([seed, *name.encode()])
     return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -22,7 +34,8 @@ def torch_generator(seed: int, name: str) -> torch.Generator:
     """A CPU generator of torch for the stream `name` of `seed`; streams of other names or seeds are unrelated.
 
     Raises:
-        ValueError: a negative seed.
+        ValueError: a negative seed; a name with a letter that cannot be printed; or a seed whose streams would be those
+            of another: from 2**37 to 2**40, and where a further word of 32 bits is as small as a letter.
 
     Example:
         >>> draws = [torch.rand(2, generator=torch_generator(0, name)) for name in ("batches", "batches", "noise")]
@@ -33,11 +46,7 @@ def torch_generator(seed: int, name: str) -> torch.Generator:
 
 
 def numpy_generator(seed: int, name: str) -> np.random.Generator:
-    """A generator of NumPy for the stream `name` of `seed`; see `torch_generator`.
-
-    Raises:
-        ValueError: a negative seed.
-    """
+    """A generator of NumPy for the stream `name` of `seed`; see `torch_generator`, which says what is refused, too."""
     return np.random.default_rng(_seed_of(seed, name))
 
 
@@ -45,11 +54,16 @@ def numpy_generator(seed: int, name: str) -> np.random.Generator:
 def global_seed(seed: int, name: str) -> Iterator[None]:
     """Seed the global CPU generator of torch inside the block, and restore its state afterwards.
 
-    Layers draw their initial weights from it.
+    Layers draw their initial weights from it, in float32: a seed means the same numbers whatever the default format.
     """
+    default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_seed_of(seed, name))
-        yield
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
 
 
 @contextmanager

@@ -30,7 +30,8 @@ from tqdm import tqdm
 
 from descent.repro.files import exclusive_folder
 from descent.repro.machine import cores, keep_freed_memory
-from descent.repro.records import Record, provenance
+from descent.repro.numbers import refuse_masks
+from descent.repro.records import Record, agrees, provenance
 from descent.repro.seeding import deterministic
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ Points = NDArray[Any]
 Values = dict[str, NDArray[Any]]
 PointTask = Callable[[Points], Mapping[str, NDArray[Any]]]
 Finished = tuple[int, Values, Mapping[str, Any]]
-RECOMPUTED = 1e-5  # of the largest value of a shard: what a point may differ when it is computed again, alone
+RECOMPUTED = 1e-5  # of a value: what it may differ when its point is computed again, alone
+ROUNDING = 16  # the same of the point's largest value, in last bits: what sums that cancel may differ
+_NOTHING = np.array("nothing")
 PATIENCE = 4.0  # seconds to wait for each answer, of which there are at most two before an error
 _ADDRESS = re.compile(r"tcp://(?P<host>\[[\da-fA-F:.]+\]|[\w.-]+):(?P<port>\d{1,5})")
 _ONE_AT_A_TIME = Lock()  # thread counts belong to the process: threads of one worker take turns
@@ -56,15 +59,16 @@ class Sweep:
 
     Attributes:
         scheduler: "" for processes on this machine, or the "tcp://host:port" of a Dask scheduler.
-        folder: where finished shards are kept, so that a killed sweep goes on from them; None keeps nothing.
-        recompute: whether one point of the shards in `folder` is computed again before they are used, and compared,
-            since the key may not say all: False where a point takes very long, or other processors went before.
+        folder: where finished shards are kept, so that a killed sweep goes on from them; None or "" keeps nothing.
+        recompute: whether up to three points of the shards in `folder`, one from their middle, are computed again
+            before they are used, and compared, since the key may not say all: False where a point takes very long, or
+            other processors went before, or where values are small differences of large ones in float32.
         shard_size: points that a worker computes at once; the last shard may be smaller.
         progress: text before a progress bar; None shows none.
         workers: processes on this machine; None takes as many as `cores()`. On a cluster it is not used.
 
     Raises:
-        ValueError: `shard_size` or `workers` is below 1, or `scheduler` has another form.
+        ValueError: `shard_size` or `workers` is no whole number of at least 1, or `scheduler` has another form.
     """
 
     scheduler: str = ""
@@ -75,8 +79,9 @@ class Sweep:
     recompute: bool = True
 
     def __post_init__(self) -> None:
-        if self.shard_size < 1 or (self.workers is not None and self.workers < 1):
-            raise ValueError(f"shard_size={self.shard_size}, workers={self.workers}: expected at least 1 each")
+        counts = (self.shard_size, 1 if self.workers is None else self.workers)
+        if not all(isinstance(each, (int, np.integer)) and each >= 1 for each in counts):
+            raise ValueError(f"shard_size={self.shard_size!r}, workers={self.workers!r}: expected at least 1 each")
         if self.scheduler:
             host_and_port(self.scheduler)
 
@@ -99,10 +104,11 @@ def sweep(task: PointTask, points: Points, how: Sweep, key: str) -> Values:
 
     Raises:
         ValueError: there are no points, `how.folder` holds shards of another key or of other points, or of another
-            value at a point that is computed again; or a worker of the cluster has several threads, of which it would
-            use one.
-        SweepError: the task raised, gave arrays of another length, or its worker was killed, on a cluster again and
-            again.
+            value at a point that is computed again; points are masked; shards gave other names, shapes or kinds of
+            values; or a worker of the cluster has several threads, of which it would use one.
+        TypeError: the task cannot be sent to another process.
+        SweepError: the task raised, gave arrays of another length, with a mask or of Python objects, or its worker was
+            killed, on a cluster again and again.
         InUseError: another sweep is writing to `how.folder`.
         ConnectionError: the scheduler cannot be reached, has no worker, or was lost during the sweep.
         ImportError: a scheduler is named and the package `distributed` is not installed.
@@ -112,7 +118,8 @@ def sweep(task: PointTask, points: Points, how: Sweep, key: str) -> Values:
         >>> sweep(lambda part: {"product": part[:, 0] * part[:, 1]}, points, Sweep(workers=1), key="products")
         {'product': array([ 2., 12.,  0.])}
     """
-    points, folder = np.asarray(points), None if how.folder is None else Path(how.folder)
+    refuse_masks(points, "points")
+    points, folder = np.asarray(points), Path(how.folder) if how.folder else None
     if points.ndim != 2 or len(points) == 0:
         raise ValueError(f"points of shape {points.shape}: expected (n, k), at least one point")
     shards = {n: points[at : at + how.shard_size] for n, at in enumerate(range(0, len(points), how.shard_size))}
@@ -120,7 +127,7 @@ def sweep(task: PointTask, points: Points, how: Sweep, key: str) -> Values:
                                             unit="point", mininterval=0.5) as bar:  # fmt: skip
         done, damaged = _finished(shards, folder, key)
         if done and folder is not None and how.recompute:
-            _compare_a_point(task, shards, done, folder)
+            _compare_points(task, shards, done, folder)
         missing = {number: part for number, part in shards.items() if number not in done}
         bar.n = bar.initial = sum(len(shards[number]) for number in done)
         if damaged:
@@ -162,8 +169,9 @@ def _finished(shards: Mapping[int, Points], folder: Path | None, key: str) -> tu
         except ValueError:
             damaged.append(path.name)
             continue
-        if (stored_key := record.settings.get("key")) != key:
-            raise ValueError(f"{folder}: {path.name} is of key {stored_key!r}, expected {key!r}; name another folder")
+        if not agrees(record.settings, "key", key):
+            stored = record.settings.get("key")
+            raise ValueError(f"{folder}: {path.name} is of key {stored!r}, expected {key!r}; name another folder")
         expected = _description(part, record.values)
         if record.settings.get("points") != expected["points"]:
             raise ValueError(f"{folder}: {path.name} holds other points or another shard_size; name another folder")
@@ -174,33 +182,53 @@ def _finished(shards: Mapping[int, Points], folder: Path | None, key: str) -> tu
     return done, damaged
 
 
-def _compare_a_point(task: PointTask, shards: Mapping[int, Points], done: Mapping[int, Values], folder: Path) -> None:
-    """Compute a kept point again, one of finite values if there is one: what the key does not say may have changed."""
+def _compare_points(task: PointTask, shards: Mapping[int, Points], done: Mapping[int, Values], folder: Path) -> None:
+    """Compute up to three kept points again: what the key does not say may have changed."""
+    kept, places = _joined(done), [(number, row) for number in sorted(done) for row in range(len(shards[number]))]
+    for at, (number, row) in [(at, places[at]) for at in _telling(kept)]:
+        anew = _run(task, number, shards[number][row : row + 1])[1]
+        for name in {**kept, **anew}:
+            was, now = kept[name][at : at + 1] if name in kept else _NOTHING, anew.get(name, _NOTHING)
+            if not _close(was, now):
+                where = f"{_path(folder, number).name} has {name} {was} at {shards[number][row].tolist()}, now {now}"
+                advice = "if a point's value depends on the others of its shard, give recompute=False"
+                raise ValueError(
+                    f"{folder}: {where}; if another task or precision filled it, name another folder; {advice}"
+                )
 
-    def finite(number: int) -> Any:
-        floats = [value.reshape(len(value), -1) for value in done[number].values() if value.dtype.kind in "fc"]
-        return np.all([np.isfinite(value).all(1) for value in floats], axis=0)
 
-    number = max(sorted(done), key=lambda each: int(finite(each).sum()))
-    row = int(finite(number).argmax())
-    anew = _run(task, number, shards[number][row : row + 1])[1]
-    for name, values in done[number].items():
-        before, now = values[row : row + 1], anew.get(name, values[:0])
-        equal = np.array_equal(now, before)
-        if values.dtype.kind in "fc" and now.shape == before.shape:
-            margin = RECOMPUTED * np.abs(values[np.isfinite(values)]).max(initial=0)
-            equal = np.allclose(now, before, 0, margin, equal_nan=True)
-        if not equal or now.dtype != values.dtype:
-            where = f"{_path(folder, number).name} has {name} {before} at {shards[number][row].tolist()}, now {now}"
-            raise ValueError(f"{folder}: {where}; if another task or precision filled it, name another folder")
+def _telling(kept: Values) -> list[int]:
+    """A point in the middle, and the first and the last one of other values, if there are any.
+
+    They are of those points at which every value is finite and as many names as possible are not zero.
+    """
+    size = len(next(iter(kept.values())))
+    numbers = [each.reshape(size, -1) for each in kept.values() if each.dtype.kind in "fciub" and each.size]
+    finite = np.all([np.isfinite(each).all(1) for each in numbers] or np.ones((1, size)), 0)
+    ranks = finite * sum([each.any(1) for each in numbers], np.ones(size, int))
+    good = np.flatnonzero(ranks == ranks.max()).tolist()
+    middle = min(good, key=lambda at: abs(at - size // 2))
+    other = [at for at in good if any(each[at].tobytes() != each[middle].tobytes() for each in kept.values())] or good
+    return sorted({middle, other[0], other[-1]})
+
+
+def _close(was: NDArray[Any], now: NDArray[Any]) -> bool:
+    kinds = (was.dtype.kind, now.dtype.kind)  # texts are as wide as the widest of a shard
+    alike = was.shape == now.shape and (was.dtype == now.dtype or kinds in (("U", "U"), ("S", "S")))
+    if not alike or kinds[0] not in "fc":
+        return alike and bool(np.array_equal(was, now))
+    margin = ROUNDING * np.finfo(was.dtype).eps * np.abs(was[np.isfinite(was)]).max(initial=0)
+    return np.allclose(now, was, RECOMPUTED, margin, equal_nan=True)
 
 
 def _joined(done: Mapping[int, Values]) -> Values:
-    parts = [done[number] for number in sorted(done)]
-    for number, part in enumerate(parts):
-        if set(part) != set(parts[0]):
-            raise ValueError(f"shard {number} gave {sorted(part)}, shard 0 {sorted(parts[0])}: expected the same names")
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    forms = {n: sorted((name, each.dtype.kind, each.shape[1:]) for name, each in done[n].items()) for n in sorted(done)}
+    first = min(forms)
+    for number, form in forms.items():
+        if form != forms[first]:
+            why = f"shard {number} gave {form}, shard {first} {forms[first]}"
+            raise ValueError(f"{why}: expected the same names, kinds and shapes")
+    return {name: np.concatenate([done[number][name] for number in forms]) for name in done[first]}
 
 
 def _run(task: PointTask, number: int, points: Points) -> Finished:
@@ -209,18 +237,24 @@ def _run(task: PointTask, number: int, points: Points) -> Finished:
     with _ONE_AT_A_TIME, deterministic(1):
         try:
             results = task(np.array(points))  # a copy, so that it is writable and contiguous
+            for name, value in results.items():
+                refuse_masks(value, repr(name))
             values = {name: np.array(value) for name, value in results.items()}
+            if not values:
+                raise ValueError("the task gave no values")
             for name, value in values.items():
+                if value.dtype.hasobject:
+                    raise ValueError(f"{name!r} holds Python objects: expected numbers or text")
                 if value.shape[:1] != (len(points),):
                     raise ValueError(f"{name!r} of shape {value.shape}: expected ({len(points)}, ...), a row per point")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             failure = SweepError(_complaint(number, first, error))
             failure.add_note(traceback.format_exc())  # a cause is lost between processes
             raise failure from None
         return number, values, _origin()
 
 
-def _complaint(number: int, first: object, error: Exception) -> str:
+def _complaint(number: int, first: object, error: BaseException) -> str:
     return f"shard {number}, whose first point is {first}: {type(error).__name__}: {error}"
 
 
@@ -238,7 +272,7 @@ def _on_this_machine(task: PointTask, shards: Mapping[int, Points], how: Sweep) 
         # joblib warns when it replaces a worker whose memory has grown, and when shards end because another failed
         warnings.filterwarnings("ignore", message="A worker stopped|.* You could benefit from adjusting")
         path = Path(folder, "task")
-        path.write_bytes(cloudpickle.dumps(task))
+        path.write_bytes(_packed(task))
         calls = (delayed(_run_stored)(path, number, part) for number, part in shards.items())
         pool = Parallel(workers, backend="loky", return_as="generator_unordered", batch_size=1, max_nbytes=None)
         try:
@@ -251,6 +285,14 @@ def _on_this_machine(task: PointTask, shards: Mapping[int, Points], how: Sweep) 
             begun = [f"shard {each}, whose first point is {shards[each][0].tolist()}" for each in _begun(path)]
             why = "a worker was killed, as where memory is short; fewer workers need less"
             raise SweepError(f"{' or '.join(begun)}: {why}") from error
+
+
+def _packed(task: PointTask) -> bytes:
+    try:
+        return cloudpickle.dumps(task)  # type: ignore[no-any-return]
+    except Exception as error:  # each kind of object has its own
+        why = f"the task cannot be sent to another process ({error})"
+        raise TypeError(f"{why}; let it make locks, files and the like itself, or give workers=1") from error
 
 
 def _begun(path: Path) -> list[int]:
@@ -295,7 +337,7 @@ def _on_cluster(task: PointTask, shards: Mapping[int, Points], how: Sweep) -> Ge
         from distributed import as_completed
 
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):  # the task is sent once
-            stored = client.submit(cloudpickle.loads, cloudpickle.dumps(task), pure=False)
+            stored = client.submit(cloudpickle.loads, _packed(task), pure=False)
         numbers = {
             client.submit(_run_in_worker, stored, number, part, pure=False): number for number, part in shards.items()
         }

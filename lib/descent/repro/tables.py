@@ -35,13 +35,13 @@ def nulls_text(nulls: Mapping[str, Estimate]) -> str:
 
 
 def number_text(value: float, spread: float = 0.0) -> str:
-    """A number to three digits; where it has a spread, to two digits of that.
+    """A number to three digits; where it has a finite spread, to two digits of that.
 
     Example:
         >>> number_text(0.01234), number_text(12345.6), number_text(92.53, spread=16.6)
         ('0.0123', '12346', '93')
     """
-    if spread <= 0:
+    if not 0 < spread < np.inf:
         return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
     digits = max(0, 1 - int(np.floor(np.log10(spread))))
     if digits > 6 and abs(value) < 1e-3:
@@ -68,6 +68,9 @@ def _bound(value: float | None) -> str:
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table. Numbers are written as `str` does, so format them before; a `|` stays within its cell.
 
+    Raises:
+        ValueError: a row has another number of cells than the header, or is a text.
+
     Example:
         >>> print(markdown_table(("rank", "error"), [(1, "0.50"), (2, "0.25")]))
         | rank | error |
@@ -76,5 +79,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
         | 2 | 0.25 |
     """
     lines = [header, ["---"] * len(header), *rows]
+    if bad := [row for row in lines if isinstance(row, str) or len(row) != len(header)]:
+        raise ValueError(f"row {bad[0]!r}: expected {len(header)} cells, one for each of {', '.join(header)}")
     cells = [[_BAR.sub(r"\|", " ".join(str(cell).splitlines())) for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from descent.repro.numbers import check_whole
 from descent.saddles.functions import Array, SmoothFunction, as_points
 
 LEAST_CURVATURE = 1e-7  # a share of the largest: smaller ones are raised to it before the gradient is divided by them
@@ -82,7 +83,8 @@ def find_critical_points(
     points = points[None] if points.ndim == 1 else points
     if points.ndim != 2 or points.shape[1] != surface.dimension or len(points) == 0:
         raise ValueError(f"starts of shape {np.shape(starts)}: expected (m, {surface.dimension}), at least one")
-    if not (0 < tolerance < np.inf and max_iterations > 0 and 0 < longest_step < np.inf):
+    check_whole(max_iterations=max_iterations)
+    if not (0 < tolerance < np.inf and 0 < longest_step < np.inf):
         raise ValueError(
             f"tolerance={tolerance}, max_iterations={max_iterations}, longest_step={longest_step}: "
             "expected positive numbers, not infinite"
@@ -94,7 +96,7 @@ def find_critical_points(
     reached, norms, eigenvalues, iterations = zip(*ends, strict=True)
     points, norm = torch.stack(reached), torch.stack(norms).numpy()
     found = points.numpy(), surface.value(points).numpy(), norm, torch.stack(eigenvalues).numpy()
-    return CriticalPointSearch(*found, np.array(iterations, np.int64), norm <= tolerance)
+    return CriticalPointSearch(*found, np.array(iterations), norm <= tolerance)
 
 
 def _follow(

@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
+from descent.repro.numbers import as_real, check_whole
+
 Field = Callable[[Tensor], Tensor]
 Array = NDArray[np.float64]
 ROWS_AT_ONCE = 4096  # rows of Hessians held in memory together
@@ -64,7 +66,7 @@ def as_points(points: ArrayLike | Tensor) -> Tensor:
     """
     if points.is_complex() if isinstance(points, Tensor) else np.iscomplexobj(points):
         raise ValueError("points are complex: expected real coordinates")
-    return torch.as_tensor(points, dtype=torch.float64)
+    return torch.as_tensor(points if isinstance(points, Tensor) else as_real(points, "points"), dtype=torch.float64)
 
 
 def classic_saddle() -> SmoothFunction:
@@ -116,11 +118,11 @@ def quadratic(curvatures: ArrayLike | Tensor, rotation: ArrayLike | Tensor | Non
         >>> surface.value(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
         [2.0, -1.0]
     """
-    h = torch.as_tensor(curvatures, dtype=torch.float64).clone()
+    h = torch.tensor(as_real(curvatures, "curvatures"), dtype=torch.float64)
     if h.ndim != 1 or len(h) == 0 or not h.isfinite().all():
         raise ValueError(f"curvatures={h.tolist()}: expected (n,), all finite")
     n = len(h)
-    Q = torch.eye(n, dtype=torch.float64) if rotation is None else torch.as_tensor(rotation, dtype=torch.float64)
+    Q = torch.tensor(np.eye(n) if rotation is None else as_real(rotation, "rotation"), dtype=torch.float64)
     if Q.ndim not in (2, 3) or Q.shape[-2:] != (n, n):
         raise ValueError(f"rotation of shape {tuple(Q.shape)}: expected ({n}, {n}) or (m, {n}, {n})")
     if not torch.allclose(Q @ Q.mT, torch.eye(n, dtype=Q.dtype), rtol=0, atol=1e-10):
@@ -130,6 +132,8 @@ def quadratic(curvatures: ArrayLike | Tensor, rotation: ArrayLike | Tensor | Non
     form = "ij,...j->...i" if matrix.ndim == 2 else "mij,...mj->...mi"  # one product for all leading dimensions
 
     def gradient(p: Tensor) -> Tensor:
+        if matrix.ndim == 3 and p.shape[-2:-1] != matrix.shape[:1]:
+            raise ValueError(f"points of shape {tuple(p.shape)}: expected (..., {len(matrix)}, {n}), one a rotation")
         return torch.einsum(form, matrix, p)
 
     return SmoothFunction(
@@ -137,7 +141,7 @@ def quadratic(curvatures: ArrayLike | Tensor, rotation: ArrayLike | Tensor | Non
         n,
         lambda p: (p * gradient(p)).sum(-1) / 2,
         gradient,
-        lambda p: matrix.expand(*p.shape, n),
+        lambda p: matrix.expand(*gradient(p).shape, n),
     )
 
 
@@ -146,32 +150,42 @@ def scalar_field(function: Field, dimension: int, name: str) -> SmoothFunction:
 
     Args:
         function: a twice differentiable torch function of one point `(n,)`, float64, to a scalar, without side effects.
-            A kink, such as that of a ReLU, goes unseen: its Hessian is that of the smooth pieces.
+            A kink, such as that of a ReLU, goes unseen: its Hessian is that of the smooth pieces. Pieces are chosen by
+            `torch.where`, as `torch.vmap` takes no branch.
         dimension: n.
         name: for titles and messages.
 
     Raises:
-        ValueError: the function fails on a point `(n,)`, does not return a float64 scalar, or has another gradient
-            than it changes by, as one that detaches a part of the point.
+        ValueError: the function fails on a point `(n,)` or under `torch.vmap`, does not return a float64 scalar, draws
+            random numbers, or has another gradient than it changes by, as one that detaches a part of the point.
 
     Examples:
         >>> surface = scalar_field(lambda p: p[0] ** 2 * p[1], 2, "x^2 y")
         >>> surface.hessian(torch.tensor([1.0, 3.0])).tolist()
         [[6.0, 2.0], [2.0, 0.0]]
     """
+    check_whole(dimension=dimension)
     place = torch.linspace(0.13, 0.91, dimension, dtype=torch.float64)
+    ways = torch.randn(3, dimension, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    what = f"a point of shape ({dimension},)"
     try:
         probe = function(place)
         if not isinstance(probe, Tensor) or probe.ndim != 0 or probe.dtype != torch.float64:
             got = f"{probe.dtype} {tuple(probe.shape)}" if isinstance(probe, Tensor) else type(probe).__name__
             raise ValueError(f"{name}: the function returned {got}: expected a torch.float64 scalar, shape ()")
-        below, above = (function(place + step) for step in (-1e-5, 1e-5))
-        rise = grad(function)(place).sum()
+        if not torch.isclose(function(place), probe, rtol=0, atol=0, equal_nan=True):
+            raise ValueError(f"{name}: the function returns another number each time: expected one without randomness")
+        below, above = (torch.stack([function(place + step * way) for way in ways]) for step in (-1e-5, 1e-5))
+        rise = ways @ grad(function)(place)
+        smooth = (above + below - 2 * probe).abs() <= 1e-3 * (above - below).abs()  # not at a kink
+        wrong = ((above - below) / 2e-5 - rise).abs() > 1e-4 * rise.abs() + 1e-6 * (1 + probe.abs())
+        if (smooth & wrong).any():
+            but = "expected a function that detaches no part of the point"
+            raise ValueError(f"{name}: its gradient is not its own: {but}")
+        what = "several points at once, by torch.vmap, which takes torch.where and no branch"
+        vmap(function)(ways)
     except (RuntimeError, IndexError, TypeError) as error:
-        raise ValueError(f"{name}: the function fails on a point of shape ({dimension},): {error}") from error
-    smooth = (above + below - 2 * probe).abs() <= 1e-3 * (above - below).abs()  # not at a kink
-    if smooth and ((above - below) / 2e-5 - rise).abs() > 1e-4 * rise.abs() + 1e-6 * (1 + probe.abs()):
-        raise ValueError(f"{name}: its gradient is not its own: expected a function that detaches no part of the point")
+        raise ValueError(f"{name}: the function fails on {what}: {error}") from error
 
     def batched(field: Field, rows: int) -> Field:
         def over(points: Tensor) -> Tensor:

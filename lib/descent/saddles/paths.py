@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
+from descent.repro.numbers import check_whole
 from descent.saddles.functions import SmoothFunction, as_points
 
-MIXING = ("LBFGS", "Muon", "Adafactor")  # optimisers for which the coordinates of a tensor belong together
+MIXING = {"LBFGS", "Muon", "Adafactor"}  # optimisers for which the coordinates of a tensor belong together
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,16 @@ def follow_optimiser(
         [[1.0, 0.5], [0.5, 0.75], [0.25, 1.125]]
     """
     points = as_points(starts).detach().clone()
-    if steps < 1:
-        raise ValueError(f"steps={steps}: expected at least 1")
-    if not (points.isfinite().all() and surface.value(points).isfinite().all()):
-        raise ValueError(f"starts: expected finite coordinates, and finite values of {surface.name} there")
+    check_whole(steps=steps)
+    if not (points.numel() and points.isfinite().all() and surface.value(points).isfinite().all()):
+        raise ValueError(f"starts: expected finite coordinates, at least one, and finite values of {surface.name}")
     if not 0 <= noise < np.inf or (noise > 0 and generator is None):
         raise ValueError(f"noise={noise}: expected 0, or a positive number and a generator")
     optimizer = optimiser([points])
     name = type(optimizer).__name__
     if not any(held is points for group in optimizer.param_groups for held in group["params"]):
         raise ValueError(f"{name} does not hold the tensor that `optimiser` was given: expected one of that list")
-    if name in MIXING and points[..., 0].numel() > 1:
+    if MIXING & {kind.__name__ for kind in type(optimizer).__mro__} and points[..., 0].numel() > 1:
         raise ValueError(f"{name} would mix {points[..., 0].numel()} runs: expected a call for each start")
     known: list[Tensor] = []  # the value at points whose gradient is in place
 
@@ -94,7 +94,7 @@ def follow_optimiser(
         lay(surface.gradient(points))
         return surface.value(points).sum()
 
-    taken, alive = list[Tensor](), torch.ones(*points.shape[:-1], 1, dtype=torch.bool)
+    taken, alive = list[Tensor](), torch.ones(1, dtype=torch.bool)
     for _ in range(steps + 1):
         gradient, value = surface.gradient(points), surface.value(points)
         norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)

@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from descent.repro.numbers import as_real, check_whole
 
 ROUNDING = 1e-24  # a share of the sum of squares below it is nothing but rounding
 
@@ -23,7 +26,8 @@ def fourier_basis(p: int) -> Tensor:
     Raises:
         ValueError: p is below 3, or even: then one wave has no partner.
     """
-    if p < 3 or p % 2 == 0:
+    check_whole(3, p=p)
+    if p % 2 == 0:
         raise ValueError(f"p={p}: expected an odd number of at least 3")
     x = torch.arange(p, dtype=torch.float64)
     waves = [torch.full((p,), math.sqrt(1 / p), dtype=torch.float64)]
@@ -34,16 +38,16 @@ def fourier_basis(p: int) -> Tensor:
 
 
 def _double(values: Tensor) -> Tensor:
-    """A matrix of real numbers in float64."""
-    matrix = torch.as_tensor(values)
-    if matrix.ndim != 2 or matrix.is_complex():
+    """A matrix of real numbers in float64; a tensor keeps its gradient."""
+    matrix = values if isinstance(values, Tensor) else torch.from_numpy(as_real(values, "values").astype(np.float64))
+    if matrix.ndim != 2 or 0 in matrix.shape or matrix.is_complex():
         raise ValueError(f"values of shape {tuple(matrix.shape)}, {matrix.dtype}: expected a matrix of real numbers")
-    return matrix.double()
+    return matrix.to_dense().double()
 
 
 def _scale(values: Tensor) -> float:
     """A power of two that brings the largest number near one: it changes no digit, and squares stay in range."""
-    return float(2.0 ** -max(math.frexp(float(values.abs().max()))[1], -1000))
+    return float(2.0 ** -max(math.frexp(float(values.detach().abs().max()))[1], -1000))
 
 
 def frequency_norms(table: Tensor) -> Tensor:
@@ -88,7 +92,7 @@ def sum_waves(p: int, frequencies: Sequence[int]) -> Tensor:
     """
     basis, rows = fourier_basis(p), []
     for number, k in enumerate(frequencies):
-        if not 1 <= k <= p // 2 or k in frequencies[:number]:
+        if isinstance(k, float) or k not in range(1, p // 2 + 1) or k in frequencies[:number]:
             raise ValueError(f"frequency {k}: expected 1 to {p // 2} for p={p}, each once")
         cos, sin = basis[2 * k - 1], basis[2 * k]
         rows.append((torch.outer(cos, cos) - torch.outer(sin, sin)).flatten() / math.sqrt(2))
@@ -132,10 +136,11 @@ def answer_coefficients(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
     A wave is cos(2 pi k (a + b - c) / p) over all pairs and answers c, scaled to length one (Nanda et al. 2023, section
     4). It is never written out, as cos(x - y) = cos x cos y + sin x sin y, with x of a + b and y of c.
     """
+    logits = _double(logits)
     p = _side(logits)
     if logits.shape[1] != p:
         raise ValueError(f"logits of shape {tuple(logits.shape)}: expected (p * p, p); drop the logit of '='")
-    of_sums = sum_waves(p, frequencies) @ logits.double()
+    of_sums = sum_waves(p, frequencies) @ logits
     of_answers = fourier_basis(p)[[row for k in frequencies for row in (2 * k - 1, 2 * k)]]
     return (of_sums * of_answers).sum(1).view(len(frequencies), 2).sum(1) / math.sqrt(2)
 
@@ -193,8 +198,9 @@ def key_frequencies(neurons: Tensor, cut: float = 0.85, fewest: int = 1) -> list
     Raises:
         ValueError: as `neuron_frequencies`, or `cut` is not in [0, 1), or `fewest` is below 1.
     """
-    if not 0 <= cut < 1 or fewest < 1:
-        raise ValueError(f"cut={cut}, fewest={fewest}: expected 0 <= cut < 1, and at least one neuron")
+    check_whole(fewest=fewest)
+    if not 0 <= cut < 1:
+        raise ValueError(f"cut={cut}: expected 0 <= cut < 1")
     frequency, share = neuron_frequencies(neurons)
     counts = torch.bincount(frequency[share > cut], minlength=1)
     return [k for k, count in enumerate(counts.tolist()) if k and count >= fewest]
@@ -212,7 +218,7 @@ def gini(values: Tensor) -> float:
         >>> gini(torch.tensor([1.0, 1.0])), gini(torch.tensor([0.0, 3.0, 0.0, 0.0]))
         (0.0, 0.75)
     """
-    ordered = values.double().flatten().sort().values
+    ordered = torch.from_numpy(np.sort(as_real(values, "values").astype(float), axis=None))
     n = len(ordered)
     if n == 0 or ordered[0] < 0:
         raise ValueError(f"{n} values, smallest {float(ordered[0]) if n else None}: expected some, none below zero")

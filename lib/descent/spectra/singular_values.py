@@ -16,6 +16,8 @@ import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from descent.repro.numbers import as_real, check_whole
+
 Matrix = NDArray[np.float64]
 BLOCK_BYTES = 64 * 2**20  # of the float64 copy of a block of columns; 32 to 128 MiB take the same time
 SMALLEST = 1e-290  # a sum of squares below it loses digits
@@ -24,11 +26,9 @@ ROUNDING = 1e-10  # of a float64 Gram matrix, over its trace; one of float32 has
 
 def real_rows(rows: ArrayLike) -> NDArray[Any]:
     """Rows `(n, P)` as an array, which is copied only if it has to be; raises ValueError if they are none."""
-    array = np.asarray(rows)
+    array = as_real(rows, "rows")
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"rows of shape {array.shape}: expected (steps, parameters), at least one of each")
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"rows of type {array.dtype}: expected real numbers")
     return array
 
 
@@ -43,7 +43,7 @@ def gram_matrix(rows: ArrayLike, block_bytes: int = BLOCK_BYTES, progress: str |
     float32 would move the singular values by 1e-5 of the first. The extra memory is one block and two n x n matrices.
 
     Args:
-        rows: `(n, P)` real numbers, in memory or mapped from a file; an array, or a tensor on the CPU.
+        rows: `(n, P)` real numbers, in memory or mapped from a file; an array, or a tensor.
         block_bytes: of the float64 copy of a block.
         progress: text before a progress bar; None shows none.
 
@@ -177,7 +177,7 @@ def _checked_gram(gram_matrix: ArrayLike) -> Matrix:
 
 def _checked_values(values: ArrayLike) -> Matrix:
     """Singular values, times a power of two that brings them to 0..1 and changes neither digits nor ratios."""
-    sample = np.asarray(values, float)
+    sample = as_real(values, "values").astype(float)
     if sample.ndim != 1 or not sample.size or not ((sample >= 0) & (sample < np.inf)).all():
         raise ValueError(f"values {sample.ravel()[:3]} ...: expected (r,) finite numbers, none below zero")
     return np.ldexp(sample, -np.frexp(sample.max())[1])  # type: ignore[no-any-return]
@@ -264,9 +264,10 @@ def gaussian_null_rows(norms: ArrayLike, columns: int, generator: np.random.Gene
         ValueError: the norms are not n finite numbers of at least 0 that float32 can hold, or no column.
     """
     _checked_values(norms)
+    norms = as_real(norms, "norms")
     with np.errstate(over="ignore"):
         sizes = np.asarray(norms, np.float32)
-    if columns < 1 or not np.isfinite(sizes).all() or (sizes == 0).sum() > (np.asarray(norms) == 0).sum():
+    if columns < 1 or not np.isfinite(sizes).all() or (sizes == 0).sum() > (norms == 0).sum():
         raise ValueError(f"columns={columns}, norms up to {np.max(norms):.3g}: expected columns, and norms of float32")
     rows = generator.standard_normal((len(sizes), columns), dtype=np.float32)
     rows *= (sizes / np.linalg.norm(rows, axis=1))[:, None]
@@ -290,6 +291,5 @@ def one_over_n_spectrum(count: int) -> Matrix:
     Raises:
         ValueError: no value.
     """
-    if count < 1:
-        raise ValueError(f"count={count}: expected at least 1")
+    check_whole(count=count)
     return 1 / np.arange(1, count + 1)

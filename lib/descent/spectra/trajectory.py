@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import find_peaks
 
+from descent.repro.numbers import as_real, check_whole
 from descent.repro.seeding import numpy_generator
 from descent.spectra.singular_values import gram_matrix, real_rows, singular_spectrum
 
@@ -51,10 +52,12 @@ def trajectory_plane(rows: ArrayLike) -> TrajectoryPlane:
     array = real_rows(rows)
     if len(array) < 3:
         raise ValueError(f"rows of shape {array.shape}: expected at least three points (k, P)")
-    for number, row in enumerate(array):
-        if not np.isfinite(row).all():
-            raise ValueError(f"row {number} has an entry that is not finite")
-    relative = array - (array[-1] if array.dtype in (np.float32, np.float64) else array[-1].astype(np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        relative = array - (array[-1] if array.dtype in (np.float32, np.float64) else array[-1].astype(np.float64))
+    if not all(np.isfinite(row).all() for row in relative):
+        if bad := [number for number, row in enumerate(array) if not np.isfinite(row).all()]:
+            raise ValueError(f"row {bad[0]} has an entry that is not finite")
+        relative = array - array[-1].astype(np.float64)  # float32 cannot hold the difference
     products = gram_matrix(relative)
     path, explained = principal_path(products, 2)
     if explained[1] < FLAT:
@@ -138,13 +141,16 @@ def turning_angles(
         ValueError: fewer than three points, one that is not finite, times that do not ascend, a path without length, a
             window below two of the 400 places or of 1 and more, or a moving average of no point.
     """
-    if np.ndim(path) != 2 or len(path) < 3 or np.shape(times) != (len(path),):
-        raise ValueError(f"path of shape {np.shape(path)}, times of {np.shape(times)}: expected at least three points")
+    path, times = as_real(path, "path").astype(float), as_real(times, "times")
+    if path.ndim != 2 or len(path) < 3 or times.shape != path.shape[:1]:
+        raise ValueError(f"path of shape {path.shape}, times of {times.shape}: expected at least three points")
     if not np.isfinite(path).all() or not (np.diff(times) >= 0).all():
         raise ValueError("expected a path of finite numbers, and times that ascend")
-    if not 2 / SAMPLES <= window < 1 - 2 / SAMPLES or smooth < 1:
-        raise ValueError(f"window={window}, smooth={smooth}: expected 0.005 to 0.995, and at least one point")
-    path = uniform_filter1d(np.asarray(path, float), smooth, axis=0, mode="nearest")
+    if not 2 / SAMPLES <= window < 1 - 2 / SAMPLES:
+        raise ValueError(f"window={window}: expected 0.005 to 0.995")
+    check_whole(smooth=smooth)
+    path = np.ldexp(path, -np.frexp(np.abs(path).max(initial=0))[1])  # squares stay in range, and no digit changes
+    path = uniform_filter1d(path, smooth, axis=0, mode="nearest")
     passed = np.concatenate([[0.0], np.linalg.norm(np.diff(path, axis=0), axis=1).cumsum()])
     if not passed[-1] > 0:
         raise ValueError(f"{len(path)} equal points: expected a path that moves")
@@ -163,11 +169,12 @@ def path_corners(
 ) -> tuple[Array, Array]:
     """The `count` sharpest turns of a path: peaks of `turning_angles`, no two of them within a window of each other.
 
-    The other arguments are those of `turning_angles`, which raises what this raises.
+    The other arguments are those of `turning_angles`, which raises what this raises, but for a count below one.
 
     Returns:
         Times and angles (radians) of the turns, each `(count,)` or shorter, in the order of time.
     """
+    check_whole(count=count)
     when, angle = turning_angles(path, times, window, smooth)
     peaks = find_peaks(angle, distance=max(1, round(window * SAMPLES)))[0]
     found = np.sort(peaks[angle[peaks].argsort()[::-1][:count]])

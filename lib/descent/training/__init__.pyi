@@ -4,7 +4,7 @@ from .capture import GradientStack as GradientStack
 from .capture import even_steps as even_steps
 from .capture import open_stack as open_stack
 from .capture import random_steps as random_steps
-from .loop import DamagedCheckpointError as DamagedCheckpointError
+from .checkpoints import DamagedCheckpointError as DamagedCheckpointError
 from .loop import DivergenceError as DivergenceError
 from .loop import MiniBatches as MiniBatches
 from .loop import TrainingPlan as TrainingPlan

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from descent.models.flat_weights import Layout
-from descent.training.gradient_store import MemoryRows, Rows, StoredRows, read_layout, read_rows
+from descent.training.gradient_store import MemoryRows, Rows, StoredRows, read_layout, read_rows, row_sums
 
 FLOAT32 = torch.finfo(torch.float32)
 
@@ -48,7 +49,7 @@ def even_steps(total: int, count: int) -> NDArray[np.int64]:
 
 
 def _check_count(total: int, count: int) -> None:
-    if not isinstance(count, int | np.integer) or not 1 <= count <= total:
+    if not all(isinstance(number, int | np.integer) for number in (total, count)) or not 1 <= count <= total:
         raise ValueError(f"count={count}: expected 1 to {total}, the number of steps, and no fraction")
 
 
@@ -88,7 +89,7 @@ class CapturePlan:
         steps: the steps to record: `range(total)` for all, `range(0, total, k)` for every k-th, or an array of steps.
         what: `gradient`, which the optimiser is about to use, or `weight`, which it is about to change.
         parameters: names of the parameters to record; None for all that the optimiser trains. The model decides their
-            order.
+            order; of a tied weight any of its names will do, and rows have the first.
 
     Raises:
         ValueError: `what` is neither; a step that is no whole number from 0, or comes twice; no step.
@@ -110,7 +111,9 @@ class CapturePlan:
             ValueError: a name of none that the optimiser trains, none left, or a complex parameter.
         """
         trained = {name: each for name, each in _named(model, optimizer).items() if _is_trained(each)}
-        names = list(trained) if self.parameters is None else list(self.parameters)
+        first = {id(parameter): name for name, parameter in trained.items()}  # of the names of a tied weight
+        known = {name: first.get(id(each), name) for name, each in model.named_parameters(remove_duplicate=False)}
+        names = list(trained) if self.parameters is None else [known.get(name, name) for name in self.parameters]
         if not trained or not names:
             raise ValueError("no parameter to record: the optimizer trains none of the model's, or the plan names none")
         if bad := [name for name in names if name not in trained]:
@@ -140,8 +143,10 @@ class GradientRecorder:
 
     Steps are counted from 0 by calls of `optimizer.step`; a call in which a `GradScaler` finds an infinity, so that
     nothing is updated, is none. Recorded is what the optimiser uses: gradients after clipping and accumulation, and
-    without the scale of a `GradScaler`. If `optimizer.step` is given a closure, as for LBFGS, the gradient is that of
-    the first call of the closure in the step. A gradient that is None counts as zero, and a sparse one is made dense.
+    without the scale of a `GradScaler`; the optimiser's other hooks have run, also those registered later. If
+    `optimizer.step` is given a closure, as for LBFGS, the gradient is that of the first call of the closure in the
+    step. If a subclass has a `step` that calls `super().step()`, the gradient is that which the first such call uses.
+    A gradient that is None counts as zero, and a sparse one is made dense.
 
     Use the recorder as a context manager, or call `close`. With a store, memory is bounded whatever the number of
     steps. If the process is killed, at most the rows that are not on the disk yet are lost (64 rows, or 16 MiB if that
@@ -159,7 +164,8 @@ class GradientRecorder:
         ValueError: here, the optimiser is a wrapper that calls no hooks, it trains no such parameter of the model, or
             the store holds other rows. From `optimizer.step`, before it changes anything: a recorded parameter was
             replaced, resized or taken from the optimiser, another one is trained now, an earlier step did not call its
-            closure, or float32 cannot hold a float64 row. The message names parameter and step.
+            closure, or float32 cannot hold a float64 row. The message names parameter and step. From `stack` and
+            `close`: the last step did not call its closure, or the weights moved without a call of `optimizer.step`.
         InUseError: another recorder writes to the store.
 
     Example:
@@ -190,9 +196,11 @@ class GradientRecorder:
         self._store = None if store is None else Path(store)
         self._step, self._started = 0, False
         self._waiting: int | None = None  # the step whose closure has not been called yet
-        self._nested = sum("step" in vars(base) for base in kind.__mro__) > 2  # a subclass may call `super().step()`
+        self._nested = _hook_bases(kind)
+        self._depth = 1
         self.layout = Layout.of(self._parameters.items())
         self._remember()
+        self._versions = self._moved()
         self._sink = MemoryRows(self.layout) if self._store is None else StoredRows(self._store, self.layout, plan.what)
         self._hooks = (
             optimizer.register_step_pre_hook(self._record),
@@ -206,36 +214,68 @@ class GradientRecorder:
             ValueError: the store holds rows.
         """
         if count := len(self._sink.read(self.layout)[1]):
-            raise ValueError(f"{self._store} holds {count} rows: choose another folder, or go on by resume(step)")
+            where = self._store or "a recorder in memory"
+            raise ValueError(f"{where} holds {count} rows: choose another folder, or go on by resume(step)")
         self.resume(0)
 
-    def resume(self, step: int) -> None:
+    def resume(self, step: int, sums: Collection[int] | None = None) -> None:
         """Go on at `step`, the number of steps made so far; rows of later steps are dropped, to be recorded again.
 
         `fit` calls this for the recorders that it is given. A loop of your own calls it after loading its checkpoint.
+        The newest row before the step has one of the checksums `sums`, where these are given (see `last_sum`).
 
         Raises:
             ValueError: the rows of earlier steps are not those of the plan, or the store is damaged. Nothing is dropped
                 then.
         """
         expected = [earlier for earlier in range(step) if earlier in self._steps]
-        steps = self._sink.read(self.layout)[1]
+        rows, steps = self._sink.read(self.layout)
         found = steps[steps < step].tolist()
         if found != expected:
             why = f"{len(found)} rows before step {step}, expected {len(expected)}"
             if len(found) == len(expected):
                 why = f"rows of steps {found[:9]} ..., expected {expected[:9]} ..."
             raise ValueError(f"{self._store or 'a recorder in memory'}: {why}; record anew elsewhere")
+        last = slice(len(found) - 1, len(found))
+        if sums is not None and found and int(row_sums(rows[last], steps[last])[0]) not in sums:
+            why = f"the row of step {found[-1]} is that of another run"
+            raise ValueError(f"{self._store or 'a recorder in memory'}: {why}; record anew elsewhere")
         self._sink.truncate(len(found), self.layout)
         self._step, self._started = step, True
 
+    def last_sum(self) -> int:
+        """The checksum of the newest row, by which a checkpoint knows the rows of its run; 0 where there is none."""
+        return self._sink.last_sum()
+
     def _record(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record this step, or have the last of the optimiser's hooks do so after it has run: it may clip, too."""
+        hooks = optimizer._optimizer_step_pre_hooks
+        last = next(reversed(hooks))
+        if last == self._hooks[0].id:
+            return self._record_now(optimizer, args, kwargs)
+        if getattr(hooks[last], "func", None) != self._record_after:  # else a hook has failed before
+            hooks[last] = partial(self._record_after, last, hooks[last])
+        return None
+
+    def _record_after(self, last: int, hook: Any, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        optimizer._optimizer_step_pre_hooks[last] = hook
+        changed = hook(optimizer, args, kwargs)
+        return self._record_now(optimizer, *(changed or (args, kwargs))) or changed
+
+    def _record_now(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record this step, or have the closure that computes its gradient do so; the hook's result replaces both."""
-        if self._nested and _runs_already(optimizer):
-            return None
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and found_inf:  # a fused optimiser updates nothing then
             return None
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        depth = _calls(optimizer) if self._nested else 1
+        if depth > 1:  # the row of the outer step is replaced by what the inner one uses
+            if closure is None and depth > self._depth and self._plan.what == "gradient":
+                self._waiting, self._depth = None, depth
+                if self._step - 1 in self._steps:
+                    self._append(self._step - 1)
+            return None
+        self._depth = 1
         if not self._started:
             self.start()
         step = self._step
@@ -244,7 +284,6 @@ class GradientRecorder:
             return None
         self._check(step, kwargs)
         self._step += 1
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None or self._plan.what == "weight":
             self._append(step)
             return None
@@ -262,6 +301,7 @@ class GradientRecorder:
         return args, {**kwargs, "closure": recorded}
 
     _record._torchdynamo_disable = True  # type: ignore[attr-defined]  # as torch.compiler.disable, which takes a second
+    _record_after._torchdynamo_disable = True  # type: ignore[attr-defined]
 
     def _remember(self) -> None:
         self._places = list(_places(self._model, self._parameters))
@@ -276,9 +316,7 @@ class GradientRecorder:
 
     def _check(self, step: int, kwargs: dict[str, Any]) -> None:
         """Refuse a step in which a row would not be what the optimiser uses of the parameters of the layout."""
-        if self._waiting is not None:
-            name = type(self._optimizer).__name__
-            raise ValueError(f"step {self._waiting}: {name} did not call its closure, so no gradient was recorded")
+        self._check_seen()
         if kwargs.get("grad_scaler") is not None:
             raise ValueError(f"step {step}: gradients are scaled by a grad_scaler that is passed to optimizer.step")
         if self._signs() == self._known:
@@ -292,6 +330,19 @@ class GradientRecorder:
             if name not in self._parameters and _is_trained(named[name]):
                 raise ValueError(f"parameter {name!r} is trained from step {step} on: make a new GradientRecorder")
         self._remember()
+
+    def _moved(self) -> int:
+        return sum(parameter._version for parameter in self._parameters.values())
+
+    def _check_seen(self) -> None:
+        """Refuse to end, or to go on, where a gradient was used and not recorded."""
+        name = type(self._optimizer).__name__
+        if self._waiting is not None:
+            raise ValueError(f"step {self._waiting}: {name} did not call its closure, so no gradient was recorded")
+        used = self._optimizer.state or any(each.grad is not None for each in self._parameters.values())
+        if not self._started and used and self._moved() != self._versions:
+            why = f"the weights changed without a call of {name}.step, so nothing was recorded"
+            raise ValueError(f"{why}: call it, with a closure or without, or record one inside that is called")
 
     def _append(self, step: int) -> None:
         with torch.no_grad():
@@ -315,29 +366,45 @@ class GradientRecorder:
 
     def stack(self) -> GradientStack:
         """The rows recorded so far, with their steps."""
+        self._check_seen()
         rows, steps = self._sink.read(self.layout)
         return GradientStack(rows, steps, self.layout)
 
     def close(self) -> None:
         """Remove the hook from the optimiser and close the store."""
-        for hook in self._hooks:
-            hook.remove()
-        self._sink.close()
+        self.__exit__(None)
 
     def __enter__(self) -> GradientRecorder:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: object, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._sink.close()
+        if error is None:
+            self._check_seen()
 
 
-def _runs_already(optimizer: Optimizer) -> bool:
-    """Whether this call of `optimizer.step` stands inside another, as where a subclass calls `super().step()`."""
+def _hook_bases(kind: type[Optimizer]) -> bool:
+    """Have the steps of all base classes call hooks, as torch has each class do of which an optimiser is made.
+
+    Returns whether there are any: a subclass may call `super().step()`.
+    """
+    bases = [base for base in kind.__mro__ if issubclass(base, Optimizer) and "step" in vars(base)][:-1]
+    for base in bases:
+        if not getattr(base.step, "hooked", False):
+            base.step = Optimizer.profile_hook_step(base.step)  # type: ignore[method-assign, assignment]
+            base.step.hooked = True  # type: ignore[attr-defined]
+    return len(bases) > 1
+
+
+def _calls(optimizer: Optimizer) -> int:
+    """How many calls of `optimizer.step` run now, one inside the other, as where a subclass calls `super().step()`."""
     code, frame, calls = type(optimizer).step.__code__, inspect.currentframe(), 0
     while frame is not None:
         calls += frame.f_code is code and frame.f_locals.get("self") is optimizer
         frame = frame.f_back
-    return calls > 1
+    return calls
 
 
 def _places(model: nn.Module, names: Iterable[str]) -> Iterator[tuple[Any, str, object]]:

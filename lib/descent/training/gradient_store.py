@@ -47,7 +47,9 @@ class MemoryRows:
         del self._blocks[-(-count // self._count) :], self._steps[count:]
 
     def append(self, step: int, parts: list[Tensor]) -> None:
-        """Keep a copy of one row, which comes in parts, and its step."""
+        """Keep a copy of one row, which comes in parts, and its step; of two rows of one step in turn, the second."""
+        if self._steps[-1:] == [step]:
+            self._steps.pop()
         block, place = divmod(len(self._steps), self._count)
         if block == len(self._blocks):
             self._blocks.append(torch.from_numpy(np.empty((self._count, self._width), np.float32)))
@@ -62,6 +64,13 @@ class MemoryRows:
             part = rows[number * self._count : (number + 1) * self._count]
             part[:] = block.numpy()[: len(part)]
         return rows, np.array(self._steps, np.int64)
+
+    def last_sum(self) -> int:
+        """The checksum of the newest row; 0 where there is none."""
+        if not self._steps:
+            return 0
+        block, place = divmod(len(self._steps) - 1, self._count)
+        return int(row_sums(self._blocks[block][place : place + 1].numpy(), np.array(self._steps[-1:]))[0])
 
     def flush(self) -> None:
         """Do nothing: rows in memory have nowhere to be written."""
@@ -95,7 +104,7 @@ class StoredRows:
             self._lock.close()
             raise
         rows = min(_BLOCK_ROWS, max(1, _RING_BYTES // (_BLOCKS * 4 * layout.size)))
-        self._blocks = torch.empty(_BLOCKS, rows, layout.size)
+        self._blocks = torch.empty(_BLOCKS, rows, layout.size, dtype=torch.float32)
         self._views = [[list(unflatten(row, layout).values()) for row in block] for block in self._blocks]
         self._steps = np.empty((_BLOCKS, rows), np.int64)
         self._block, self._filled = 0, 0
@@ -124,12 +133,14 @@ class StoredRows:
             self._files[number].truncate(count * width)
 
     def append(self, step: int, parts: list[Tensor]) -> None:
-        """Keep a copy of one row, which comes in parts, and its step."""
+        """Keep a copy of one row, which comes in parts, and its step; of two rows of one step in turn, the second."""
+        if self._filled and self._steps[self._block, self._filled - 1] == step:
+            self._filled -= 1
+        elif self._filled == self._blocks.shape[1]:
+            self._hand_over()
         torch._foreach_copy_(self._views[self._block][self._filled], parts)  # from any type and device, in one call
         self._steps[self._block, self._filled] = step
         self._filled += 1
-        if self._filled == self._blocks.shape[1]:
-            self._hand_over()
 
     def _hand_over(self) -> None:
         """Give the current block to the writer, and go on with a free one."""
@@ -150,7 +161,7 @@ class StoredRows:
                     part = self._blocks[block, :filled].numpy()
                     _write_all(rows, part.data)
                     _write_all(steps, self._steps[block, :filled].data)
-                    _write_all(sums, _sums(part, self._steps[block, :filled]).data)
+                    _write_all(sums, row_sums(part, self._steps[block, :filled]).data)
             except Exception as error:  # such as a full disk: the next call from the training loop raises it
                 self._error = error
             self._free.put(block)
@@ -172,6 +183,11 @@ class StoredRows:
         """The rows so far, `(n, P)`, memory-mapped read-only, and their steps, `(n,)` int64."""
         self.flush()
         return read_rows(self._folder, layout)
+
+    def last_sum(self) -> int:
+        """The checksum of the newest row; 0 where there is none."""
+        self.flush()
+        return int.from_bytes((self._folder / _SUMS).read_bytes()[-4:], "little")
 
     def close(self) -> None:
         """Write the rows that are left, stop the thread and release the folder."""
@@ -200,14 +216,14 @@ def _check_stored(folder: Path, layout: Layout, what: str) -> None:
         raise ValueError(
             f"{folder} holds rows of another layout, with {unlike[0][0]} for {unlike[0][1]}; choose another folder"
         )
-    if (kept := json.loads((folder / _LAYOUT).read_text()).get("what", what)) != what:
+    if (kept := json.loads((folder / _LAYOUT).read_text(encoding="utf-8")).get("what", what)) != what:
         raise ValueError(f"{folder} holds rows of kind {kept!r}, expected {what!r}; choose another folder")
 
 
 def read_layout(folder: Path) -> Layout:
     """The layout of the rows of a store; raises FileNotFoundError where there is none, and ValueError if damaged."""
     try:
-        stored = json.loads((folder / _LAYOUT).read_text())
+        stored = json.loads((folder / _LAYOUT).read_text(encoding="utf-8"))
         return Layout(tuple(stored["names"]), tuple(tuple(shape) for shape in stored["shapes"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / _LAYOUT} is damaged ({error}); record anew: rm -r '{folder}'") from error
@@ -222,13 +238,13 @@ def read_rows(folder: Path, layout: Layout) -> tuple[Rows, NDArray[np.int64]]:
         return np.zeros((0, layout.size), np.float32), np.zeros(0, np.int64)
     steps = np.fromfile(folder / _STEPS, np.int64, count)
     rows = np.memmap(folder / _ROWS, np.float32, "r", shape=(count, layout.size))
-    wrong = np.flatnonzero(_sums(rows, steps) != np.fromfile(folder / _SUMS, np.uint32, count))
+    wrong = np.flatnonzero(row_sums(rows, steps) != np.fromfile(folder / _SUMS, np.uint32, count))
     if wrong.size:
         raise ValueError(f"{folder} is damaged: row {wrong[0]} is not what was written; record anew: rm -r '{folder}'")
     return rows, steps
 
 
-def _sums(rows: Rows, steps: NDArray[np.int64]) -> NDArray[np.uint32]:
+def row_sums(rows: Rows, steps: NDArray[np.int64]) -> NDArray[np.uint32]:
     """The CRC-32 of each row and its step."""
     pairs = zip(rows, steps, strict=True)
     return np.array([zlib.crc32(step.tobytes(), zlib.crc32(row.data)) for row, step in pairs], np.uint32)

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import inspect
-import io
-import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
-from descent.repro.files import exclusive_folder, sha256_of, write_atomic
+from descent.repro.files import exclusive_folder
+from descent.repro.numbers import check_whole
 from descent.repro.seeding import torch_generator
 from descent.training.capture import GradientRecorder
+from descent.training.checkpoints import Checkpoints, Losses, digest, gradient_norm, number
 
-Losses = NDArray[np.float64]
 Batch = tuple[Tensor, ...]
 BatchLoss = Callable[[nn.Module, Batch], Tensor]
 Callback = Callable[[int, float], None]
-SAME_LOSS = 1e-4  # relative: in bfloat16 other processors give other digits
 
 
 class DivergenceError(RuntimeError):
     """The loss or a weight stopped being finite."""
-
-
-class DamagedCheckpointError(RuntimeError):
-    """A checkpoint is damaged, or belongs to another run."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +47,8 @@ class MiniBatches:
         seed: decides every permutation.
 
     Raises:
-        ValueError: no tuple of tensors, which differ in no first dimension; a batch size out of 1..n; a negative step.
+        ValueError: no tuple of dense tensors, which differ in no first dimension; a batch size out of 1..n; a seed or a
+            step that is no whole number from 0.
 
     Example:
         >>> batches = MiniBatches((torch.arange(5), torch.arange(5) ** 2), batch_size=2, seed=0)
@@ -71,11 +65,14 @@ class MiniBatches:
     _order: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)  # of one epoch
 
     def __post_init__(self) -> None:
-        if type(self.tensors) not in (tuple, list) or not all(isinstance(each, Tensor) for each in self.tensors):
+        rows = [isinstance(each, Tensor) and each.ndim and each.layout == torch.strided for each in self.tensors]
+        if type(self.tensors) not in (tuple, list) or not all(rows):
             raise ValueError("tensors: expected a tuple of tensors with a row for each example, as (inputs, targets)")
+        check_whole(batch_size=self.batch_size)
+        check_whole(0, seed=self.seed)
         if len({len(tensor) for tensor in self.tensors}) != 1:
             raise ValueError(f"tensors of {[len(tensor) for tensor in self.tensors]} rows: expected equal numbers")
-        if not 1 <= self.batch_size <= len(self.tensors[0]):
+        if self.batch_size > len(self.tensors[0]):
             raise ValueError(f"batch_size={self.batch_size}: expected 1 to {len(self.tensors[0])}, the data's size")
 
     @property
@@ -89,8 +86,7 @@ class MiniBatches:
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step: one tensor `(b, ...)` for each of `tensors`."""
-        if step < 0:
-            raise ValueError(f"step={step}: expected at least 0")
+        check_whole(0, step=step)
         epoch, part = divmod(step, self.per_epoch)
         if epoch not in self._order:
             order = self._permutation(epoch)
@@ -120,7 +116,7 @@ class TrainingPlan:
         progress: text before a progress bar; None shows none.
 
     Raises:
-        ValueError: a number of steps that is no whole number from 1.
+        ValueError: a number of steps that is no whole number from 1, or another argument of the wrong kind.
     """
 
     steps: int
@@ -132,9 +128,17 @@ class TrainingPlan:
     progress: str | None = None
 
     def __post_init__(self) -> None:
-        counts = self.steps, self.checkpoint_every
-        if not all(isinstance(count, int | np.integer) and count >= 1 for count in counts):
-            raise ValueError(f"steps={counts[0]}, checkpoint_every={counts[1]}: expected whole numbers of at least 1")
+        check_whole(steps=self.steps, checkpoint_every=self.checkpoint_every)
+        listed = isinstance(self.callbacks, Sequence) and all(map(callable, self.callbacks))
+        path = isinstance(self.checkpoints or "", str | PathLike) and not Path(self.checkpoints or "").is_file()
+        for name, right in {
+            "scheduler made from an optimizer": self.scheduler is None or hasattr(self.scheduler, "optimizer"),
+            "callbacks as a list of functions": listed,
+            "checkpoints as a folder": path,
+            "progress as a text": isinstance(self.progress or "", str),
+        }.items():
+            if not right:
+                raise ValueError(f"expected {name}, found {getattr(self, name.split()[0])!r}")
 
 
 def fit(
@@ -149,9 +153,11 @@ def fit(
     """Train `model` in place until `plan.steps` steps are made, in this run and in those that it goes on from.
 
     With `plan.checkpoints`, a run that was killed goes on from its newest checkpoint, and ends with the same bits as
-    one that was not. A checkpoint knows its run by the weights that it began with, kind and settings of optimiser and
-    scheduler, the data of `MiniBatches` and the loss of the first batch, and refuses others. A model that has the
-    checkpoint's own weights goes on, however it got them.
+    one that was not. A checkpoint knows its run by the weights that it began with, kind, settings and parameters of the
+    optimiser, those of the scheduler, the data of `MiniBatches`, and loss and gradient of the first batch, and refuses
+    others. A model that has the checkpoint's own weights goes on, however it got them. A checkpoint has all buffers,
+    and the plain values, such as counts, that modules keep as attributes and have changed; not lists, tensors or other
+    objects in attributes, for which a module has `get_extra_state`, and not whether a callback changed the mode.
 
     Args:
         model: any module, left in the mode (training or evaluation) in which it came.
@@ -159,17 +165,19 @@ def fit(
         batches: the batch of a step, such as `MiniBatches`. It must depend on the step alone, or a resumed run differs.
         optimizer: holds parameters of the model; one that needs a closure, such as LBFGS, is given one.
         plan: length, schedule, callbacks, checkpoints, progress.
-        recorders: those with a store, so that they go on from the same step; only with `plan.checkpoints`.
+        recorders: those of the optimiser, which go on from the same step with `plan.checkpoints`; so do others of the
+            optimiser that are not listed.
 
     Returns:
         `(steps,)` float64, the loss of the batch of each step before the update, mean per example.
 
     Raises:
-        ValueError: `batches` is no function of the step, the optimiser holds no parameter of the model, the scheduler
-            is another optimiser's, a checkpoint cannot hold the state, a recorder has rows of another run, or, at the
-            first step, the loss is no scalar.
+        ValueError: `batches` is no function of the step, the optimiser holds no parameter of the model, or others in
+            place of some, scheduler or recorder is another optimiser's, a checkpoint cannot hold the state, a recorder
+            has rows of another run, the whole call stands in `torch.autocast`, which belongs into the loss, or, at the
+            first step, the loss is no real scalar, or the optimiser's step fails without a closure.
         DivergenceError: a loss that is not finite; names the step, whose update is not made. Or a parameter that is not
-            finite at the end, or where a checkpoint is due, which is not written.
+            finite at the end, or where a checkpoint is due, which is not written; or a buffer that was finite before.
         DamagedCheckpointError: the newest checkpoint is damaged or another run's.
         InUseError: another run is writing to `plan.checkpoints`.
 
@@ -184,17 +192,22 @@ def fit(
         ((20,), True)
     """
     _check(model, batches, optimizer, plan)
+    recorders = _attached(optimizer, recorders)
     losses = np.full(plan.steps, np.nan)
     folder = None if plan.checkpoints is None else Path(plan.checkpoints)
     with exclusive_folder(folder):
-        kept = None if folder is None else _Checkpoints(folder, model, optimizer, plan, batches)
-        start = 0 if kept is None else kept.begin(lambda: _number(loss(model, batches(0))), losses, recorders)
+        kept = None if folder is None else Checkpoints(folder, model, optimizer, plan, _said(batches))
+        start = 0 if kept is None else kept.begin(lambda: loss(model, batches(0)), losses, recorders)
+        norms = [math.nan] if kept is None else kept.norms
+        by_closure = _needs_closure(optimizer)
+        finite = [name for name, buffer in model.named_buffers() if buffer.isfinite().all()]
         steps = tqdm(range(start, plan.steps), desc=plan.progress, disable=plan.progress is None, initial=start,
                      total=plan.steps, unit="step", mininterval=0.5)  # fmt: skip
-        by_closure = _needs_closure(optimizer)
         for step in steps:
+            if (batch := batches(step)) is None:
+                raise ValueError(f"batches({step}) is None: expected the batch of the step")
             try:
-                losses[step] = _update(model, loss, batches(step), optimizer, by_closure)
+                losses[step] = _update(partial(loss, model, batch), optimizer, by_closure, norms)
             except DivergenceError as error:
                 raise DivergenceError(f"{error} at step {step}: not finite; try a smaller learning rate") from None
             if isinstance(plan.scheduler, ReduceLROnPlateau):
@@ -205,7 +218,7 @@ def fit(
                 callback(step, float(losses[step]))
             last = step + 1 == plan.steps
             if last or (kept is not None and (step + 1) % plan.checkpoint_every == 0):
-                _check_weights(model, step)
+                _check_weights(model, finite, step)
                 if kept is not None:
                     kept.save(losses[: step + 1])
     return losses
@@ -215,39 +228,61 @@ def _check(model: nn.Module, batches: object, optimizer: Optimizer, plan: Traini
     """Refuse what would fail, or would train nothing."""
     if not callable(batches):
         raise ValueError(f"batches of type {type(batches).__name__}: expected a function of the step, as MiniBatches")
+    casts = torch.is_autocast_cache_enabled() and any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
+    if context := "torch.autocast" if casts else "parametrize.cached()" * bool(parametrize._cache_enabled):
+        raise ValueError(f"fit stands in {context}, which keeps weights from before a step: put that into the loss")
+    known = {id(parameter) for parameter in model.parameters()}
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not any(id(parameter) in held for parameter in model.parameters()):
+    if not known & held:
         raise ValueError("the optimizer holds no parameter of the model: make it from model.parameters()")
+    for name, each in model.named_parameters():
+        if held - known and id(each) not in held and each.requires_grad:
+            why = "the optimizer does not hold it, but others that the model has not, as of a layer that was replaced"
+            raise ValueError(
+                f"parameter {name!r}: {why}: make the optimizer anew, or freeze it by requires_grad_(False)"
+            )
+        if plan.checkpoints is not None and is_lazy(each):
+            raise ValueError(f"parameter {name!r} has no shape yet, so no checkpoint: call the model on a batch first")
     if getattr(plan.scheduler, "optimizer", optimizer) is not optimizer:
         raise ValueError("the scheduler is that of another optimizer: make it from the one that is passed")
 
 
-def _update(model: nn.Module, loss: BatchLoss, batch: Batch, optimizer: Optimizer, by_closure: bool) -> float:
-    """Make one step; the loss before it."""
+def _attached(optimizer: Optimizer, recorders: Sequence[GradientRecorder]) -> list[GradientRecorder]:
+    """The recorders of an optimiser, or of one inside it, which record its steps whether they are listed or not."""
+    inside = [each for each in (optimizer, *vars(optimizer).values()) if isinstance(each, Optimizer)]
+    hooks = [hook for each in inside for hook in getattr(each, "_optimizer_step_pre_hooks", {}).values()]
+    owners = [getattr(hook, "__self__", None) for hook in hooks]
+    if any(recorder not in owners for recorder in recorders):
+        raise ValueError("recorders: one is closed, or that of another optimizer: make it from the one that is passed")
+    return [owner for owner in owners if isinstance(owner, GradientRecorder)]
+
+
+def _update(evaluate: Callable[[], Tensor], optimizer: Optimizer, by_closure: bool, norms: list[float]) -> float:
+    """Make one step; the loss before it. The norm of its gradient goes into `norms` if that is empty."""
     values: list[float] = []
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        value = loss(model, batch)
-        values.append(_number(value))
+        value = evaluate()
+        values.append(number(value))
         if not math.isfinite(values[-1]):
             raise DivergenceError(f"loss={values[-1]}")
         value.backward()  # type: ignore[no-untyped-call]
+        if not norms:
+            norms.append(gradient_norm(optimizer))
         return value
 
     if by_closure:
         optimizer.step(closure)  # type: ignore[arg-type]
-    else:
-        closure()
+        return values[0]
+    closure()
+    try:
         optimizer.step()
+    except (AssertionError, TypeError) as error:
+        kind = type(optimizer).__name__
+        own = "a subclass with `def step(self, closure): closure(); return super().step(closure)`"
+        raise ValueError(f"{kind}.step() fails without a closure ({error}): if it needs one, pass {own}") from error
     return values[0]
-
-
-def _number(value: Tensor) -> float:
-    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
-        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"loss returned {found}: expected a scalar tensor that has a gradient, mean per example")
-    return value.item()
 
 
 def _needs_closure(optimizer: Optimizer) -> bool:
@@ -255,146 +290,16 @@ def _needs_closure(optimizer: Optimizer) -> bool:
     return closure is not None and closure.default is closure.empty
 
 
-def _check_weights(model: nn.Module, step: int) -> None:
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not parameter.isfinite().all():
-            raise DivergenceError(f"parameter {name!r} after step {step}: not finite; try a smaller learning rate")
+def _check_weights(model: nn.Module, finite: list[str], step: int) -> None:
+    """Refuse parameters that are trained, and buffers that were finite, where they are not finite."""
+    buffers = [(f"buffer {name!r}", each) for name, each in model.named_buffers() if name in finite]
+    trained = [(f"parameter {name!r}", each) for name, each in model.named_parameters() if each.requires_grad]
+    for name, each in [*trained, *buffers]:
+        if not each.isfinite().all():
+            raise DivergenceError(f"{name} after step {step}: not finite; try a smaller learning rate")
 
 
-class _Checkpoints:
-    """The checkpoints of one run in a folder, and that by which they know the run."""
-
-    def __init__(self, folder: Path, model: nn.Module, optimizer: Optimizer, plan: TrainingPlan, data: object) -> None:
-        self._folder, self._model, self._optimizer, self._plan = folder, model, optimizer, plan
-        self._origin = {"run": repr(plan.run), **_describe(self._state())}
-        if isinstance(data, MiniBatches):
-            self._origin["data"] = f"{_digest(data.tensors)} in batches of {data.batch_size} by seed {data.seed}"
-        self._first_rng = torch.get_rng_state()
-
-    def _state(self) -> dict[str, Any]:
-        def plain(leaf: Any) -> Any:  # a number of NumPy would not be read back from a checkpoint
-            return leaf.item() if isinstance(leaf, np.generic) else leaf
-
-        scheduler = self._plan.scheduler
-        moving = {"optimizer": self._optimizer.state_dict(), "scheduler": scheduler and scheduler.state_dict()}
-        kinds = {"optimizer": type(self._optimizer).__name__, "scheduler": type(scheduler).__name__}
-        kinds["trained parameters"] = ", ".join(n for n, each in self._model.named_parameters() if each.requires_grad)
-        return {"model": self._model.state_dict(), "kinds": kinds, **tree_map(plain, moving)}
-
-    def save(self, losses: Losses) -> None:
-        """Write step-N.pt and its SHA-256 beside it; the digest is written first, so that no checkpoint lacks one."""
-        about = {"origin": self._origin, "first_rng": self._first_rng, "rng": torch.get_rng_state()}
-        buffer = io.BytesIO()
-        try:
-            torch.save({**self._state(), **about, "losses": torch.from_numpy(losses.copy())}, buffer)
-            torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
-        except Exception as error:  # such as an object of a class of one's own, which is not read back from a file
-            why = f"model, optimizer or scheduler hold more than tensors and plain values: {str(error).splitlines()[0]}"
-            raise ValueError(f"{why}; train without checkpoints") from error
-        path = self._folder / f"step-{len(losses):09d}.pt"
-        write_atomic(_digest_path(path), hashlib.sha256(buffer.getvalue()).hexdigest() + "\n")
-        write_atomic(path, buffer.getvalue())
-        for old in sorted(self._folder.glob("step-*.pt"))[:-1]:
-            old.unlink()
-            _digest_path(old).unlink(missing_ok=True)
-
-    def begin(self, probe: Callable[[], float], losses: Losses, recorders: Sequence[GradientRecorder]) -> int:
-        """Restore all that `save` kept from the newest checkpoint, or write the one before the first step; its step."""
-        for unfinished in self._folder.glob(".step-*.tmp*"):  # left half written by a kill
-            unfinished.unlink()
-        path = max(self._folder.glob("step-*.pt"), default=None)  # names have leading zeros
-        if path is None:
-            for recorder in recorders:
-                recorder.start()
-            self.save(losses[:0])
-            return 0
-        state = _load(path)
-        self._check(path, state, probe)
-        trained = state["kinds"]["trained parameters"].split(", ")  # a callback may have frozen some
-        for name, parameter in self._model.named_parameters():
-            parameter.requires_grad_(name in trained)
-        self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        if self._plan.scheduler is not None:
-            self._plan.scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(state["rng"])
-        self._first_rng, self._origin = state["first_rng"], state["origin"]
-        step = len(state["losses"])
-        losses[:step] = state["losses"].numpy()
-        for recorder in recorders:
-            recorder.resume(step)
-        return step
-
-    def _check(self, path: Path, state: dict[str, Any], probe: Callable[[], float]) -> None:
-        """Refuse the checkpoint of another run; what changes along a run is as at its beginning, or as it was saved."""
-        begun, saved, step = state["origin"], _describe(state), len(state["losses"])
-        for key in dict.fromkeys((*self._origin, *begun)):
-            now, then = self._origin.get(key), begun.get(key)
-            if now not in (then, saved.get(key, then)):
-                raise _other_run(path, f"{key} {then} at step {step}", f"{key} {now}")
-        if len(state["optimizer"]["param_groups"]) != len(self._optimizer.param_groups):
-            raise _other_run(path, "parameter groups that were added on the way", "as many as at the beginning")
-        if step > self._plan.steps:
-            raise _other_run(path, f"step {step}", f"at most {self._plan.steps} steps")
-        if step and self._origin["weights"] == begun["weights"]:
-            before, values = copy.deepcopy(self._model.state_dict()), []
-            for _ in range(2):  # a forward pass that draws from elsewhere gives two values, and tells nothing
-                with torch.random.fork_rng(devices=[]):
-                    torch.set_rng_state(state["first_rng"])
-                    values.append(probe())
-            self._model.load_state_dict(before)
-            first = float(state["losses"][0])
-            if values[0] == values[1] and not math.isclose(values[0], first, rel_tol=SAME_LOSS):
-                raise _other_run(path, f"loss {first:.9g} at step 0", f"loss {values[0]:.9g}, as it is now")
-
-
-def _other_run(path: Path, known: str, expected: str) -> DamagedCheckpointError:
-    return DamagedCheckpointError(
-        f"{path}: a checkpoint of another run, with {known}\nexpected {expected}\nstart in another folder, or go on"
-        f" from its weights by loading them into the model first, or start again: rm -r '{path.parent}'"
-    )
-
-
-def _describe(state: dict[str, Any]) -> dict[str, Any]:
-    """What a run is known by: kinds, shapes, settings and weights, as texts by name."""
-    weights = {name: each for name, each in state["model"].items() if isinstance(each, Tensor)}
-    groups = enumerate(state["optimizer"]["param_groups"])
-    settings = {f"{key} of parameter group {n}": value for n, group in groups for key, value in group.items()}
-    settings |= {f"{key} of the scheduler": value for key, value in (state["scheduler"] or {}).items()}
-    said = {f"shape of parameter {name}": f"{tuple(each.shape)}, {each.dtype}" for name, each in weights.items()}
-    said |= {name: _text(value) for name, value in settings.items()}
-    return {**state["kinds"], **said, "weights": _digest(weights.values())}
-
-
-def _text(value: object) -> str:
-    def plain(leaf: Any) -> Any:
-        return leaf.tolist() if hasattr(leaf, "tolist") else type(leaf).__name__
-
-    return json.dumps(value, default=plain, skipkeys=True)
-
-
-def _digest(tensors: Iterable[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for each in tensors:
-        digest.update(f"{each.dtype} {tuple(each.shape)} ".encode())
-        digest.update(each.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _digest_path(path: Path) -> Path:
-    return path.with_suffix(".pt.sha256")
-
-
-def _load(path: Path) -> dict[str, Any]:
-    digest = _digest_path(path)
-    expected = digest.read_bytes().decode(errors="replace").strip() if digest.exists() else "a digest file beside it"
-    if (actual := sha256_of(path)) != expected:
-        raise DamagedCheckpointError(
-            f"{path} is damaged: SHA-256 {actual}\nexpected {expected}\nto start again from step 0: rm '{path}'"
-        )
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        state["origin"]["weights"]
-    except Exception as error:  # a pickle that holds more than weights, no pickle, or one of another loop
-        raise DamagedCheckpointError(f"{path}: no training state\nto start again from step 0: rm '{path}'") from error
-    return state
+def _said(batches: object) -> str:
+    if not isinstance(batches, MiniBatches):
+        return "a function of the step"
+    return f"{digest(batches.tensors)} in batches of {batches.batch_size} by seed {batches.seed}"

@@ -56,7 +56,8 @@ def join_folds(app: Sphinx, doctree: nodes.document) -> None:
             if alone and len(cells) > 1:
                 named = (("collapsed", cells[0]["prompt_show"]), ("expanded", "Hide these cells"))
                 words = "".join(f'<p class="{state} admonition-title">{escape(text)}</p>' for state, text in named)
-                opened = f'<div class="cell container"><details class="admonition hide above-input"><summary>{words}</summary>'
+                opened = '<div class="cell container"><details class="admonition hide above-input">'
+                opened += f"<summary>{words}</summary>"
                 start, end = (nodes.raw("", text, format="html") for text in (opened, "</details></div>"))
                 section.insert(section.index(cells[0]), start)
                 section.insert(section.index(cells[-1]) + 1, end)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from descent.repro.files import write_atomic
 from descent_book.run.project import NEUTRAL_PARAMETERS
@@ -244,7 +245,9 @@ def _replaced(text: Any, hidden: Mapping[str, str]) -> Any:
     for number in range(0, len(parts), 2):
         parts[number] = _SCRATCH_CELL.sub("<cell>", parts[number])
         for path, word in hidden.items():
-            parts[number] = re.sub(rf"(?<![\w/]){re.escape(path)}(?![\w-])", lambda _, word=word: word, parts[number])
+            ways = "|".join(re.escape(way).replace("/", "/+").removesuffix("+") for way in {path, quote(path)})
+            folder = rf"(?:(?<![\w/])|(?<=file://))(?=/[^/])(?:{ways})(?![\w-])"
+            parts[number] = re.sub(folder, lambda _, word=word: word, parts[number])
     return "".join(parts)
 
 

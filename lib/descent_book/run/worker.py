@@ -25,13 +25,15 @@ from typing import Any, cast
 
 from tqdm import tqdm
 
-from descent.repro.files import atomic_path, write_json
+from descent.repro.files import atomic_path, check_writable, write_json
 from descent_book.run.notebook import INJECTED, as_text, cleaned, seal, tags
 from descent_book.run.project import NEUTRAL_PARAMETERS
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _FOLDERS = {"DESCENT_DATA", "PYTHONPATH"}
 _HEADING = re.compile(r"^#+\s+(.+?)\s*$", re.MULTILINE)
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_GROUPED = re.compile(r"^ +\| (?! |Traceback)(.+)$", re.MULTILINE)  # an exception of a group, less its traceback
 _SAID = 700  # letters of an error at its start, where it says what was wrong, and at its end, where it says what to do
 
 
@@ -151,7 +153,9 @@ def environment(cores: int) -> dict[str, str]:
     threads, the first counts. What is no number is left out.
     """
     asked = {name: os.environ.get(name, "").partition(",")[0].strip() for name in _THREAD_VARIABLES}
-    most = {name: int(text) if text.isdecimal() and int(text) else cores for name, text in asked.items()}
+    most = {
+        name: int(text) if text.isdecimal() and len(text) < 10 and int(text) else cores for name, text in asked.items()
+    }
     allowed = {name: str(min(cores, number)) for name, number in most.items()}
     backend = "module://matplotlib_inline.backend_inline"
     return {"DESCENT_CORES": str(cores), "TQDM_DISABLE": "1", "MPLBACKEND": backend, **allowed}
@@ -176,14 +180,24 @@ def work_on_job(job: Job, connection: Connection) -> None:
 
 @contextmanager
 def _home() -> Iterator[None]:
-    """A folder of its own for a user who has none to write to: without it no kernel starts, and matplotlib warns."""
+    """Folders of its own where the user's cannot be written to: else no kernel starts, and matplotlib warns."""
     try:
         usable = Path.home().is_absolute() and os.access(Path.home(), os.W_OK | os.X_OK)
     except RuntimeError:  # of a user whom the machine does not know
         usable = False
-    with ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="descent-home-") as own:
         if not usable:
-            os.environ["HOME"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="descent-home-"))
+            os.environ["HOME"] = own
+        home, caches = Path.home(), ("CACHE", "CONFIG")
+        drawing = [
+            Path(os.environ.get(f"XDG_{kind}_HOME") or home / f".{kind.lower()}", "matplotlib") for kind in caches
+        ]
+        for name, usual in (("MPLCONFIGDIR", drawing), ("IPYTHONDIR", [home / ".ipython"])):
+            try:
+                for folder in [os.environ[name]] if os.environ.get(name) else usual:
+                    check_writable(name, folder)
+            except ValueError:
+                os.environ[name] = str(Path(own, name))
         yield
 
 
@@ -219,7 +233,7 @@ def execute(job: Job, report: Callable[[Started], None]) -> Outcome:
         except Exception as error:  # whatever went wrong, the other chapters go on and the runner says it
             where = f"cell {last.number} ({last.heading!r})" if last.number else "before the first cell"
             _keep_failed(job, raw)
-            return Outcome(job.chapter, time.monotonic() - start, f"{where}: {_one_line(error)}")
+            return Outcome(job.chapter, time.monotonic() - start, f"{where}: {_one_line(error, raw)}")
     return Outcome(job.chapter, seconds)
 
 
@@ -283,7 +297,7 @@ def _claims(results: Path) -> list[dict[str, Any]]:
 
     file = results / "claims.json"
     if not file.is_file():
-        raise FileNotFoundError("the chapter ran but wrote no claims.json in its results_dir")
+        raise FileNotFoundError("the chapter ran but wrote no claims.json in its results_dir: did a sys.exit() end it?")
     return [claim.model_dump(mode="json") for claim in read_claims(file)]
 
 
@@ -306,8 +320,8 @@ def _publish(job: Job, raw: Path, results: Path, measured: Mapping[str, Any]) ->
     try:
         with ExitStack() as places:  # it closes the first last
             places.enter_context(atomic_path(job.output)).write_text(text, encoding="utf-8")
-            for file in sorted(results.iterdir()):
-                shutil.copyfile(file, places.enter_context(atomic_path(job.results / file.name)))
+            for file in sorted(each for each in results.rglob("*") if each.is_file()):
+                shutil.copyfile(file, places.enter_context(atomic_path(job.results / file.relative_to(results))))
     except OSError as error:
         kept = f"{job.output.parent} and {job.results} are as they were"
         raise OSError(f"not kept, {error.strerror or error}: {kept}") from error
@@ -322,10 +336,18 @@ def _keep_failed(job: Job, raw: Path) -> None:
             write_json(job.failed, cleaned(json.loads(raw.read_text(encoding="utf-8")), _hidden(job, raw.parent)))
 
 
-def _one_line(error: Exception) -> str:
-    """Name and message of an error, without papermill's traceback; of a long one its start and its end."""
-    name, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
-    said = f"{name}: {' '.join(str(text).split())}"
+def _one_line(error: Exception, raw: Path | None = None) -> str:
+    """Name, message and notes of an error, without papermill's traceback; of a long one its start and its end.
+
+    A group of exceptions is no error to papermill: it stands in the last output of the notebook `raw`.
+    """
+    text = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+    notes = _COLOUR.sub("", "\n".join(getattr(error, "traceback", []))).split(text)[1:][-1:]
+    if text == "CellExecutionError: " and raw is not None:
+        cells = json.loads(raw.read_text(encoding="utf-8"))["cells"]
+        written = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])][-1:]
+        text = "; ".join(_GROUPED.findall("".join(map("".join, written)))) or text
+    said = " ".join("".join([text, *notes]).split())
     return said if len(said) <= 2 * _SAID else f"{said[:_SAID]} [...] {said[-_SAID:]}"
 
 
