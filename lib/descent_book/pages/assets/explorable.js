@@ -270,7 +270,7 @@ document.addEventListener("DOMContentLoaded", () => {
       return Promise.all([
         Plotly.react(maps[0], map, layout(420, square("x"), { ...square("y"), scaleanchor: "x" }), config),
         Plotly.react(maps[1], far, layout(210, {}, log), config),
-        Plotly.react(maps[2], loss, layout(210, { title: { text: "step" } }, { title: { text: "loss" }, range: [-2, 2] }), config),
+        Plotly.react(maps[2], loss, layout(210, { title: { text: "step" } }, { title: { text: "loss" }, range: [-1.7, 1.7] }), config),
       ]).then(settle);
     }
 
