@@ -486,7 +486,7 @@ def test_the_keyboard_reaches_every_control(browser: object, name: str) -> None:
     visit = opened(browser, name)
     assert visit.draws()
     # a heading's own address is shown to a pointer only: the list of contents beside the text leads there too
-    controls = "article :is(a[href]:not(.headerlink), button, summary, input, select, .interactive-canvas)"
+    controls = "article :is(a[href]:not(.headerlink), button, summary, input:enabled, select, .interactive-canvas)"
     unreached = f"""[...document.querySelectorAll("{controls}")].filter(node => {{
       node.focus({{preventScroll: true}});
       return node.tabIndex < 0 || (node.checkVisibility() && document.activeElement !== node);
