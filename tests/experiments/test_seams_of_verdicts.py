@@ -261,7 +261,7 @@ def test_the_race_is_tuned_on_other_seeds_by_the_slowest_run(monkeypatch: pytest
 
     monkeypatch.setattr(saddle_race, "escape_times", times)
     course = EscapeCourse(2, 10.0, (0.1, 0.01), 20, 100, seed=4)
-    rate, steps = race_optimiser(course, "SGD")
+    rate, steps = race_optimiser(course, "Adam")
     assert rate == 0.03
     assert asked == [(10_004, 5, list(RATES)), (4, 20, [0.03])]
     assert steps.shape == (2, 20)

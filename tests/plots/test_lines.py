@@ -20,11 +20,7 @@ def figures() -> dict[str, plt.Figure]:
         "spectra": lines.spectrum_panels(spectrum, (0.1,), dashed=["null"]),
         "intervals": lines.interval_plot({"SGD": {"net": seeds.random(5)}}, (0.2, 0.4), Labels("count", "network")),
         "reliefs": scenes.relief_panels({"a": relief(), "b": relief()}, Labels("x", "y", "z"))[1],
-        "race": scenes.moving_paths(relief(), np.arange(4), Labels("x", "y", "z"), "step")[1],
         "panels": lines.line_panels(panels(), 2),
-        "scatter": lines.scatter_with_histograms(
-            {"runs": (seeds.random(9), seeds.random(9))}, {"low": seeds.normal(size=99)}, Labels("loss", "index"), "h"
-        ),
     }
 
 
@@ -64,7 +60,7 @@ def test_labels_and_alt_text_are_mandatory() -> None:
 def test_show_displays_one_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[dict[str, object]] = []
     monkeypatch.setattr(style, "display", lambda bundle, raw: shown.append(bundle))
-    interactive, static = scenes.moving_paths(relief(), np.arange(4), Labels("x", "y", "z"), "step")
+    interactive, static = scenes.relief_panels({"a": relief()}, Labels("x", "y", "z"))
     style.show(static, "Two paths of four points on a relief.", interactive)
     assert set(shown[0]) == {"image/png", "text/plain", style.PLOTLY}
     assert not plt.get_fignums()
@@ -93,18 +89,6 @@ def test_a_figure_needs_a_name() -> None:
 def test_a_relief_has_its_grid_with_it() -> None:
     with pytest.raises(ValueError, match=r"shape \(5, 7\): expected \(len\(y\), len\(x\)\) = \(7, 5\)"):
         Relief(np.zeros(5), np.zeros(7), np.zeros((5, 7)))
-
-
-def test_a_race_moves_every_runner_to_each_time() -> None:
-    interactive, _ = scenes.moving_paths(relief(), np.arange(4), Labels("x", "y", "z"), "step")
-    assert [frame.name for frame in interactive.frames] == ["0", "1", "2", "3"]
-    assert [len(trail.x) for trail in interactive.frames[2].data] == [3, 3]
-    assert {key for frame in interactive.frames for trail in frame.data for key in trail.to_plotly_json()} == {
-        "type", "x", "y", "z", "marker",
-    }, "what stays the same is said once"  # fmt: skip
-    assert [step.label for step in interactive.layout.sliders[0].steps] == ["0", "1", "2", "3"]
-    with pytest.raises(ValueError, match="path 'SGD' of 4 points: expected 3, one per time"):
-        scenes.moving_paths(relief(), np.arange(3), Labels("x", "y", "z"), "step")
 
 
 def test_a_label_has_one_colour_in_all_panels() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from descent.experiments.saddle_race import EscapeCourse, median_interval
+from descent.experiments.saddle_race import EscapeCourse
 from descent.saddles import classic_saddle, find_critical_points, follow_optimiser, quadratic, scalar_field
 
 FIELDS: dict[str, tuple[Any, str]] = {
@@ -67,7 +67,6 @@ TURNS = torch.eye(2, dtype=torch.float64).repeat(3, 1, 1)
         (lambda: EscapeCourse(2, 10.0, (), 2, 5, 0), "distances=.*at least one"),
         (lambda: EscapeCourse(2, 10.0, (0.1,), 0, 5, 0), "runs=0: expected at least 1"),
         (lambda: EscapeCourse(2, 10.0, (0.1,), 2, 0, 0), "budget=0: expected at least 1"),
-        (lambda: median_interval(np.zeros((2, 0))), "samples=0: expected at least 1"),
     ],
 )
 def test_other_arguments_are_named(call: Any, message: str) -> None:
@@ -77,11 +76,3 @@ def test_other_arguments_are_named(call: Any, message: str) -> None:
 
 def test_a_batch_of_rotations_has_a_hessian_for_each() -> None:
     assert quadratic([1.0, 2], TURNS).hessian(torch.zeros(5, 3, 2)).shape == (5, 3, 2, 2)
-
-
-def test_the_median_of_few_samples_has_no_ends_and_of_nan_none_at_all() -> None:
-    for n in range(1, 6):
-        assert median_interval(np.arange(1.0, n + 1)) == ((n + 1) / 2, -np.inf, np.inf)
-    assert median_interval(np.arange(1.0, 7)) == (3.5, 1, 6)
-    found = median_interval(np.array([[1, np.nan, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7]]))
-    np.testing.assert_array_equal(found, [[np.nan, 4], [np.nan, 1], [np.nan, 7]])

@@ -10,7 +10,6 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binom
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
@@ -20,7 +19,8 @@ from descent.repro.seeding import deterministic, torch_generator
 from descent.saddles.functions import SmoothFunction, quadratic
 
 Array = NDArray[np.float64]
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0, 1.9, 3.5, 10.0)  # plain SGD diverges at 2, as h = 1
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0, 1.9, 3.5, 10.0)  # of methods that divide by the gradient's size
+SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)  # of the largest stable step size of the others
 REACH = 10.0  # a run that is further from the saddle than this without having escaped is lost
 NOISE = 1e-3  # standard deviation per coordinate of each gradient of "SGD + noise"
 TUNING_RUNS = 5
@@ -33,6 +33,7 @@ OPTIMISERS: dict[str, Callable[..., Optimizer]] = {
     "AdamW": AdamW,
     "SGD + noise": SGD,
 }
+STABLE = {"SGD": 2.0, "momentum": 3.8, "Nesterov": 3.8 / 2.8, "SGD + noise": 2.0}  # below it, where h is at most 1
 NEWTON = "saddle-free Newton"
 RACERS = (*OPTIMISERS, NEWTON)
 
@@ -135,12 +136,17 @@ def saddle_free_path(surface: SmoothFunction, start: Tensor, steps: int, goal: f
     return torch.stack(points).numpy()
 
 
+def step_sizes(optimiser: str) -> tuple[float, ...]:
+    """Those that an optimiser may choose from: the same shares of its stability limit, or `RATES` where it has none."""
+    return tuple(STABLE[optimiser] * share for share in SHARES) if optimiser in STABLE else RATES
+
+
 def race_optimiser(course: EscapeCourse, racer: str) -> tuple[float, Array]:
     """The best step size of an optimiser and its numbers of steps to escape, `(distances, runs)`, on one thread.
 
-    Five tuning runs choose the step size from `RATES`: that whose slowest run from each distance takes the fewest steps
-    (in the geometric mean over distances), so that a step size which loses a run is not chosen. Fresh seeds then race
-    at it. Saddle-free Newton has step size one.
+    Five tuning runs choose the step size from `step_sizes(racer)`: that whose slowest run from each distance takes the
+    fewest steps (in the geometric mean over distances), so that a step size which loses a run is not chosen. Fresh
+    seeds then race at it. Saddle-free Newton has step size one.
 
     Raises:
         ValueError: an unknown racer.
@@ -151,8 +157,9 @@ def race_optimiser(course: EscapeCourse, racer: str) -> tuple[float, Array]:
         if racer == NEWTON:
             return 1.0, _newton_steps(course)
         tuning = replace(course, seed=course.seed + 10_000, runs=TUNING_RUNS)
-        slowest = escape_times(tuning, racer, RATES).max(-1)
-        rate = RATES[int(np.log(np.clip(slowest, 1, 1e12)).mean(1).argmin())]
+        rates = step_sizes(racer)
+        slowest = escape_times(tuning, racer, rates).max(-1)
+        rate = rates[int(np.log(np.clip(slowest, 1, 1e12)).mean(1).argmin())]
         return rate, escape_times(course, racer, [rate])[0]
 
 
@@ -165,25 +172,3 @@ def _newton_steps(course: EscapeCourse) -> Array:
         if float(surfaces[run].value(torch.from_numpy(path[-1]))) <= goal:
             steps[distance, run] = len(path) - 1
     return steps
-
-
-def median_interval(samples: Array) -> tuple[Array, Array, Array]:
-    """The median over the last axis and the ends of a 95 % interval for it, `(..., n) -> (...)` each.
-
-    The ends are order statistics whose ranks are the binomial's, so that the interval holds the median of any
-    distribution in at least 95 % of samples. Infinite entries (runs that did not escape) are the largest, and the
-    median is infinite where at least half of the entries are. Fewer than six samples bound no such interval: its ends
-    are then infinite. Where an entry is NaN, all three are.
-
-    Raises:
-        ValueError: no samples.
-    """
-    samples = np.where(np.isnan(samples).any(-1, keepdims=True), np.nan, samples)
-    ordered, n = np.sort(samples, -1), samples.shape[-1]
-    check_whole(samples=n)
-    rank = int(binom.ppf(0.025, n, 0.5)) - 1
-    middle = (ordered[..., (n - 1) // 2], ordered[..., n // 2])
-    median = np.where(np.isinf(middle[1]), np.inf, (middle[0] + middle[1]) / 2)
-    ends = (ordered[..., rank], ordered[..., n - 1 - rank]) if rank >= 0 else (-np.inf, np.inf)
-    low, high = (np.where(np.isnan(median), np.nan, end) for end in ends)
-    return median, low, high

@@ -6,13 +6,11 @@ from .features import solid_panels as solid_panels
 from .lines import LinePanel as LinePanel
 from .lines import interval_plot as interval_plot
 from .lines import line_panels as line_panels
-from .lines import scatter_with_histograms as scatter_with_histograms
 from .lines import spectrum_panels as spectrum_panels
 from .maps import contour_maps as contour_maps
 from .maps import heat_maps as heat_maps
 from .maps import side_views as side_views
 from .scenes import Relief as Relief
-from .scenes import moving_paths as moving_paths
 from .scenes import relief_panels as relief_panels
 from .style import EXPLORABLE as EXPLORABLE
 from .style import Labels as Labels

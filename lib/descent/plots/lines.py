@@ -9,10 +9,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
-from descent.plots.style import BLACK, BLUE, COLOURS, GREY, RED, Labels, panel_grid
+from descent.plots.style import BLACK, COLOURS, GREY, Labels, panel_grid
 
 Array = NDArray[Any]
 
@@ -155,36 +154,3 @@ def _draw_lines(axis: Any, panel: LinePanel, colour: Mapping[str, str]) -> None:
             axis.fill_between(x, *band, color=colour[name], alpha=0.18, lw=0)
     for name, height in panel.levels.items():
         _level(axis, height, name, 0.99, 0.9)
-
-
-def scatter_with_histograms(
-    points: Mapping[str, tuple[Array, Array]], histograms: Mapping[str, Array], labels: Labels, x_histogram: str
-) -> Figure:
-    """A scatter plot, and beside it histograms, one above the other on one axis.
-
-    Args:
-        points: group (colour) -> (x, y), each `(n,)`.
-        histograms: title -> the values counted `(m,)`, on a logarithmic axis of counts.
-        labels: those of the scatter plot.
-        x_histogram: label of the histograms' common axis.
-    """
-    figure = plt.figure(figsize=(10, 5))
-    grid = figure.add_gridspec(len(histograms), 2, width_ratios=(1.15, 1))
-    axis = figure.add_subplot(grid[:, 0])
-    for (name, (x, y)), colour in zip(points.items(), COLOURS, strict=False):
-        axis.plot(x, y, "o", ms=4.5, alpha=0.65, mew=0, color=colour, label=name)
-    axis.set(xlabel=labels.x, ylabel=labels.y)
-    axis.legend(loc="best", fontsize=10)
-    low, high = min(values.min() for values in histograms.values()), max(values.max() for values in histograms.values())
-    width, first = (high - low) / 80, None
-    edges = (width * np.arange(np.floor(low / width), np.ceil(high / width) + 1)).tolist()  # zero is an edge
-    for row, (title, values) in enumerate(histograms.items()):
-        first = part = figure.add_subplot(grid[row, 1], sharex=first)
-        part.hist(values[values < 0], edges, color=RED, label="negative")
-        part.hist(values[values >= 0], edges, color=BLUE, label="not negative")
-        part.set(yscale="log", ylabel="count", ylim=(0.7, 2 * len(values)))
-        part.yaxis.set_minor_formatter(NullFormatter())
-        part.set_title(title, fontsize=11)
-        part.tick_params(labelbottom=row == len(histograms) - 1)
-    part.set_xlabel(x_histogram)
-    return figure

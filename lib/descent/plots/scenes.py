@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from descent.plots.style import COLOURS, GREY, Figures, Labels, interactive_row, still_row
+from descent.plots.style import COLOURS, Figures, Labels, interactive_row, still_row
 
 Array = NDArray[Any]
 WHITE_TO_BLUE = ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")  # pale, so that the paths stand out
@@ -122,39 +122,3 @@ def _still(panels: Mapping[str, Relief], colour: Mapping[str, str], labels: Labe
     handles = [Line2D([], [], color=shade, lw=2.5, label=name) for name, shade in colour.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
     return figure
-
-
-def moving_paths(relief: Relief, times: Array, labels: Labels, unit: str) -> Figures:
-    """The paths of a relief as a race: an interactive figure with a slider over time, and a still picture of its end.
-
-    Args:
-        relief: every path `(t, 3)` gives a runner's place at each of `times`.
-        times: `(t,)`, in ascending order.
-        labels: those of all three axes.
-        unit: what a time is, such as "step".
-
-    Raises:
-        ValueError: a path that is not as long as `times`.
-    """
-    if bad := [name for name, path in relief.paths.items() if len(path) != len(times)]:
-        raise ValueError(f"path {bad[0]!r} of {len(relief.paths[bad[0]])} points: expected {len(times)}, one per time")
-    colour = dict(zip(relief.paths, (*COLOURS, GREY), strict=False))
-    first = [_trail(path[:1], name, colour[name], True) for name, path in relief.paths.items()]
-    trails = list(range(1, len(first) + 1))  # the surface, before them, stays as it is
-    frames = [
-        go.Frame(data=[go.Scatter3d(_course(p[:end])) for p in relief.paths.values()], traces=trails, name=str(time))
-        for end, time in enumerate(times, 1)
-    ]
-    interactive = go.Figure([_surface(relief), *first], frames=frames)
-    interactive.update_scenes(**_axes(labels), camera=_camera(2.2))
-    move = {"frame": {"duration": 60, "redraw": True}, "transition": {"duration": 0}, "mode": "immediate"}
-    steps = [{"method": "animate", "label": str(time), "args": [[str(time)], move]} for time in times]
-    play = {"label": "Play", "method": "animate", "args": [None, {**move, "fromcurrent": True}]}
-    pause = {"label": "Pause", "method": "animate", "args": [[None], {**move, "mode": "immediate"}]}
-    place = {"x": 0.0, "xanchor": "left", "y": -0.02, "yanchor": "top"}
-    buttons = {"type": "buttons", "direction": "left", "buttons": [play, pause], **place}
-    slider = {"steps": steps, "currentvalue": {"prefix": f"{unit} "}, "x": 0.22, "len": 0.78, "y": 0, "pad": {"t": 10}}
-    margin, legend = {"l": 0, "r": 10, "t": 10, "b": 100}, {"x": 0.99, "xanchor": "right", "y": 0.98}
-    legend["bgcolor"] = "rgba(0,0,0,0)"
-    interactive.update_layout(height=640, margin=margin, legend=legend, sliders=[slider], updatemenus=[buttons])
-    return interactive, _still({f"after {times[-1]} {unit}s": relief}, colour, labels)

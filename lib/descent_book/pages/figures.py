@@ -94,7 +94,8 @@ def complete_figures(app: Sphinx, doctree: nodes.document) -> None:
         for image in bundle.findall(nodes.image):
             image["alt"] = image.get("alt") or alt
         for figure in bundle.findall(PlotlyFigure):
-            figure["alt"] = alt
+            said = [image["alt"] for image in bundle.findall(nodes.image)]
+            figure["alt"] = said[0] if said else alt  # that of its still picture, which a cell's metadata may give
             figure.extend(image.deepcopy() for image in forms.get("image/png", nodes.container()).findall(nodes.image))
 
 

@@ -57,7 +57,261 @@ document.addEventListener("DOMContentLoaded", () => {
     return update();
   }
 
-  const KINDS = { threshold };
+  // ---- a saddle to play with: two coordinates, the steps of PyTorch's optimisers, and what theory predicts ----
+  const WINDOW = 1.3, TILT = Math.PI / 6; // of the map, and of the quadratic saddle's axes
+  const norm = ([x, y]) => Math.hypot(x, y);
+
+  function surfaceOf({ surface, condition }) {
+    if (surface === "monkey") {
+      return {
+        value: ([x, y]) => x ** 3 - 3 * x * y * y, gradient: ([x, y]) => [3 * x * x - 3 * y * y, -6 * x * y],
+        hessian: ([x, y]) => [6 * x, -6 * y, -6 * x],
+      };
+    }
+    const [h, k, turn] = surface === "classic" ? [2, -2, 0] : [1, -1 / condition, TILT];
+    const c = Math.cos(turn), s = Math.sin(turn);
+    const [a, b, d] = [h * c * c + k * s * s, (h - k) * c * s, h * s * s + k * c * c]; // the Hessian's entries
+    return {
+      value: ([x, y]) => (a * x * x + 2 * b * x * y + d * y * y) / 2, gradient: ([x, y]) => [a * x + b * y, b * x + d * y],
+      hessian: () => [a, b, d], unstable: k, out: ([x, y]) => Math.abs(c * y - s * x),
+    };
+  }
+
+  // -|H|^-1 g; directions without curvature are left out
+  function newtonStep([a, b, d], [p, q]) {
+    const mean = (a + d) / 2, half = Math.hypot((a - d) / 2, b), turn = Math.atan2(2 * b, a - d) / 2;
+    const c = Math.cos(turn), s = Math.sin(turn), least = 1e-15 * Math.max(Math.abs(mean + half), Math.abs(mean - half));
+    const part = (value, along) => (Math.abs(value) > least ? along / Math.abs(value) : 0);
+    const first = part(mean + half, c * p + s * q), second = part(mean - half, c * q - s * p);
+    return [s * second - c * first, -s * first - c * second];
+  }
+
+  // one step of each optimiser, (point, gradient, state, settings) -> point; state begins as {t: 0} and t counts from 1
+  const heavy = (g, state, mu) => (state.v = state.v ? g.map((each, i) => mu * state.v[i] + each) : [...g]);
+  const running = (state, name, g, beta, value) =>
+    (state[name] = g.map((each, i) => beta * (state[name]?.[i] ?? 0) + (1 - beta) * value(each)));
+  function adam(x, g, state, { rate }) {
+    const m = running(state, "m", g, 0.9, (each) => each), v = running(state, "s", g, 0.999, (each) => each * each);
+    const first = 1 - 0.9 ** state.t, second = Math.sqrt(1 - 0.999 ** state.t);
+    return x.map((each, i) => each - ((rate / first) * m[i]) / (Math.sqrt(v[i]) / second + 1e-8));
+  }
+  const STEPS = {
+    "SGD": (x, g, _, { rate }) => x.map((each, i) => each - rate * g[i]),
+    "momentum": (x, g, state, { rate, momentum }) => {
+      const v = heavy(g, state, momentum);
+      return x.map((each, i) => each - rate * v[i]);
+    },
+    "Nesterov": (x, g, state, { rate, momentum }) => {
+      const v = heavy(g, state, momentum);
+      return x.map((each, i) => each - rate * (g[i] + momentum * v[i]));
+    },
+    "RMSprop": (x, g, state, { rate }) => {
+      const v = running(state, "s", g, 0.99, (each) => each * each);
+      return x.map((each, i) => each - (rate * g[i]) / (Math.sqrt(v[i]) + 1e-8));
+    },
+    "Adam": adam,
+    "AdamW": (x, g, state, settings) => adam(x.map((each) => each * (1 - 0.01 * settings.rate)), g, state, settings),
+    "saddle-free Newton": (x, g, _, { hessian }) => {
+      const step = newtonStep(hessian, g);
+      return x.map((each, i) => each + step[i]);
+    },
+  };
+
+  // uniform numbers of a fixed seed (mulberry32), and normal ones from pairs of them (Box and Muller)
+  function normals() {
+    let a = 1;
+    const uniform = () => {
+      a = (a + 0x6d2b79f5) | 0;
+      let t = Math.imul(a ^ (a >>> 15), 1 | a);
+      t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+      return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+    };
+    return () => {
+      const radius = Math.sqrt(-2 * Math.log(1 - uniform())), angle = 2 * Math.PI * uniform();
+      return [radius * Math.cos(angle), radius * Math.sin(angle)];
+    };
+  }
+
+  // the points of a run, which ends a hundred units from the saddle
+  function walk(settings) {
+    const surface = surfaceOf(settings), state = { t: 0 }, draw = normals(), points = [[settings.x, settings.y]];
+    while (points.length <= settings.steps && norm(points.at(-1)) < 100) {
+      const x = points.at(-1), noise = settings.noise > 0 ? draw().map((each) => settings.noise * each) : [0, 0];
+      const g = surface.gradient(x).map((each, i) => each + noise[i]);
+      state.t += 1;
+      points.push(STEPS[settings.optimiser](x, g, state, { ...settings, hessian: surface.hessian(x) }));
+    }
+    return points;
+  }
+
+  // what the equations say of the distance at each step; empty where they say nothing
+  function predict(settings, count) {
+    const { optimiser, rate, momentum, x, y } = settings, surface = surfaceOf(settings);
+    const mu = optimiser === "SGD" ? 0 : momentum, linear = ["SGD", "momentum", "Nesterov"].includes(optimiser);
+    const steps = Array.from({ length: count }, (_, t) => t);
+    if (!surface.unstable) return linear && x > 0 ? steps.map((t) => 1 / (1 / x + (3 * rate * t) / (1 - mu))) : [];
+    const out = surface.out([x, y]), h = surface.unstable, slow = optimiser === "Nesterov" ? 1 - rate * h : 1;
+    if (out === 0) return [];
+    if (optimiser === "saddle-free Newton") return steps.map((t) => out * 2 ** t);
+    if (!linear) return steps.map((t) => out + rate * t);
+    const sum = optimiser === "Nesterov" ? (1 + mu) * slow : 1 + mu - rate * h, product = mu * slow;
+    const root = (sum + Math.sqrt(sum * sum - 4 * product)) / 2, other = product / root;
+    const first = 1 - rate * h * (optimiser === "Nesterov" ? 1 + mu : 1), share = (first - other) / (root - other);
+    return steps.map((t) => out * (share * root ** t + (1 - share) * other ** t));
+  }
+
+  // lines of equal height (marching squares), as one polyline with gaps for each sign
+  function isolines(value, cells = 48) {
+    const at = (i) => WINDOW * ((2 * i) / cells - 1);
+    const high = Math.max(...[-1, 1].flatMap((x) => [0.3, WINDOW].map((y) => Math.abs(value([WINDOW * x, y])))));
+    const lines = { up: [[], []], down: [[], []] };
+    for (let level = -9; level <= 9; level++) {
+      const height = high * Math.sign(level) * (level / 9) ** 2, [xs, ys] = level < 0 ? lines.down : lines.up;
+      for (let number = 0; number < cells * cells; number++) {
+        const i = number % cells, j = (number - i) / cells;
+        const corners = [[i, j], [i + 1, j], [i + 1, j + 1], [i, j + 1]].map(([p, q]) => [at(p), at(q)]);
+        const over = corners.map((each) => value(each) - height), ends = [];
+        for (let e = 0; e < 4; e++) {
+          const f = (e + 1) % 4;
+          if (over[e] < 0 === over[f] < 0) continue;
+          const part = over[e] / (over[e] - over[f]);
+          ends.push(corners[e].map((each, k) => each + part * (corners[f][k] - each)));
+        }
+        for (let e = 0; e + 1 < ends.length; e += 2) {
+          xs.push(ends[e][0], ends[e + 1][0], null);
+          ys.push(ends[e][1], ends[e + 1][1], null);
+        }
+      }
+    }
+    return lines;
+  }
+
+  function saddle(place, data) {
+    const current = { ...data.presets[0][1] };
+    const maps = ["map", "distance", "loss"].map((name) => element("div", { className: `explorable-canvas explorable-${name}` }));
+    const handle = element("button", { className: "explorable-handle", type: "button", title: "Start" });
+    const said = element("output", { className: "explorable-said" });
+    const frame = element("div", { className: "explorable-saddle" }, ...maps);
+    maps[0].append(handle);
+    const selects = {}, sliders = {}, controls = element("div", { className: "explorable-controls" });
+    const options = {
+      surface: [["classic", "classic saddle"], ["monkey", "monkey saddle"], ["tilted", "tilted, with a flat valley"]],
+      optimiser: Object.keys(STEPS).map((each) => [each, each]),
+    };
+    const option = (value, text = value) => element("option", { value }, text);
+    const chosen = element("select", {}, option("", "(your own)"), ...data.presets.map(([name]) => option(name)));
+    chosen.value = data.presets[0][0];
+    controls.append(element("label", {}, "Preset", chosen));
+    for (const [name, title] of [["surface", "Surface"], ["optimiser", "Method"]]) {
+      selects[name] = element("select", {}, ...options[name].map((each) => option(...each)));
+      controls.append(element("label", {}, title, selects[name]));
+    }
+    // name, title, least, greatest, on a logarithmic axis; the least noise is none
+    const RANGES = [
+      ["rate", "Step size", 1e-4, 4, true], ["momentum", "Momentum", 0, 0.99, false], ["noise", "Noise", 1e-6, 1, true],
+      ["condition", "Condition number", 1, 1e4, true], ["steps", "Steps", 10, 3000, true],
+    ];
+    for (const [name, title, least, most, log] of RANGES) {
+      const ends = log ? { min: Math.log10(least), max: Math.log10(most), step: 0.01 } : { min: least, max: most, step: 0.01 };
+      const input = element("input", { type: "range", ...ends }), shown = element("span", { className: "explorable-value" });
+      const none = (value) => (name === "noise" && value <= 1.01 * least ? 0 : value);
+      const read = () => (log ? none(10 ** input.value) : Number(input.value));
+      const write = (value) => { input.value = log ? Math.log10(Math.max(value, least)) : value; };
+      sliders[name] = { input, shown, read, write };
+      controls.append(element("label", {}, title, input, shown));
+    }
+    place.append(frame, controls, said);
+
+    // what decides nothing now is not offered
+    const idle = {
+      condition: () => current.surface !== "tilted", rate: () => current.optimiser === "saddle-free Newton",
+      momentum: () => !["momentum", "Nesterov"].includes(current.optimiser),
+    };
+
+    function tell(points) {
+      for (const name in selects) selects[name].value = current[name];
+      for (const [name, { input, shown, write }] of Object.entries(sliders)) {
+        write(current[name]);
+        shown.textContent = name === "steps" ? `${current.steps}` : `${Number(current[name].toPrecision(3))}`;
+        input.setAttribute("aria-valuetext", shown.textContent);
+        input.disabled = idle[name]?.() ?? false;
+      }
+      const left = points.findIndex(([x, y]) => Math.max(Math.abs(x), Math.abs(y)) > 1 + 1e-12);
+      said.value = left < 0 ? `Not out of the square after ${points.length - 1} steps.` : `Out of the square after ${left} steps.`;
+      const at = [current.x, current.y].map((each) => each.toPrecision(3));
+      handle.setAttribute("aria-label", `Start at x ${at[0]}, y ${at[1]}; arrow keys move it. ${said.value}`);
+    }
+
+    function draw() {
+      current.steps = Math.round(current.steps);
+      const surface = surfaceOf(current), points = walk(current), steps = points.map((_, t) => t);
+      tell(points);
+      const colour = getComputedStyle(place).color, config = { responsive: true, displayModeBar: false };
+      const axis = { fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)", zeroline: false };
+      const layout = (height, x, y) => ({
+        height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13 },
+        paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)", xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y },
+      });
+      const { up, down } = isolines(surface.value), [x, y] = [0, 1].map((i) => points.map((each) => each[i]));
+      const thin = (name, [x, y], color) => ({ x, y, name, mode: "lines", hoverinfo: "skip", line: { width: 1, color } });
+      const path = {
+        x, y, name: "path", mode: "lines+markers", line: { color: COLOURS[3], width: 2 }, marker: { size: 4 },
+        hovertemplate: "%{x:.3g}, %{y:.3g}",
+      };
+      const against = (name, y, color, dash) => ({
+        x: steps, y, name, mode: "lines", line: { color, width: dash ? 1.5 : 2.5, dash }, hovertemplate: "step %{x}: %{y:.3g}",
+      });
+      const predicted = predict(current, points.length).map((each) => (each < 100 ? each : null));
+      const square = (text) => ({ range: [-WINDOW, WINDOW], dtick: 0.5, constrain: "domain", title: { text } });
+      const map = [thin("up", up, COLOURS[0]), thin("down", down, COLOURS[1]), path];
+      const far = [against("distance", points.map(norm), COLOURS[3]), against("predicted", predicted, colour, "dash")];
+      const loss = [against("loss", points.map(surface.value), COLOURS[3])];
+      const log = { type: "log", title: { text: "distance" }, exponentformat: "power", dtick: 1 };
+      return Promise.all([
+        Plotly.react(maps[0], map, layout(420, square("x"), { ...square("y"), scaleanchor: "x" }), config),
+        Plotly.react(maps[1], far, layout(210, {}, log), config),
+        Plotly.react(maps[2], loss, layout(210, { title: { text: "step" } }, { title: { text: "loss" }, range: [-1.7, 1.7] }), config),
+      ]).then(settle);
+    }
+
+    // the handle stands where the start is drawn
+    function settle() {
+      const { xaxis, yaxis } = maps[0]._fullLayout;
+      handle.style.left = `${xaxis._offset + xaxis.d2p(current.x)}px`;
+      handle.style.top = `${yaxis._offset + yaxis.d2p(current.y)}px`;
+    }
+
+    function move(x, y) {
+      [current.x, current.y] = [x, y].map((each) => Math.min(WINDOW, Math.max(-WINDOW, each)));
+      chosen.value = "";
+      return draw();
+    }
+
+    handle.addEventListener("pointerdown", (event) => handle.setPointerCapture(event.pointerId));
+    handle.addEventListener("pointermove", (event) => {
+      if (!handle.hasPointerCapture(event.pointerId)) return;
+      const { xaxis, yaxis } = maps[0]._fullLayout, box = maps[0].getBoundingClientRect();
+      move(xaxis.p2d(event.clientX - box.left - xaxis._offset), yaxis.p2d(event.clientY - box.top - yaxis._offset));
+    });
+    handle.addEventListener("keydown", (event) => {
+      const keys = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+      const [dx, dy] = keys[event.key] ?? [0, 0], by = event.shiftKey ? 0.001 : 0.05;
+      if (!dx && !dy) return;
+      event.preventDefault();
+      move(current.x + by * dx, current.y + by * dy);
+    });
+    function change(name, value) {
+      Object.assign(current, name ? { [name]: value } : new Map(data.presets).get(value));
+      if (name) chosen.value = "";
+      draw();
+    }
+    chosen.addEventListener("change", () => change("", chosen.value));
+    for (const [name, each] of Object.entries(selects)) each.addEventListener("change", () => change(name, each.value));
+    for (const [name, { input, read }] of Object.entries(sliders)) input.addEventListener("input", () => change(name, read()));
+    return draw().then(() => maps[0].on("plotly_afterplot", settle));
+  }
+
+  const KINDS = { threshold, saddle };
   for (const place of document.querySelectorAll(".explorable")) {
     const data = window.explorables?.[place.dataset.explorable];
     if (!data || !window.Plotly || !KINDS[data.kind]) continue;

@@ -1,5 +1,5 @@
 // Draws each interactive figure over its static picture, which stays where WebGL or the script fails. What Plotly does by
-// pointer alone is there for the keyboard too: arrows turn a scene, and buttons and sliders are those of the page.
+// pointer alone is there for the keyboard too: arrows turn a scene, and buttons are those of the page.
 document.addEventListener("DOMContentLoaded", () => {
   const KEYS = "Arrow keys turn the figure, + and − move closer and away, 0 puts it back.";
   const TURNS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
@@ -107,7 +107,7 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   }
 
-  // an animation that another one interrupts ends by a rejected promise
+  // a change that another one interrupts ends by a rejected promise
   const perform = (canvas, method, args) => Plotly[method](canvas, ...structuredClone(args)).catch(() => {});
 
   // a button's own cameras, as far away as the first ones; from straight above the vertical axis is a heap of letters
@@ -119,31 +119,14 @@ document.addEventListener("DOMContentLoaded", () => {
     return [[key, placed(value, (above ? 0.75 : 1) * away(camera))], [name + ".zaxis.visible", vertical && !above]];
   }));
 
-  // the figure's own buttons and sliders as elements of the page
-  function controls(canvas, menus, sliders, first) {
+  // the figure's own buttons as elements of the page
+  function controls(canvas, menus, first) {
     const row = element("div", { className: "interactive-controls" });
     for (const { label, method, args: given } of menus.flatMap((menu) => menu.buttons)) {
       const args = method === "relayout" ? [views(given[0], first)] : given;
       const button = element("button", { type: "button", textContent: label });
       button.addEventListener("click", () => perform(canvas, method, args));
       row.append(button);
-    }
-    for (const { steps, currentvalue } of sliders) {
-      const prefix = currentvalue?.prefix ?? "";
-      const range = element("input", { type: "range", min: 0, max: steps.length - 1, value: 0 });
-      const shown = element("output", { textContent: prefix + steps[0].label });
-      range.ariaLabel = prefix.trim() || "frame";
-      const say = (at) => { shown.textContent = range.ariaValueText = prefix + steps[at].label; };
-      range.addEventListener("input", () => {
-        const { method, args } = steps[range.value];
-        perform(canvas, method, args);
-        say(range.value);
-      });
-      canvas.on("plotly_animatingframe", ({ name }) => {
-        const at = steps.findIndex((step) => step.label === name);
-        if (at >= 0) { range.value = at; say(at); }
-      });
-      row.append(range, shown);
     }
     if (row.children.length) canvas.after(row);
   }
@@ -158,8 +141,8 @@ document.addEventListener("DOMContentLoaded", () => {
   function draw(figure) {
     const picture = figure.querySelector("img"), canvas = figure.querySelector(".interactive-canvas");
     const { data, layout, config, frames } = window.figures[figure.dataset.figure];
-    const { updatemenus = [], sliders = [], ...own } = layout;
-    if (updatemenus.length || sliders.length) own.margin = { ...own.margin, b: 10 };
+    const { updatemenus = [], ...own } = layout;
+    if (updatemenus.length) own.margin = { ...own.margin, b: 10 };
     const [drawn, height] = fitted(own, figure.clientWidth, Number(figure.dataset.height));
     const first = Object.fromEntries(scenes(drawn).map((name) => {
       const { camera, zaxis } = drawn[name];
@@ -171,7 +154,7 @@ document.addEventListener("DOMContentLoaded", () => {
     Plotly.newPlot(canvas, { data: traces, layout: drawn, config, frames }).then(() => {
       if (canvas.querySelector(".no-webgl")) return keepPicture();
       if (picture) picture.hidden = true;
-      controls(canvas, updatemenus, sliders, first);
+      controls(canvas, updatemenus, first);
       figure.append(element("p", { className: "interactive-keys", textContent: KEYS, ariaHidden: true }));
       listen(canvas, first);
     }, keepPicture);
