@@ -24,7 +24,7 @@ PAGES = sorted(path.name for path in HTML.glob("*.html"))
 WITH_SCENES = [name for name in PAGES if 'class="interactive"' in (HTML / name).read_text(encoding="utf-8")]
 CHROMIUM = find_chromium()
 FIGURES = "article img, article div.interactive"
-# JavaScript: the interactive figures of a page, and those of them that have a slider; and what a drawn one has
+# JavaScript: the interactive figures of a page, and what a drawn one has
 SCENES = "[...document.querySelectorAll('.interactive')]"
 DRAWN = ".interactive-canvas canvas, .interactive-canvas svg.main-svg"
 pytestmark = pytest.mark.browser

@@ -200,6 +200,8 @@ def main(rooms: Sequence[str], since: str | None, jobs: int, limit: float | None
     every = sorted(path.parent.name for path in LIBRARY.glob("*/__init__.py"))
     if not rooms and not since:
         raise click.UsageError(f"name a room, one of {', '.join(every)}, or --since REVISION")
+    if since and sample:
+        raise click.UsageError("--sample draws from all changes of a room: expected it without --since")
     looked = [look_at(room, since, jobs, until, sample) for room in rooms or every]
     sys.exit(0 if all(looked) else 1)
 

@@ -103,7 +103,7 @@ def test_each_coordinate_of_a_centre_is_its_own() -> None:
     off = surface(1 + (a - 0.5) ** 2 + (b + 0.5) ** 2)
     assert star_shaped_share(off, (0.5, -0.5)) == 1.0
     cosine = descent_centre_cosine(off, (0.5, -0.5))
-    assert cosine[0, 0] == pytest.approx(1.0, abs=1e-9) or cosine[0, 0] > 0.9
+    assert cosine[1, 3] > 0.9  # from the other side
     assert np.isnan(cosine[3, 1])  # the centre
     assert star_shaped_share(off, (-0.5, 0.5)) < 1.0
 
