@@ -175,8 +175,10 @@ def test_one_step_is_one_step(browser: object, tmp_path: Path) -> None:  # noqa:
 
 @pytest.mark.parametrize("changed", [{"optimiser": "Adam"}, {"surface": "monkey"}, {"noise": 0.01}])
 def test_nothing_is_predicted_where_no_equation_says_it(
-    browser: object, tmp_path: Path, changed: dict[str, object]
-) -> None:  # noqa: F811
+    browser: object,  # noqa: F811
+    tmp_path: Path,
+    changed: dict[str, object],
+) -> None:
     visit = visit_of(browser, tmp_path, **changed)
     assert visit.page.evaluate(PREDICTED) == []
     visit.page.close()
