@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -325,6 +326,8 @@ def test_an_interrupt_ends_every_kernel_and_leaves_the_good_edition(tmp_path, st
     good.parent.mkdir(parents=True)
     good.write_text("before")
     told = {"env": environment(), "stderr": subprocess.PIPE, "text": True}
+    # a job in the background of a script has SIGINT ignored, and so would all that it starts
+    told["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command(root, "run", "-p", "meeting", str(tmp_path)), **told) as runner:
         try:
             kernel = int(_soon(lambda: (tmp_path / "pid").read_text()))
