@@ -128,8 +128,8 @@ def test_the_start_follows_mouse_and_keys_and_controls_are_the_pages_own(
     assert page.get_by_role("combobox", name="Preset").input_value() == ""
     page.get_by_role("combobox", name="Preset").select_option("second")
     assert page.evaluate(f"{PATH}[0]") == [1.0, 0.5]
-    outside = next(t for t, point in enumerate(page.evaluate(PATH)) if max(map(abs, point)) > 1)
-    assert page.locator(".explorable-said").inner_text() == f"Out of the square after {outside} steps."
+    escaped = next(t for t, (x, y) in enumerate(page.evaluate(PATH)) if x * x - y * y <= -1)
+    assert page.locator(".explorable-said").inner_text() == f"Escaped after {escaped} steps."
     assert page.get_by_role("slider", name="Condition number").is_disabled()
     page.get_by_role("combobox", name="Surface").select_option("tilted")
     assert page.get_by_role("slider", name="Condition number").is_enabled()
@@ -151,5 +151,42 @@ def test_a_start_on_the_axis_stays_and_is_predicted_nothing(browser: object, tmp
     visit = visit_of(browser, tmp_path, **settings)
     assert {y for _, y in visit.page.evaluate(PATH)} == {0}
     assert visit.page.evaluate(PREDICTED) == []
-    assert "Not out of the square" in visit.page.locator(".explorable-said").inner_text()
+    assert "Not escaped after 2000 steps." in visit.page.locator(".explorable-said").inner_text()
+    visit.page.close()
+
+
+@pytest.mark.parametrize("optimiser", ["SGD", "momentum", "Adam", "saddle-free Newton"])
+def test_an_escape_is_judged_by_the_loss_as_in_the_race(browser: object, tmp_path: Path, optimiser: str) -> None:  # noqa: F811
+    settings = {"surface": "tilted", "optimiser": optimiser, "x": 0.01, "y": 0.0, "rate": 0.5, "steps": 300}
+    visit = visit_of(browser, tmp_path, **settings)
+    path = torch.tensor(visit.page.evaluate(PATH), dtype=torch.float64)
+    low = (SURFACES["tilted"].value(path) <= -1 / 60).numpy()
+    steps = int(low.argmax()) if low.any() else len(path) - 1
+    said = f"Escaped after {steps} steps." if low.any() else f"Not escaped after {steps} steps."
+    assert visit.page.locator(".explorable-said").inner_text() == said
+    visit.page.close()
+
+
+def test_one_step_is_one_step(browser: object, tmp_path: Path) -> None:  # noqa: F811
+    visit = visit_of(browser, tmp_path, optimiser="saddle-free Newton", x=0.0, y=0.7, steps=10)
+    assert visit.page.locator(".explorable-said").inner_text() == "Escaped after 1 step."
+    visit.page.close()
+
+
+@pytest.mark.parametrize("changed", [{"optimiser": "Adam"}, {"surface": "monkey"}, {"noise": 0.01}])
+def test_nothing_is_predicted_where_no_equation_says_it(
+    browser: object,  # noqa: F811
+    tmp_path: Path,
+    changed: dict[str, object],
+) -> None:
+    visit = visit_of(browser, tmp_path, **changed)
+    assert visit.page.evaluate(PREDICTED) == []
+    visit.page.close()
+
+
+def test_a_group_that_is_a_tool_is_described_as_one(browser: object, tmp_path: Path) -> None:  # noqa: F811
+    visit = visit_of(browser, tmp_path, y=0.0, steps=2000)
+    assert "to play with" in visit.page.locator(".explorable").get_attribute("aria-label")
+    ticks = visit.page.evaluate("document.querySelectorAll('.explorable-distance .ytick').length")
+    assert 2 <= ticks <= 8, "ticks of the distance run together"
     visit.page.close()

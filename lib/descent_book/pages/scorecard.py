@@ -72,11 +72,12 @@ class ScorecardDirective(Table):
         """What is registered, and how it came to be so, behind a fold."""
         claim, theme = judged.claim, self.config.html_theme_options
         units = f"{judged.measured.units} measured" if judged.measured else "not measured in this edition"
+        statistic = "" if "resampled" in claim.unit else f"; {claim.statistic}"  # else one that the sentence names
         rows = [
             ("Why this verdict", judged.reason),
             ("The source", claim.source),
             ("Accepted because of", FIELDS["from"](judged)),
-            ("Unit of replication", f"{claim.unit}; {units}; {claim.statistic}"),
+            ("Unit of replication", f"{claim.unit}; {units}{statistic}"),
             ("Null", claim.null or "none: a check"),
             ("Smallest effect that matters", claim.smallest_effect),
             *((f"Amended {each.date}", each.reason) for each in claim.amended),

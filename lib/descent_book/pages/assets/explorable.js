@@ -65,7 +65,7 @@ document.addEventListener("DOMContentLoaded", () => {
     if (surface === "monkey") {
       return {
         value: ([x, y]) => x ** 3 - 3 * x * y * y, gradient: ([x, y]) => [3 * x * x - 3 * y * y, -6 * x * y],
-        hessian: ([x, y]) => [6 * x, -6 * y, -6 * x],
+        hessian: ([x, y]) => [6 * x, -6 * y, -6 * x], goal: -1,
       };
     }
     const [h, k, turn] = surface === "classic" ? [2, -2, 0] : [1, -1 / condition, TILT];
@@ -73,7 +73,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const [a, b, d] = [h * c * c + k * s * s, (h - k) * c * s, h * s * s + k * c * c]; // the Hessian's entries
     return {
       value: ([x, y]) => (a * x * x + 2 * b * x * y + d * y * y) / 2, gradient: ([x, y]) => [a * x + b * y, b * x + d * y],
-      hessian: () => [a, b, d], unstable: k, out: ([x, y]) => Math.abs(c * y - s * x),
+      hessian: () => [a, b, d], unstable: k, goal: k / 2, out: ([x, y]) => Math.abs(c * y - s * x),
     };
   }
 
@@ -144,16 +144,16 @@ document.addEventListener("DOMContentLoaded", () => {
     return points;
   }
 
-  // what the equations say of the distance at each step; empty where they say nothing
+  // what the equations say of the distance along the unstable direction at each step; empty where they say nothing
   function predict(settings, count) {
-    const { optimiser, rate, momentum, x, y } = settings, surface = surfaceOf(settings);
+    const { optimiser, rate, momentum, noise, x, y } = settings, surface = surfaceOf(settings);
     const mu = optimiser === "SGD" ? 0 : momentum, linear = ["SGD", "momentum", "Nesterov"].includes(optimiser);
     const steps = Array.from({ length: count }, (_, t) => t);
-    if (!surface.unstable) return linear && x > 0 ? steps.map((t) => 1 / (1 / x + (3 * rate * t) / (1 - mu))) : [];
+    if (!surface.unstable || noise > 0) return [];
     const out = surface.out([x, y]), h = surface.unstable, slow = optimiser === "Nesterov" ? 1 - rate * h : 1;
     if (out === 0) return [];
     if (optimiser === "saddle-free Newton") return steps.map((t) => out * 2 ** t);
-    if (!linear) return steps.map((t) => out + rate * t);
+    if (!linear) return [];
     const sum = optimiser === "Nesterov" ? (1 + mu) * slow : 1 + mu - rate * h, product = mu * slow;
     const root = (sum + Math.sqrt(sum * sum - 4 * product)) / 2, other = product / root;
     const first = 1 - rate * h * (optimiser === "Nesterov" ? 1 + mu : 1), share = (first - other) / (root - other);
@@ -221,6 +221,7 @@ document.addEventListener("DOMContentLoaded", () => {
       controls.append(element("label", {}, title, input, shown));
     }
     place.append(frame, controls, said);
+    place.setAttribute("aria-label", "A saddle to play with: a map of the path from a start that you move, distance and loss against steps");
 
     // what decides nothing now is not offered
     const idle = {
@@ -228,7 +229,7 @@ document.addEventListener("DOMContentLoaded", () => {
       momentum: () => !["momentum", "Nesterov"].includes(current.optimiser),
     };
 
-    function tell(points) {
+    function tell(points, { value, goal }) {
       for (const name in selects) selects[name].value = current[name];
       for (const [name, { input, shown, write }] of Object.entries(sliders)) {
         write(current[name]);
@@ -236,8 +237,9 @@ document.addEventListener("DOMContentLoaded", () => {
         input.setAttribute("aria-valuetext", shown.textContent);
         input.disabled = idle[name]?.() ?? false;
       }
-      const left = points.findIndex(([x, y]) => Math.max(Math.abs(x), Math.abs(y)) > 1 + 1e-12);
-      said.value = left < 0 ? `Not out of the square after ${points.length - 1} steps.` : `Out of the square after ${left} steps.`;
+      const left = points.findIndex((each) => value(each) <= goal), taken = left < 0 ? points.length - 1 : left;
+      const steps = `${taken} ${taken === 1 ? "step" : "steps"}`; // the race's rule: as low as a unit move down makes it
+      said.value = left < 0 ? `Not escaped after ${steps}.` : `Escaped after ${steps}.`;
       const at = [current.x, current.y].map((each) => each.toPrecision(3));
       handle.setAttribute("aria-label", `Start at x ${at[0]}, y ${at[1]}; arrow keys move it. ${said.value}`);
     }
@@ -245,7 +247,7 @@ document.addEventListener("DOMContentLoaded", () => {
     function draw() {
       current.steps = Math.round(current.steps);
       const surface = surfaceOf(current), points = walk(current), steps = points.map((_, t) => t);
-      tell(points);
+      tell(points, surface);
       const colour = getComputedStyle(place).color, config = { responsive: true, displayModeBar: false };
       const axis = { fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)", zeroline: false };
       const layout = (height, x, y) => ({
@@ -266,11 +268,13 @@ document.addEventListener("DOMContentLoaded", () => {
       const map = [thin("up", up, COLOURS[0]), thin("down", down, COLOURS[1]), path];
       const far = [against("distance", points.map(norm), COLOURS[3]), against("predicted", predicted, colour, "dash")];
       const loss = [against("loss", points.map(surface.value), COLOURS[3])];
-      const log = { type: "log", title: { text: "distance" }, exponentformat: "power", dtick: 1 };
+      const all = [...far[0].y, ...predicted].filter((each) => each > 0), decades = Math.log10(Math.max(...all) / Math.min(...all));
+      const log = { type: "log", title: { text: "distance" }, exponentformat: "power", dtick: Math.max(1, Math.ceil(decades / 5)) };
+      const top = 1.7 * Math.max(-surface.goal, surface.value(points[0])), range = [1.7 * surface.goal, top];
       return Promise.all([
         Plotly.react(maps[0], map, layout(420, square("x"), { ...square("y"), scaleanchor: "x" }), config),
         Plotly.react(maps[1], far, layout(210, {}, log), config),
-        Plotly.react(maps[2], loss, layout(210, { title: { text: "step" } }, { title: { text: "loss" }, range: [-1.7, 1.7] }), config),
+        Plotly.react(maps[2], loss, layout(210, { title: { text: "step" } }, { title: { text: "loss" }, range }), config),
       ]).then(settle);
     }
 
