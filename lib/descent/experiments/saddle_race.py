@@ -23,7 +23,7 @@ RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0, 1.9, 3.5, 10.0)  # of met
 SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)  # of the largest stable step size of the others
 REACH = 10.0  # a run that is further from the saddle than this without having escaped is lost
 NOISE = 1e-3  # standard deviation per coordinate of each gradient of "SGD + noise"
-TUNING_RUNS = 5
+TUNING_RUNS = 20
 OPTIMISERS: dict[str, Callable[..., Optimizer]] = {
     "SGD": SGD,
     "momentum": partial(SGD, momentum=0.9),
@@ -33,6 +33,7 @@ OPTIMISERS: dict[str, Callable[..., Optimizer]] = {
     "AdamW": AdamW,
     "SGD + noise": SGD,
 }
+EPSILON = {"Adam, ε = 1e-16": partial(Adam, eps=1e-16)}  # a variant that does not race: it takes the step of Adam
 STABLE = {"SGD": 2.0, "momentum": 3.8, "Nesterov": 3.8 / 2.8, "SGD + noise": 2.0}  # below it, where h is at most 1
 NEWTON = "saddle-free Newton"
 RACERS = (*OPTIMISERS, NEWTON)
@@ -94,18 +95,20 @@ class EscapeCourse:
 def escape_times(course: EscapeCourse, optimiser: str, rates: Sequence[float]) -> Array:
     """The number of steps to escape at several step sizes, `(rates, distances, runs)`; infinite where a run did not.
 
-    The optimisers are those of torch.optim, with a parameter group for each step size. The race ends as soon as every
-    run has escaped at one step size, or none can escape any more; other times may then be infinite for want of steps.
+    The optimisers are those of torch.optim, with a parameter group for each step size. The race ends as soon as one
+    step size has brought out every run and no other can have a smaller geometric mean, or no run can escape any more;
+    other times may then be infinite for want of steps.
 
     Raises:
         ValueError: an unknown optimiser.
     """
-    if optimiser not in OPTIMISERS:
-        raise ValueError(f"optimiser={optimiser!r}: expected one of {', '.join(OPTIMISERS)}")
+    choices = OPTIMISERS | EPSILON
+    if optimiser not in choices:
+        raise ValueError(f"optimiser={optimiser!r}: expected one of {', '.join(choices)}")
     surface, starts, _ = course.lay_out()
     goal, generator = -1 / course.condition / 2, torch_generator(course.seed, f"noise {optimiser}")
     points = torch.stack([starts] * len(rates))
-    optimizer = OPTIMISERS[optimiser]([{"params": [p], "lr": rate} for p, rate in zip(points, rates, strict=True)])
+    optimizer = choices[optimiser]([{"params": [p], "lr": rate} for p, rate in zip(points, rates, strict=True)])
     times = torch.full(points.shape[:-1], math.inf, dtype=torch.float64)
     lost = torch.zeros(times.shape, dtype=torch.bool)
     for step in range(course.budget + 1):
@@ -113,7 +116,7 @@ def escape_times(course: EscapeCourse, optimiser: str, rates: Sequence[float]) -
         low = (points * gradients).sum(-1) / 2 <= goal  # a quadratic's value from its gradient
         lost |= times.isinf() & ~(points.norm(dim=-1) < REACH)
         times[low & ~lost & times.isinf()] = step
-        if times.isfinite().flatten(1).all(1).any() or (lost | times.isfinite()).all():
+        if (lost | times.isfinite()).all() or _decided(times, lost, step):
             break
         if "noise" in optimiser:
             gradients += NOISE * torch.randn(points.shape, dtype=torch.float64, generator=generator)
@@ -121,6 +124,16 @@ def escape_times(course: EscapeCourse, optimiser: str, rates: Sequence[float]) -
             group["params"][0].grad = gradient
         optimizer.step()
     return times.numpy()
+
+
+def _decided(times: Tensor, lost: Tensor, step: int) -> bool:
+    """Whether the step size of the least geometric mean is known: what is on its way takes longer than `step`."""
+    out = times.isfinite().flatten(1).all(1)
+    if not out.any():
+        return False
+    at_least = times.clamp(1, max(step, 1)).log().flatten(1).mean(1)
+    at_least[lost.flatten(1).any(1)] = math.inf
+    return bool(at_least[out].min() <= at_least.min())
 
 
 def saddle_free_path(surface: SmoothFunction, start: Tensor, steps: int, goal: float = -math.inf) -> Array:
@@ -144,9 +157,9 @@ def step_sizes(optimiser: str) -> tuple[float, ...]:
 def race_optimiser(course: EscapeCourse, racer: str) -> tuple[float, Array]:
     """The best step size of an optimiser and its numbers of steps to escape, `(distances, runs)`, on one thread.
 
-    Five tuning runs choose the step size from `step_sizes(racer)`: that whose slowest run from each distance takes the
-    fewest steps (in the geometric mean over distances), so that a step size which loses a run is not chosen. Fresh
-    seeds then race at it. Saddle-free Newton has step size one.
+    Twenty tuning runs from each distance choose the step size from `step_sizes(racer)`: that with the fewest steps, in
+    the geometric mean over runs and distances, among those that lose no run. Fresh seeds then race at it. Saddle-free
+    Newton has step size one.
 
     Raises:
         ValueError: an unknown racer.
@@ -158,8 +171,8 @@ def race_optimiser(course: EscapeCourse, racer: str) -> tuple[float, Array]:
             return 1.0, _newton_steps(course)
         tuning = replace(course, seed=course.seed + 10_000, runs=TUNING_RUNS)
         rates = step_sizes(racer)
-        slowest = escape_times(tuning, racer, rates).max(-1)
-        rate = rates[int(np.log(np.clip(slowest, 1, 1e12)).mean(1).argmin())]
+        logs = np.log(np.maximum(escape_times(tuning, racer, rates), 1)).reshape(len(rates), -1)  # infinite where lost
+        rate = rates[int(logs.mean(1).argmin())]
         return rate, escape_times(course, racer, [rate])[0]
 
 
