@@ -180,8 +180,7 @@ def scalar_field(function: Field, dimension: int, name: str) -> SmoothFunction:
         smooth = (above + below - 2 * probe).abs() <= 1e-3 * (above - below).abs()  # not at a kink
         wrong = ((above - below) / 2e-5 - rise).abs() > 1e-4 * rise.abs() + 1e-6 * (1 + probe.abs())
         if (smooth & wrong).any():
-            but = "expected a function that detaches no part of the point"
-            raise ValueError(f"{name}: its gradient is not its own: {but}")
+            raise ValueError(f"{name}: its gradient is not its own: expected a function that detaches no part of it")
         what = "several points at once, by torch.vmap, which takes torch.where and no branch"
         vmap(function)(ways)
     except (RuntimeError, IndexError, TypeError) as error:
