@@ -324,7 +324,7 @@ def test_a_training_stops_at_the_first_look_with_a_loss_low_enough(tmp_path: Pat
     images = first_images(read("cifar10", "train"), 32)
     looks = {}
     for target in (0.0, 1e9):  # the end, and the first look
-        train_to_loss(SMALL, tmp_path / str(target), schedule, target, 32, read, every=3, progress=False)
+        train_to_loss(SMALL, tmp_path / str(target), schedule, target, 32, read=read, every=3, progress=False)
         looks[target] = load_checkpoint(tmp_path / str(target), SMALL)
     assert [looks[target].about["stopped"]["step"] for target in (0.0, 1e9)] == [12, 3]
     for target, found in looks.items():
@@ -339,7 +339,7 @@ def test_a_training_stops_at_the_first_look_with_a_loss_low_enough(tmp_path: Pat
     assert all(map(torch.equal, whole.state_dict().values(), looks[0.0].model.state_dict().values()))
     first, last = (looks[target].about["stopped"]["loss"] for target in (1e9, 0.0))
     between = (first + last) / 2
-    train_to_loss(SMALL, tmp_path / "between", schedule, between, 32, read, every=1, progress=False)
+    train_to_loss(SMALL, tmp_path / "between", schedule, between, 32, read=read, every=1, progress=False)
     step = load_checkpoint(tmp_path / "between", SMALL).about["stopped"]["step"]
     assert 3 < step <= 12
     assert not (tmp_path / "between" / "resnet8-path.npz").exists()
@@ -347,7 +347,7 @@ def test_a_training_stops_at_the_first_look_with_a_loss_low_enough(tmp_path: Pat
 
 def test_a_network_whose_shortcuts_fade_is_not_stopped(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="resnet8-noshort: its shortcuts would still be fading"):
-        train_to_loss(SHORTLESS, tmp_path, SHORT, 1.0, 32, read)
+        train_to_loss(SHORTLESS, tmp_path, SHORT, 1.0, 32, read=read)
     assert not list(tmp_path.iterdir())
 
 

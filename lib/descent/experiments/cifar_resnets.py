@@ -259,8 +259,8 @@ def train_to_loss(
     schedule: ResNetSchedule,
     target: float,
     images: int,
-    read: Callable[..., Dataset] = load_dataset,
     *,
+    read: Callable[..., Dataset] = load_dataset,
     every: int = 25,
     progress: bool = True,
 ) -> Path:
