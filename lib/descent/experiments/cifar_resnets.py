@@ -375,9 +375,13 @@ class PublishedNetwork:
         return load_checkpoint(self.folder(root), self.network)
 
     def schedule(self) -> ResNetSchedule:
-        """That of its training; of a stopped one a cycle of two epochs, as small images alone never reach the loss."""
+        """That of its training; of a stopped one a short cycle, since small images alone never reach the loss.
+
+        Of two epochs; of three for ResNet-56, which after two had 0.956 where the network without shortcuts has 0.903.
+        """
         if self.group == "stopped":
-            return ResNetSchedule.of(self.network, epochs=2, small_epochs=1)
+            epochs = 3 if self.network.depth == 56 else 2
+            return ResNetSchedule.of(self.network, epochs=epochs, small_epochs=epochs - 1)
         return ResNetSchedule.of(self.network, seed=int(self.group == "second"))
 
     def train(self, root: Path) -> Path | None:
