@@ -315,9 +315,8 @@ def train_toy_models(
         ValueError: `start` has another shape.
         DivergenceError: weights that are not finite after the last step; names the seeds of their models.
     """
+    _check_start(start, toys)
     first = toys.start() if start is None else start.to(FLOAT)
-    if first.shape != (len(toys), toys.m, toys.n):
-        raise ValueError(f"start of shape {tuple(first.shape)}: expected ({len(toys)}, {toys.m}, {toys.n})")
     keep_freed_memory()  # otherwise each step asks the system for its arrays again
     device = compute_device()
     W, b, both = _side_by_side(first.to(device), torch.zeros(len(toys), toys.n, device=device, dtype=FLOAT))
@@ -339,6 +338,11 @@ def train_toy_models(
         raise DivergenceError(f"models of seeds {seeds[:9]}: weights are not finite; try a smaller learning rate")
     steps = torch.tensor(sorted(marks))
     return TrainedToys(toys, W.detach().cpu(), b.detach().cpu(), steps, torch.stack(kept), torch.stack(losses))
+
+
+def _check_start(start: Tensor | None, toys: ToyModels) -> None:
+    if start is not None and start.shape != (len(toys), toys.m, toys.n):
+        raise ValueError(f"start of shape {tuple(start.shape)}: expected ({len(toys)}, {toys.m}, {toys.n})")
 
 
 def _side_by_side(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -364,8 +368,7 @@ def train_toy_models_in_parts(
     check_whole(workers=workers)
     by_seed = np.argsort(np.array(toys.seeds), kind="stable")
     chosen = [part.tolist() for part in np.array_split(by_seed, min(workers, len(toys)))]
-    if start is not None and len(start) != len(toys):
-        raise ValueError(f"start of shape {tuple(start.shape)}: expected ({len(toys)}, {toys.m}, {toys.n})")
+    _check_start(start, toys)
     jobs = [
         delayed(_train_on_one_thread)(
             toys.part(part), recipe, None if i else progress, None if start is None else start[part]
