@@ -9,7 +9,6 @@ from descent.experiments.grokking_measures import mean_loss, train_and_test_loss
 from descent.experiments.grokking_removal import (
     KeptPath,
     losses_of_halves,
-    losses_on_chord,
     measure_removal,
     principal_direction,
     removal_steps,
@@ -115,7 +114,7 @@ def test_waves_and_memory_swap_what_they_say(small: GrokkingRun) -> None:
         return total.view(169, 13), logits.view(169, 13) - total.view(169, 13)
 
     (waves, memory), (later_waves, later_memory) = split(before), split(after)
-    swapped = losses_of_halves(small, before, after, [4])
+    swapped = losses_of_halves(small, small.logits(before), small.logits(after), [4])
     assert swapped[0] == pytest.approx(mean_loss((later_waves + memory)[small.test], targets), rel=1e-9)
     assert swapped[1] == pytest.approx(mean_loss((waves + later_memory)[small.test], targets), rel=1e-9)
 
@@ -149,10 +148,13 @@ def test_a_stride_without_a_look_is_refused(small: GrokkingRun, stride: int) -> 
 
 
 def test_the_chord_begins_where_memorisation_ends(small: GrokkingRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    never = losses_on_chord(small, 3)  # the line from the last kept weights
-    rows = [small.stack.rows[-1], (small.stack.rows[-1] + small.final()) / 2, small.final()]
-    np.testing.assert_allclose(never["chord test_loss"], train_and_test_losses(small, rows)["test_loss"], rtol=1e-5)
+    def line(start: int) -> np.ndarray:
+        ends = small.stack.rows[start], small.final()
+        rows = [(1 - part) * ends[0] + part * ends[1] for part in np.linspace(0, 1, 21)]
+        return train_and_test_losses(small, rows)["train_loss"]
+
+    direction = np.ones(small.stack.layout.size)
+    assert small.losses.min() > 0.01  # never memorised: the line begins at the last kept weights
+    np.testing.assert_allclose(measure_removal(small, direction, [4], 7)["chord train_loss"], line(-1), rtol=1e-5)
     monkeypatch.setattr("descent.experiments.grokking_removal.first_lasting_step", lambda values, below: 2)
-    found = losses_on_chord(small, 3)
-    rows = [small.stack.rows[2], (small.stack.rows[2] + small.final()) / 2, small.final()]
-    np.testing.assert_allclose(found["chord train_loss"], train_and_test_losses(small, rows)["train_loss"], rtol=1e-5)
+    np.testing.assert_allclose(measure_removal(small, direction, [4], 7)["chord train_loss"], line(2), rtol=1e-5)

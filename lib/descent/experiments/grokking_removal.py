@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from descent.experiments.grokking import GrokkingRun, ModularExperiment
@@ -167,17 +168,30 @@ def removal_steps(path: KeptPath, index: int, generator: np.random.Generator) ->
     }
 
 
-def losses_of_halves(run: GrokkingRun, before: Array, after: Array, frequencies: Sequence[int]) -> tuple[float, float]:
+def losses_of_halves(
+    run: GrokkingRun, before: Tensor, after: Tensor, frequencies: Sequence[int]
+) -> tuple[float, float]:
     """The test losses of two mixtures of logits: waves of `after` with memory of `before`, and the other way round.
 
     The waves are the logits' part along the waves of a + b of these frequencies, with each class's mean; memory is the
-    rest. `before` and `after` are weights `(P,)`; losses are in nats, mean per example.
+    rest. `before` and `after` are logits `(n, p)` of all pairs; losses are in nats, mean per example.
     """
-    logits = [run.logits(weights).double() for weights in (before, after)]
+    logits = before.double(), after.double()
     waves = [restricted_logits(each, frequencies) for each in logits]
     mixed = (waves[1] + logits[0] - waves[0], waves[0] + logits[1] - waves[1])
     first, second = (mean_loss(each[run.test], run.task.targets[run.test]) for each in mixed)
     return first, second
+
+
+def losses_on_chord(run: GrokkingRun, start: int) -> dict[str, Array]:
+    """Training and test loss on the straight line from the kept weights number `start` to the last weights.
+
+    Returns:
+        `chord train_loss` and `chord test_loss`, `(CHORD,)` each, at equal distances, the ends included.
+    """
+    first, last = run.stack.rows[start].astype(np.float64), run.final().astype(np.float64)
+    losses = train_and_test_losses(run, ((1 - part) * first + part * last for part in np.linspace(0, 1, CHORD)))
+    return {f"chord {name}": losses[name] for name in ("train_loss", "test_loss")}
 
 
 def measure_removal(
@@ -199,7 +213,8 @@ def measure_removal(
     Returns:
         `steps` `(m,)`, `train_loss` `(m,)`, `test_loss` `(m,)` of the kept weights; `looks` `(n,)`, indices of kept
         weights; for each name of a step `test_loss NAME` `(n,)` and `length NAME` `(n,)`; for `mean`, `end`, `shrink`
-        the test losses `waves NAME` `(n,)` and `memory NAME` `(n,)` of `losses_of_halves`.
+        the test losses `waves NAME` `(n,)` and `memory NAME` `(n,)` of `losses_of_halves`; what `losses_on_chord` gives
+        from where the training loss stays below 0.01, or from the last kept weights where it does not.
 
     Raises:
         ValueError: the stride is below 1, or leaves no look.
@@ -211,29 +226,20 @@ def measure_removal(
     targets, found = run.task.targets[run.test], []
     for index in tqdm(looks, desc=progress, disable=progress is None):
         weights, one = path.rows[index].astype(np.float64), {}
+        before = run.logits(weights)
         for name, step in removal_steps(path, int(index), generator).items():
+            after = run.logits(weights + step)
             one[f"length {name}"] = float(np.linalg.norm(step))
-            one[f"test_loss {name}"] = mean_loss(run.logits(weights + step)[run.test], targets)
+            one[f"test_loss {name}"] = mean_loss(after[run.test], targets)
             if name in SWAPPED:
-                halves = losses_of_halves(run, weights, weights + step, frequencies)
+                halves = losses_of_halves(run, before, after, frequencies)
                 one[f"waves {name}"], one[f"memory {name}"] = halves
         found.append(one)
     losses = train_and_test_losses(run, path.rows)
+    learned = first_lasting_step(losses["train_loss"], 0.01)
     whole = {"steps": run.stack.steps.astype(float), **{name: losses[name] for name in ("train_loss", "test_loss")}}
-    return {**whole, "looks": looks, **{name: np.array([one[name] for one in found]) for name in found[0]}}
-
-
-def losses_on_chord(run: GrokkingRun, points: int) -> dict[str, Array]:
-    """Training and test loss `(points,)` each on the straight line from the weights that have memorised to the last.
-
-    A run has memorised from the first kept weights on since which its training loss stays below 0.01; where that does
-    not come, the line begins at the last kept weights.
-    """
-    rows = run.stack.rows
-    learned = first_lasting_step(train_and_test_losses(run, rows)["train_loss"], 0.01)
-    first, last = rows[-1 if learned is None else learned].astype(np.float64), run.final().astype(np.float64)
-    losses = train_and_test_losses(run, ((1 - part) * first + part * last for part in np.linspace(0, 1, points)))
-    return {f"chord {name}": losses[name] for name in ("train_loss", "test_loss")}
+    whole |= {"looks": looks, **losses_on_chord(run, len(path.rows) - 1 if learned is None else learned)}
+    return {**whole, **{name: np.array([one[name] for one in found]) for name in found[0]}}
 
 
 def removal_experiments(base: ModularExperiment) -> dict[str, ModularExperiment]:
@@ -279,9 +285,8 @@ def run_direction(run: GrokkingRun) -> Array:
 def make_removal_records(root: Path) -> None:
     """Make those records of removals that are missing.
 
-    The runs stay in `_build/runs`, where one that was killed goes on. A record has what `measure_removal` and
-    `losses_on_chord` give; that of the first seed also `direction` `(P,)` float16, for a run that has no other beside
-    it.
+    The runs stay in `_build/runs`, where one that was killed goes on. A record has what `measure_removal` gives; that
+    of the first seed also `direction` `(P,)` float16, for a run that has no other beside it.
     """
     base = ModularExperiment()
     experiments = removal_experiments(base)
@@ -292,10 +297,9 @@ def make_removal_records(root: Path) -> None:
         run, other = train_or_load(experiment, root), train_or_load(experiments[_other_of(name)], root)
         with deterministic(cores()):
             keys = key_frequencies_of_run(run)
-            values: Mapping[str, NDArray[np.generic]] = {
-                **measure_removal(run, run_direction(other), keys, LOOK_STRIDE, name),
-                **losses_on_chord(run, CHORD),
-            }
+            values: Mapping[str, NDArray[np.generic]] = measure_removal(
+                run, run_direction(other), keys, LOOK_STRIDE, name
+            )
             if name == next(iter(experiments)):
                 values = {**values, "direction": run_direction(run).astype(np.float16)}
         Record(name, values, {**settings, "key": keys}, provenance(experiment.seed)).save(path)
