@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+import yaml
 
 ROOT = Path(__file__).parents[2]
-P = 47
+P = yaml.safe_load((ROOT / "notebooks" / "presets" / "quick" / "grokking_basins.yml").read_text())["p"]
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ in this formula, or the weights' own coordinate v . theta is set to zero. The fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,11 +56,13 @@ class Direction:
 
     def to_mean(self, weights: Array) -> Array:
         """The step `(P,)` that sets the coordinate of weights `(P,)` to that of the mean."""
-        return -(self.vector @ (weights - self.mean)) * self.vector
+        coordinate = float(self.vector @ (weights - self.mean))
+        return -coordinate * self.vector
 
     def to_zero(self, weights: Array) -> Array:
         """The step `(P,)` that sets the weights' own coordinate to zero, which deletes the direction."""
-        return -(self.vector @ weights) * self.vector
+        coordinate = float(self.vector @ weights)
+        return -coordinate * self.vector
 
 
 def principal_direction(rows: NDArray[np.floating], gram: Array, number: int = 0) -> Direction:
@@ -108,9 +111,9 @@ class KeptPath:
     def of(cls, run: GrokkingRun, other: NDArray[np.floating]) -> KeptPath:
         """The path of a run; raises as `principal_direction` does."""
         rows, gram = run.stack.rows, gram_matrix(run.stack.rows)
-        both = (principal_direction(rows, gram, number) for number in (0, 1))
-        unit = other / np.linalg.norm(other.astype(np.float64))
-        return cls(rows, gram, *both, run.final().astype(np.float64), unit.astype(np.float64))
+        first, second = (principal_direction(rows, gram, number) for number in (0, 1))
+        unit = other.astype(np.float64) / float(np.linalg.norm(other.astype(np.float64)))
+        return cls(rows, gram, first, second, run.final().astype(np.float64), unit)
 
     def past(self, index: int) -> Direction:
         """Component 0 of the rows up to `index`, from 1, as it could be had at the time."""
@@ -122,7 +125,7 @@ class KeptPath:
         count = int((spectrum.values > spectrum.floor).sum())
         mixed = spectrum.left[:, :count] @ (generator.standard_normal(count) / spectrum.values[:count])
         drawn: Array = (spectrum.transform.T @ mixed) @ self.rows
-        return drawn / np.linalg.norm(drawn)
+        return drawn / float(np.linalg.norm(drawn))
 
 
 def removal_steps(path: KeptPath, index: int, generator: np.random.Generator) -> dict[str, Array]:
@@ -143,12 +146,14 @@ def removal_steps(path: KeptPath, index: int, generator: np.random.Generator) ->
     """
     weights = path.rows[index].astype(np.float64)
     past, removed = path.past(index), path.first.to_mean(weights)
-    size, way = np.linalg.norm(removed), path.end - weights
-    ahead = way / max(np.linalg.norm(way), np.finfo(float).tiny)
-    along = (ahead @ removed) * ahead
+    size, way = float(np.linalg.norm(removed)), path.end - weights
+    distance = float(np.linalg.norm(way))
+    ahead = way / max(distance, float(np.finfo(float).tiny))
+    along = float(ahead @ removed) * ahead
     aside = path.in_span(generator)
-    aside -= (ahead @ aside) * ahead
-    random, sideways = generator.standard_normal(len(weights)), path.other @ (path.first.mean - weights)
+    aside -= float(ahead @ aside) * ahead
+    aside *= float(np.linalg.norm(removed - along) / np.linalg.norm(aside))
+    random, sideways = generator.standard_normal(len(weights)), float(path.other @ (path.first.mean - weights))
     return {
         "mean": removed,
         "zero": path.first.to_zero(weights),
@@ -156,15 +161,15 @@ def removal_steps(path: KeptPath, index: int, generator: np.random.Generator) ->
         "past zero": past.to_zero(weights),
         "second mean": path.second.to_mean(weights),
         "second zero": path.second.to_zero(weights),
-        "end": min(size, np.linalg.norm(way)) * ahead,
-        "shrink": -size * weights / np.linalg.norm(weights),
-        "random": size * random / np.linalg.norm(random),
+        "end": min(size, distance) * ahead,
+        "shrink": -size * weights / float(np.linalg.norm(weights)),
+        "random": size * random / float(np.linalg.norm(random)),
         "span": size * path.in_span(generator),
-        "other": size * np.sign(sideways) * path.other,
+        "other": size * float(np.sign(sideways)) * path.other,
         "along": along,
         "across": removed - along,
-        "swapped": along + aside * np.linalg.norm(removed - along) / np.linalg.norm(aside),
-        "across swapped": aside * np.linalg.norm(removed - along) / np.linalg.norm(aside),
+        "swapped": along + aside,
+        "across swapped": aside,
     }
 
 
@@ -200,7 +205,7 @@ def measure_removal(
     frequencies: Sequence[int],
     stride: int,
     progress: str | None = None,
-) -> dict[str, Array]:
+) -> dict[str, NDArray[Any]]:
     """The losses of a run's weights after each of `removal_steps`, at every so many of its kept weights.
 
     Args:
@@ -223,9 +228,11 @@ def measure_removal(
     if stride < 1 or not len(looks):
         raise ValueError(f"stride={stride}, {len(run.stack.rows)} kept weights: expected a stride of 1 or more, a look")
     path, generator = KeptPath.of(run, other), numpy_generator(run.experiment.seed, "removal")
-    targets, found = run.task.targets[run.test], []
+    targets = run.task.targets[run.test]
+    found: list[dict[str, float]] = []
     for index in tqdm(looks, desc=progress, disable=progress is None):
-        weights, one = path.rows[index].astype(np.float64), {}
+        one: dict[str, float] = {}
+        weights = path.rows[index].astype(np.float64)
         before = run.logits(weights)
         for name, step in removal_steps(path, int(index), generator).items():
             after = run.logits(weights + step)
@@ -237,8 +244,9 @@ def measure_removal(
         found.append(one)
     losses = train_and_test_losses(run, path.rows)
     learned = first_lasting_step(losses["train_loss"], 0.01)
-    whole = {"steps": run.stack.steps.astype(float), **{name: losses[name] for name in ("train_loss", "test_loss")}}
-    whole |= {"looks": looks, **losses_on_chord(run, len(path.rows) - 1 if learned is None else learned)}
+    start = len(path.rows) - 1 if learned is None else learned
+    whole: dict[str, NDArray[Any]] = {name: losses[name] for name in ("train_loss", "test_loss")}
+    whole |= {"steps": run.stack.steps.astype(float), "looks": looks, **losses_on_chord(run, start)}
     return {**whole, **{name: np.array([one[name] for one in found]) for name in found[0]}}
 
 
@@ -297,11 +305,9 @@ def make_removal_records(root: Path) -> None:
         run, other = train_or_load(experiment, root), train_or_load(experiments[_other_of(name)], root)
         with deterministic(cores()):
             keys = key_frequencies_of_run(run)
-            values: Mapping[str, NDArray[np.generic]] = measure_removal(
-                run, run_direction(other), keys, LOOK_STRIDE, name
-            )
+            values = measure_removal(run, run_direction(other), keys, LOOK_STRIDE, name)
             if name == next(iter(experiments)):
-                values = {**values, "direction": run_direction(run).astype(np.float16)}
+                values["direction"] = run_direction(run).astype(np.float16)
         Record(name, values, {**settings, "key": keys}, provenance(experiment.seed)).save(path)
 
 
