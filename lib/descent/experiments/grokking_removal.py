@@ -81,8 +81,8 @@ def principal_direction(rows: NDArray[np.floating], gram: Array, number: int = 0
         >>> found = principal_direction(rows, rows @ rows.T)
         >>> np.abs(found.vector).round(6).tolist(), found.mean.tolist()
         ([1.0, 0.0], [1.0, 1.0])
-        >>> found.to_mean(rows[0]).round(6).tolist(), found.to_zero(rows[0]).round(6).tolist()
-        ([-2.0, -0.0], [-3.0, -0.0])
+        >>> [(step.round(6) + 0.0).tolist() for step in (found.to_mean(rows[0]), found.to_zero(rows[0]))]
+        [[-2.0, 0.0], [-3.0, 0.0]]
     """
     vectors = singular_spectrum(gram, centre=True).right(rows, number + 1)
     return Direction(np.ascontiguousarray(vectors[:, number]), rows.mean(0, dtype=np.float64))
