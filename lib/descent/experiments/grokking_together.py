@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from descent.models.flat_weights import Layout
 from descent.models.transformer import OneLayerTransformer
 from descent.repro.machine import compute_device, keep_freed_memory
 from descent.training.capture import CapturePlan, GradientRecorder, GradientStack
+from descent.training.checkpoints import Losses
 from descent.training.loop import Batch, TrainingPlan, fit
 
 
@@ -40,10 +42,11 @@ class TransformerStack(nn.ModuleList):
 
         As in `OneLayerTransformer.activations`, keys and values are computed once for each token and place.
         """
+        first = cast(OneLayerTransformer, self[0])
         networks = [dict(network.named_parameters()) for network in self]
         W = {name: torch.stack([each[name] for each in networks]) for name in networks[0]}
         m, n, _ = pairs.shape
-        heads, w, v = self[0].sizes.heads, self[0].sizes.width, self[0].sizes.symbols
+        heads, w, v = first.sizes.heads, first.sizes.width, first.sizes.symbols
         tokens, end = W["W_E"][:, :, :-1].mT, W["W_E"][:, :, -1] + W["W_pos"][:, 2]
         sources = torch.cat([tokens + W["W_pos"][:, :1], tokens + W["W_pos"][:, 1:2], end[:, None]], 1)
         places = nn.functional.pad(pairs + pairs.new_tensor([0, v]), (0, 1), value=2 * v)  # (m, n, 3)
@@ -80,6 +83,8 @@ def train_together(
     _refuse_unlike(experiments)
     keep_freed_memory()
     first, starts = experiments[0], [prepare_experiment(each) for each in experiments]
+    if len(sizes := {start.model.sizes for start in starts}) > 1:
+        raise ValueError(f"networks of {sorted(map(str, sizes))}: expected one size in a stack")
     stack = TransformerStack(start.model for start in starts)
     groups = [
         {"params": list(start.model.parameters()), "weight_decay": each.weight_decay}
@@ -143,7 +148,7 @@ def _loss_of_all(stack: nn.Module, batch: Batch) -> Tensor:
 
 
 def _taken_apart(
-    experiments: Sequence[ModularExperiment], starts: Sequence[TrainingStart], losses: Tensor, stack: GradientStack
+    experiments: Sequence[ModularExperiment], starts: Sequence[TrainingStart], losses: Losses, stack: GradientStack
 ) -> list[GrokkingRun]:
     """The runs of a stack; their `losses` are the mean over its networks, since `fit` keeps one number a step."""
     runs, layout = [], Layout.of(starts[0].model.named_parameters())
