@@ -69,7 +69,8 @@ def restricted_to_sets(table: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         table: `(p, p)`, see `mean_by_sum`.
-        sets: `(d, (p - 1) / 2)`, one where the frequency belongs to the set, zero elsewhere.
+        sets: `(d, (p - 1) / 2)`, one where the frequency belongs to the set, zero elsewhere; its type is that of the
+            result, so that many sets can be taken in float32.
 
     Returns:
         `(d,)` each: cross-entropy in nats, mean over all pairs; share of right answers.
@@ -77,7 +78,7 @@ def restricted_to_sets(table: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
     p = len(table)
     basis = fourier_basis(p)[1:].view(-1, 2, p)
     parts = torch.einsum("kis,kic->ksc", basis, torch.einsum("kis,sc->kic", basis, table))
-    logits = table.mean(0) + torch.einsum("dk,ksc->dsc", sets.double(), parts)
+    logits = table.mean(0).to(sets.dtype) + torch.einsum("dk,ksc->dsc", sets, parts.to(sets.dtype))
     right = logits.diagonal(dim1=1, dim2=2)
     return (logits.logsumexp(2) - right).mean(1), (logits.argmax(2) == torch.arange(p)).double().mean(1)
 
@@ -170,7 +171,7 @@ def restricted_to_many(logits: Tensor, sets: Tensor) -> tuple[Array, Array]:
 
 
 def _indicator(sets: Sequence[Sequence[int]], p: int) -> Tensor:
-    rows = torch.zeros(len(sets), p // 2)
+    rows = torch.zeros(len(sets), p // 2, dtype=torch.float64)
     for row, frequencies in zip(rows, sets, strict=True):
         row[[k - 1 for k in frequencies]] = 1.0
     return rows
