@@ -48,7 +48,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("grokking", {"p": 121}, "p=121: expected a prime number"),
     ("grokking_basins", {"p": 9}, "p=9: expected a prime number"),
     ("grokking_basins", {"p": 399}, "p=399: expected a prime number"),
-    ("grokking", {"p": 5, "fraction": 0.01}, "fraction=0.01, fractions=[0.6, 0.7], shares=[0.7]: p=5 leaves no pair to show"),
+    ("grokking", {"p": 5, "fraction": 0.01}, "fraction=0.01, fractions=[0.6, 0.7], shares=[0.7]: p=5 leaves"),
     ("grokking", {"p": 5, "fractions": [0.01, 0.5]}, "fractions=[0.01, 0.5], shares=[0.7]: p=5 leaves no pair to show"),
     ("grokking_basins", {"p": 5, "fraction": 0.01}, "fraction=0.01: leaves none of the pairs of p=5 to be shown"),
     ("grokking", {"every": 1000, "limit": 400}, "every=1000: expected at most steps=1200 and limit=400"),
