@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,7 @@ from descent.repro.files import sha256_of, write_json
 from descent.repro.machine import autocast
 from descent.repro.seeding import torch_generator
 from descent.spectra.trajectory import trajectory_plane
+from descent.training.checkpoints import DamagedCheckpointError
 from descent.training.loop import TrainingPlan, fit
 
 CPU = torch.device("cpu")
@@ -351,6 +353,29 @@ def test_a_network_whose_shortcuts_fade_is_not_stopped(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_killed_run_goes_on_to_its_own_target_alone(tmp_path: Path) -> None:
+    schedule = dataclasses.replace(SHORT, precision="float32")
+    stop = partial(train_to_loss, SMALL, tmp_path, schedule, read=read, every=3, progress=False)
+    stop(0.0, 32)
+    first = load_checkpoint(tmp_path, SMALL)
+    stop(0.0, 32)  # as if it had been killed after its last step: no look is left
+    again = load_checkpoint(tmp_path, SMALL)
+    assert (again.sha256, again.about["stopped"]) == (first.sha256, first.about["stopped"])
+    for other in ((1e9, 32), (0.0, 64)):
+        with pytest.raises(DamagedCheckpointError, match=r"to 0\.0 on 32 images, every 3 steps"):
+            stop(*other)
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"images": 0}, "images=0: expected at least 1"), ({"images": 65}, "images=65: expected at most the 64 of cifar10"),
+    ({"every": 0}, "every=0: expected at least 1"), ({"target": float("nan")}, "target=nan: expected a loss in nats"),
+])  # fmt: skip
+def test_where_to_stop_is_refused_by_name(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        train_to_loss(SMALL, tmp_path, SHORT, **{"target": 1.0, "images": 32, "every": 3, **given}, read=read)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_loss_now_is_in_evaluation_mode_and_leaves_the_mode() -> None:
     model, (inputs, targets) = cifar_resnet(8, 10, 0), first_images(read("cifar10", "train"), 64)
     model.train()
@@ -401,6 +426,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
     monkeypatch.setattr(cifar_resnets, "load_checkpoint", load)
     monkeypatch.setattr(cifar_resnets, "load_dataset", lambda name: read(name, "train"))
     monkeypatch.setattr(cifar_resnets, "loss_now", lambda depth, images: depth / 100)
+    monkeypatch.setattr(cifar_resnets, "first_images", lambda data, count: first_images(data, min(count, len(data))))
     return calls
 
 

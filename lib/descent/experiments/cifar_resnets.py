@@ -1,13 +1,14 @@
 """The residual networks of the chapter `resnet_landscape`: their training on CIFAR-10, and the records of their loss.
 
 A one-cycle schedule trains a network in some hours on two cores; `python -m descent.experiments.cifar_resnets` trains
-the six that are missing from `data/checkpoints`, each resumably. Surfaces and curvature around them take hours, too;
+those that are missing from `data/checkpoints`, each resumably. Surfaces and curvature around them take hours, too;
 the chapter checks their records in part.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,6 +37,7 @@ from descent.models.published_weights import (
     save_checkpoint,
 )
 from descent.repro.machine import autocast, compute_device, has_bfloat16
+from descent.repro.numbers import check_whole
 from descent.repro.records import Record, provenance
 from descent.repro.seeding import torch_generator
 from descent.spectra.trajectory import trajectory_plane
@@ -273,7 +275,8 @@ def train_to_loss(
 
     Args:
         network: has shortcuts; without them they would still be fading at the step.
-        folder: where the checkpoint goes; a killed run goes on from its last hundred steps.
+        folder: where the checkpoint goes; a killed run with the same target, images and looks goes on from its last
+            hundred steps.
         schedule: the whole training, of which this is the beginning.
         target: in nats, mean per example.
         images: the number of training images in the mean.
@@ -282,13 +285,19 @@ def train_to_loss(
         progress: whether a bar shows the steps.
 
     Raises:
-        ValueError: a network without shortcuts.
+        ValueError: a network without shortcuts, a target that is no number, `images` or `every` below one, or more
+            images than there are.
+        DamagedCheckpointError: a killed run to another target in the same folder.
     """
     if network.shortcuts == "none":
         raise ValueError(f"{network.name}: its shortcuts would still be fading; expected a network with shortcuts")
+    check_whole(every=every)
+    if not math.isfinite(target):
+        raise ValueError(f"target={target}: expected a loss in nats")
     data, work = read(schedule.dataset, "train"), folder / ".work" / network.name
+    drawn = first_images(data, images)
     training = _Training.of(network, schedule, data)
-    model, drawn, seen = training.model, first_images(data, images), {}
+    model, seen = training.model, {}
 
     def look(step: int, _: float) -> None:
         if (step + 1) % every == 0 or step + 1 == training.batches.steps:
@@ -296,13 +305,15 @@ def train_to_loss(
             if seen[step + 1] <= target:
                 raise _LossReachedError
 
-    plan = replace(training.plan(network, schedule, work, progress), callbacks=[look])
+    plan = training.plan(network, schedule, work, progress)
+    plan = replace(plan, callbacks=[look], run=f"{plan.run} to {target} on {images} images, every {every} steps")
     loss = partial(faded_cross_entropy, precision=schedule.precision)
     with suppress(_LossReachedError):
         fit(model, loss, training.batches, training.optimizer, plan)
     round_to_float16(model)
     error = error_rate(model, read(schedule.dataset, "test"), data, schedule.precision)
-    stopped = {"step": max(seen), "loss": loss_now(model, drawn), "target": target, "images": images}
+    step = max(seen, default=training.batches.steps)  # no look is left where a finished run was killed afterwards
+    stopped = {"step": step, "loss": loss_now(model, drawn), "target": target, "images": images}
     about = _training_notes(schedule, np.array([]), error) | {"stopped": stopped}
     return save_checkpoint(folder, network, model.cpu(), about)
 
@@ -313,14 +324,21 @@ def loss_now(model: nn.Module, images: Images) -> float:
     device = next(model.parameters()).device
     model.eval()
     with torch.inference_mode():
-        pairs = zip(inputs.split(250), targets.split(250), strict=True)
+        pairs = zip(torch.split(inputs, 250), torch.split(targets, 250), strict=True)
         total = sum(nn.functional.cross_entropy(model(x.to(device)), y.to(device), reduction="sum") for x, y in pairs)
     model.train(training)
     return float(total) / len(targets)
 
 
 def first_images(data: Dataset, count: int) -> Images:
-    """The first training images, standardised: of CIFAR-10 a random sample, as they are sorted by their SHA-256."""
+    """The first training images, standardised: of CIFAR-10 a random sample, as they are sorted by their SHA-256.
+
+    Raises:
+        ValueError: `count` is no whole number from one to the number of images.
+    """
+    check_whole(images=count)
+    if count > len(data):
+        raise ValueError(f"images={count}: expected at most the {len(data)} of {data.name}")
     return standardise(data)[:count].clone(), data.targets[:count].clone()
 
 

@@ -111,7 +111,8 @@ def make_surface_record(network: PublishedNetwork, seed: int, root: Path, schedu
     checkpoint, path = network.load(root), plane_record_path(root, network, "surface", seed)
     data = load_dataset("cifar10")
     sources = {**plane_sources(checkpoint, data, IMAGES, seed), "precision": "float32"}
-    if find_record(path, **sources):
+    kept = find_record(path, **sources)
+    if kept and len(kept.values["alpha"]) == SIDES[seed]:
         return
     evaluator = plane_evaluator(checkpoint, first_images(data, IMAGES), seed, precision="float32")
     how = _kept_sweep(root, network.name, "surface", sources, scheduler)
@@ -129,7 +130,8 @@ def make_curvature_record(network: PublishedNetwork, seed: int, root: Path, sche
     checkpoint, path = network.load(root), plane_record_path(root, network, "curvature", seed)
     data = load_dataset("cifar10")
     sources = plane_sources(checkpoint, data, CURVATURE_IMAGES, seed)
-    if find_record(path, **sources):
+    kept = find_record(path, **sources)
+    if kept and len(kept.values["alpha"]) == CURVATURE_SIDE:
         return
     images, axis = first_images(data, CURVATURE_IMAGES), np.linspace(-1, 1, CURVATURE_SIDE)
     how = _kept_sweep(root, network.name, "curvature", sources, scheduler)

@@ -86,6 +86,7 @@ def contour_maps(
         >>> [(axis.get_title(), axis.get_xlabel(), axis.get_ylabel()) for axis in figure.axes]
         [('a bowl', 'α', 'β'), ('', '', 'loss (nats)')]
     """
+    _check_some(panels)
     low, high = _range({name: surface for name, surface in panels.items() if surface}, clip)
     norm, levels = LogNorm(low, high), np.geomspace(low, high, 21)
     figure, axes = panel_grid(len(panels), columns, _size(columns), share=not paths)
@@ -127,7 +128,11 @@ def heat_maps(
         labels: x and y of every panel, z of the colour bar.
         ends: those of the scale; a value beyond has the colour of the nearer one.
         colours: a colour map of matplotlib; one that diverges, such as `RdBu`, where the middle is special.
+
+    Raises:
+        ValueError: no panel at all, or only empty places.
     """
+    _check_some(panels)
     figure, axes = panel_grid(len(panels), columns, _size(columns))
     label_panels(axes, columns, list(panels), labels)
     for axis, panel in zip(axes, panels.values(), strict=True):
@@ -145,6 +150,11 @@ def heat_maps(
     extend = {(True, False): "min", (False, True): "max", (True, True): "both"}.get(beyond, "neither")
     figure.colorbar(image, ax=axes, label=labels.z, shrink=0.9, pad=0.02, extend=extend)
     return figure
+
+
+def _check_some(panels: Mapping[str, object]) -> None:
+    if not any(panel is not None for panel in panels.values()):
+        raise ValueError(f"panels={dict(panels)}: expected one or more that are not None")
 
 
 def _size(columns: int) -> tuple[float, float]:
