@@ -131,8 +131,8 @@ def test_dimensions_per_feature_of_a_network_trained_by_other_code(results: Any)
     density = 1 / 2.8
     W = torch.nn.Parameter(torch.randn(m, n) * (2 / (m + n)) ** 0.5)
     b = torch.nn.Parameter(torch.zeros(n))
-    optimizer = torch.optim.AdamW([W, b], 0.005, weight_decay=0.01)
-    for _ in range(900):
+    optimizer = torch.optim.AdamW([W, b], 0.01, weight_decay=0.01)
+    for _ in range(600):
         x = torch.rand(256, n) * (torch.rand(256, n) < density)
         loss = (torch.relu(x @ W.T @ W + b) - x).square().mean()
         optimizer.zero_grad()
