@@ -159,3 +159,20 @@ def test_the_bias_that_noise_calls_for(results: Any) -> None:
         optimizer.step()
     trained = record["bias single"][3].mean()  # the fourth noise of preset quick is a tenth
     assert trained == pytest.approx(float(at[1].detach()), rel=0.12)
+
+
+def test_two_digons_and_a_pentagon_in_the_plane(results: Any) -> None:
+    """The solution of lowest loss of each of five groups, at either density: angles and shares."""
+    claims, record = results
+    networks, losses = record["W plane"].reshape(2, 5, -1, 2, 5), record["plane losses"].reshape(2, 5, -1)
+    right = np.zeros((2, 5), bool)
+    for row, corners in enumerate((4, 5)):
+        for group in range(5):
+            W = networks[row, group, losses[row, group].argmin()].astype(float)
+            kept = np.linalg.norm(W, axis=0) > 0.5
+            unit = W[:, kept] / np.linalg.norm(W[:, kept], axis=0)
+            angles = np.sort(np.degrees(np.arctan2(unit[1], unit[0])) % 360)
+            gaps = np.diff([*angles, angles[0] + 360])
+            regular = kept.sum() == corners and np.abs(gaps - 360 / corners).max() < 12
+            right[row, group] = regular and np.abs(shares(W)[kept] - 2 / corners).max() < 0.03
+    assert right.all(0).mean() == claims["pentagon"]
