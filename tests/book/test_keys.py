@@ -243,6 +243,7 @@ NAMED = {
         "def data_folder(): return 1\nBASE = data_folder()\ndef f(): return BASE / 'checkpoints' / 'net'",
         WEIGHT,
     ),
+    "weights in a folder of their own": ("root / 'data' / 'checkpoints' / 'early'", "", "data/checkpoints/early/net"),
     "a record by the beginning of its name": ("folder(f'oth-{n}')", "", "data/records/oth-1/a.npz"),
     "a record by a pattern": ("records.glob('oth*')", "", RECORD),
     "a file that stands beside the code": ("from descent.a import f", "def f(): return 't.csv'", "lib/descent/t.csv"),
@@ -266,6 +267,13 @@ def test_records_and_weights_that_are_not_named_do_not_count(tmp_path: Path) -> 
     known = [made(tmp_path, cell, **{RECORD: text, WEIGHT: text}) for text in ("one", "other")]
     assert known[0].digest == known[1].digest
     assert known[0].data == {}
+
+
+def test_weights_in_a_folder_that_is_not_named_do_not_count(tmp_path: Path) -> None:
+    cell, early = "root / 'data' / 'checkpoints'", "data/checkpoints/early/net.safetensors"
+    known = [made(tmp_path, cell, **{WEIGHT: "one", early: text}) for text in ("one", "other")]
+    assert known[0].digest == known[1].digest
+    assert list(known[0].data) == ["checkpoints/net.safetensors"]
 
 
 def test_a_record_that_a_parameter_names_counts(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def test_a_published_chapter_is_as_the_runner_wrote_it(chapter: str) -> None:
         claim = Claim(**judged[each["id"]]["claim"])
         expected = Measurement(**each).judged_by(claim).model_dump(mode="json")
         assert [judged[each["id"]][name] for name in kept] == [expected[name] for name in kept]
-        assert expected["measured"]["value"] == each["measured"]["value"]
+        now, then = (part and part["value"] for part in (expected["measured"], each["measured"]))
+        assert now == then  # None of what cannot be tested here
 
 
 @pytest.mark.promise("R14")

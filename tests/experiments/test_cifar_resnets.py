@@ -5,7 +5,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,17 @@ from descent.data.datasets import Dataset, standardise
 from descent.experiments import cifar_resnets
 from descent.experiments.cifar_resnets import (
     AugmentedBatches,
+    PublishedNetwork,
     ResNetSchedule,
     augment_images,
+    error_rate,
     faded_cross_entropy,
+    first_images,
+    loss_now,
     main,
     memory_format,
     train_resnet,
+    train_to_loss,
     training_path_record,
 )
 from descent.landscape.directions import weight_matrices
@@ -33,6 +40,7 @@ from descent.repro.files import sha256_of, write_json
 from descent.repro.machine import autocast
 from descent.repro.seeding import torch_generator
 from descent.spectra.trajectory import trajectory_plane
+from descent.training.checkpoints import DamagedCheckpointError
 from descent.training.loop import TrainingPlan, fit
 
 CPU = torch.device("cpu")
@@ -313,6 +321,76 @@ def test_ten_steps_are_enough(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path, SMALL).about["schedule"]["epochs"] == 2
 
 
+def test_a_training_stops_at_the_first_look_with_a_loss_low_enough(tmp_path: Path) -> None:
+    schedule = dataclasses.replace(SHORT, peak=0.02, precision="float32")
+    images = first_images(read("cifar10", "train"), 32)
+    looks = {}
+    for target in (0.0, 1e9):  # the end, and the first look
+        train_to_loss(SMALL, tmp_path / str(target), schedule, target, 32, read=read, every=3, progress=False)
+        looks[target] = load_checkpoint(tmp_path / str(target), SMALL)
+    assert [looks[target].about["stopped"]["step"] for target in (0.0, 1e9)] == [12, 3]
+    for target, found in looks.items():
+        kept = found.about["stopped"]
+        assert kept["loss"] == pytest.approx(loss_now(found.model, images), rel=1e-5)
+        assert (kept["target"], kept["images"]) == (target, 32)
+        assert found.about["test_error"] == error_rate(
+            found.model, read("cifar10", "test"), read("cifar10", "train"), "float32"
+        )
+    train_resnet(SMALL, tmp_path / "whole", schedule, read)
+    whole = load_checkpoint(tmp_path / "whole", SMALL).model
+    assert all(map(torch.equal, whole.state_dict().values(), looks[0.0].model.state_dict().values()))
+    first, last = (looks[target].about["stopped"]["loss"] for target in (1e9, 0.0))
+    between = (first + last) / 2
+    train_to_loss(SMALL, tmp_path / "between", schedule, between, 32, read=read, every=1, progress=False)
+    step = load_checkpoint(tmp_path / "between", SMALL).about["stopped"]["step"]
+    assert 3 < step <= 12
+    assert not (tmp_path / "between" / "resnet8-path.npz").exists()
+
+
+def test_a_network_whose_shortcuts_fade_is_not_stopped(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="resnet8-noshort: its shortcuts would still be fading"):
+        train_to_loss(SHORTLESS, tmp_path, SHORT, 1.0, 32, read=read)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_run_goes_on_to_its_own_target_alone(tmp_path: Path) -> None:
+    schedule = dataclasses.replace(SHORT, precision="float32")
+    stop = partial(train_to_loss, SMALL, tmp_path, schedule, read=read, every=3, progress=False)
+    stop(0.0, 32)
+    first = load_checkpoint(tmp_path, SMALL)
+    stop(0.0, 32)  # as if it had been killed after its last step: no look is left
+    again = load_checkpoint(tmp_path, SMALL)
+    assert (again.sha256, again.about["stopped"]) == (first.sha256, first.about["stopped"])
+    for other in ((1e9, 32), (0.0, 64)):
+        with pytest.raises(DamagedCheckpointError, match=r"to 0\.0 on 32 images, every 3 steps"):
+            stop(*other)
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"images": 0}, "images=0: expected at least 1"), ({"images": 65}, "images=65: expected at most the 64 of cifar10"),
+    ({"every": 0}, "every=0: expected at least 1"), ({"target": float("nan")}, "target=nan: expected a loss in nats"),
+])  # fmt: skip
+def test_where_to_stop_is_refused_by_name(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        train_to_loss(SMALL, tmp_path, SHORT, **{"target": 1.0, "images": 32, "every": 3, **given}, read=read)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_loss_now_is_in_evaluation_mode_and_leaves_the_mode() -> None:
+    model, (inputs, targets) = cifar_resnet(8, 10, 0), first_images(read("cifar10", "train"), 64)
+    model.train()
+    loss = loss_now(model, (inputs.repeat(5, 1, 1, 1), targets.repeat(5)))  # 320: a part of 250 and one of 70
+    assert model.training
+    assert loss == pytest.approx(nn.functional.cross_entropy(model.eval()(inputs), targets).item(), rel=1e-5)
+
+
+def test_published_networks_have_folders_and_names_of_their_own(tmp_path: Path) -> None:
+    stopped, whole = PublishedNetwork(SMALL, "stopped"), PublishedNetwork(SMALL)
+    assert [each.name for each in (whole, stopped)] == ["resnet8", "resnet8-stopped"]
+    folder = tmp_path / "data" / "checkpoints"
+    assert [each.folder(tmp_path) for each in (whole, stopped)] == [folder, folder / "stopped"]
+
+
 def test_networks_without_shortcuts_have_half_the_peak() -> None:
     assert [ResNetSchedule.of(ResNetDescription(20, shortcuts)).peak for shortcuts in ("projection", "none")] == [
         0.1,
@@ -321,32 +399,55 @@ def test_networks_without_shortcuts_have_half_the_peak() -> None:
     assert ResNetSchedule.of(ResNetDescription(20, "none"), peak=0.3, epochs=3) == ResNetSchedule(peak=0.3, epochs=3)
 
 
+Trained = list[tuple[str, Path, int]]
+
+
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ResNetDescription, Path, ResNetSchedule]]:
-    calls: list[tuple[ResNetDescription, Path, ResNetSchedule]] = []
-    monkeypatch.setattr(cifar_resnets, "train_resnet", lambda *given: calls.append(given))
+def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """What `main` has trained: name, folder and seed, or for a stopped network its target in hundredths."""
+    calls: Trained = []
+
+    def whole(network: ResNetDescription, folder: Path, schedule: ResNetSchedule) -> Path:
+        assert schedule == ResNetSchedule.of(network, seed=schedule.seed)
+        calls.append((network.name, folder, schedule.seed))
+        return folder
+
+    def part(network: ResNetDescription, folder: Path, schedule: ResNetSchedule, target: float, images: int) -> Path:
+        assert (schedule, images) == (PublishedNetwork(network, "stopped").schedule(), 500)
+        calls.append((network.name, folder, round(100 * target)))
+        return folder
+
+    def load(folder: Path, network: ResNetDescription) -> Any:
+        assert (folder, network.shortcuts) == (folder.parent / "checkpoints", "none")
+        return SimpleNamespace(model=network.depth)
+
+    monkeypatch.setattr(cifar_resnets, "train_resnet", whole)
+    monkeypatch.setattr(cifar_resnets, "train_to_loss", part)
+    monkeypatch.setattr(cifar_resnets, "load_checkpoint", load)
+    monkeypatch.setattr(cifar_resnets, "load_dataset", lambda name: read(name, "train"))
+    monkeypatch.setattr(cifar_resnets, "loss_now", lambda depth, images: depth / 100)
+    monkeypatch.setattr(cifar_resnets, "first_images", lambda data, count: first_images(data, min(count, len(data))))
     return calls
 
 
-def test_main_trains_what_is_not_there(
-    tmp_path: Path, trained: list[tuple[ResNetDescription, Path, ResNetSchedule]]
-) -> None:
+def test_main_trains_what_is_not_there(trained: Trained, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "checkpoints"
+    (folder / "stopped").mkdir(parents=True)
     for name in ("resnet110", "resnet20-noshort"):
-        (tmp_path / f"{name}.safetensors").touch()
-        (tmp_path / f"{name}-path.npz").touch()
-    (tmp_path / "resnet56.safetensors").touch()  # without the path of its training
-    main(["--folder", str(tmp_path)])
+        (folder / f"{name}.safetensors").touch()
+        (folder / f"{name}-path.npz").touch()
+    (folder / "resnet56.safetensors").touch()  # without the path of its training
+    (folder / "stopped" / "resnet56.safetensors").touch()  # which has none
+    main(["--root", str(tmp_path)])
     names = ["resnet110-noshort", "resnet56", "resnet56-noshort", "resnet20"]
-    assert [network.name for network, _, _ in trained] == names
-    assert all(given == (network, tmp_path, ResNetSchedule.of(network)) for given in trained for network in given[:1])
+    expected = [(name, folder, 0) for name in names] + [("resnet110", folder / "stopped", 110)]
+    assert trained == expected + [(name, folder / "second", 1) for name in ("resnet20", "resnet20-noshort")]
     trained.clear()
-    main(["resnet20", "resnet20-noshort", "--folder", str(tmp_path)])
-    assert [network.name for network, _, _ in trained] == ["resnet20"]
+    main(["resnet20", "resnet20-noshort", "resnet110-stopped", "--root", str(tmp_path)])
+    assert trained == [("resnet20", folder, 0), ("resnet110", folder / "stopped", 110)]
 
 
-def test_main_refuses_an_unknown_network(
-    trained: list[tuple[ResNetDescription, Path, ResNetSchedule]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_main_refuses_an_unknown_network(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["resnet9"])
     assert stopped.value.code == 2

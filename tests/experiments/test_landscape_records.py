@@ -9,10 +9,9 @@ import torch
 from small_networks import settle
 
 from descent.data.datasets import Dataset, standardise
-from descent.experiments import cifar_resnets
-from descent.experiments.cifar_resnets import (
-    NETWORKS,
-    first_images,
+from descent.experiments import landscape_records
+from descent.experiments.cifar_resnets import PUBLISHED, PublishedNetwork, first_images
+from descent.experiments.landscape_records import (
     make_curvature_record,
     make_resnet_landscape,
     make_surface_record,
@@ -29,7 +28,6 @@ from descent.landscape.surface import LossSurface, loss_surface, plane_grid
 from descent.models.published_weights import (
     Checkpoint,
     ResNetDescription,
-    load_checkpoint,
     round_to_float16,
     save_checkpoint,
 )
@@ -38,8 +36,8 @@ from descent.repro.records import provenance
 from descent.repro.seeding import torch_generator
 from descent.repro.sweeps import SweepError
 
-TINY = ResNetDescription(8, "projection", width=2)
-SIDE, IMAGES = 8, 6  # of a surface: 64 points, a shard of 51 and one of 13
+TINY = PublishedNetwork(ResNetDescription(8, "projection", width=2))
+SIDE, IMAGES = 4, 6  # of a surface: 16 points, a shard of 13 and one of 3
 COARSE, FEW = 2, 4  # of a curvature
 
 
@@ -61,8 +59,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "CURVATURE_IMAGES": FEW,
         "CURVATURE_SIDE": COARSE,
     }.items():
-        monkeypatch.setattr(cifar_resnets, name, value)
-    save_checkpoint(tmp_path / "data" / "checkpoints", TINY, round_to_float16(settle(TINY.build())), {})
+        monkeypatch.setattr(landscape_records, name, value)
+    save_checkpoint(TINY.folder(tmp_path), TINY.network, round_to_float16(settle(TINY.network.build())), {})
     return tmp_path
 
 
@@ -94,7 +92,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trained(root: Path) -> Checkpoint:
-    return load_checkpoint(root / "data" / "checkpoints", TINY)
+    return TINY.load(root)
 
 
 def directions(checkpoint: Checkpoint, seed: int, scaling: Any = "filter") -> list[Any]:
@@ -124,7 +122,7 @@ def test_a_plane_is_that_of_its_seed_and_scaling(root: Path) -> None:
 def test_a_surface_record_is_a_direct_evaluation(root: Path) -> None:
     make_surface_record(TINY, 3, root, "")
     checkpoint, images, axis = trained(root), first_images(read("cifar10"), IMAGES), np.linspace(-1, 1, SIDE)
-    task = Evaluator(checkpoint.model, *images, directions(checkpoint, 3))
+    task = Evaluator(checkpoint.model, *images, directions(checkpoint, 3), precision="float32")
     expected = loss_surface(task, axis, axis)
     sources = plane_sources(checkpoint, read("cifar10"), IMAGES, 3)
     record = read_plane_record(plane_record_path(root, TINY, "surface", 3), sources)
@@ -161,7 +159,7 @@ def test_sources_name_weights_directions_and_images(root: Path, monkeypatch: pyt
     assert differing(checkpoint, data, 7, 0) == {"images", "images_sha256"}
     assert differing(checkpoint, data, 6, 1) == {"seed", "directions_sha256"}
     assert differing(replace(checkpoint, sha256="another"), data, 6, 0) == {"weights_sha256"}
-    monkeypatch.setattr(cifar_resnets, "random_direction", lambda *given: random_direction(given[0], 0, "alpha"))
+    monkeypatch.setattr(landscape_records, "random_direction", lambda *given: random_direction(given[0], 0, "alpha"))
     assert differing(checkpoint, data, 6, 0) == {"directions_sha256"}  # the second is the first
 
 
@@ -172,7 +170,7 @@ def test_the_last_bits_of_directions_do_not_count(root: Path, monkeypatch: pytes
     def rounded(*given: Any) -> dict[str, torch.Tensor]:
         return {name: part * (1 + 1e-6) for name, part in random_direction(*given).items()}
 
-    monkeypatch.setattr(cifar_resnets, "random_direction", rounded)
+    monkeypatch.setattr(landscape_records, "random_direction", rounded)
     assert plane_sources(checkpoint, data, 6, 0) == sources
 
 
@@ -230,18 +228,18 @@ def test_curvature_is_on_the_plane_of_its_arguments(root: Path) -> None:
 def test_records_have_names_of_their_own(tmp_path: Path) -> None:
     paths = [
         plane_record_path(tmp_path, network, kind, seed)
-        for network in (*NETWORKS, TINY)
+        for network in (*PUBLISHED, TINY)
         for kind in ("surface", "curvature")
         for seed in (0, 1)
     ]
-    assert len(set(paths)) == 28
+    assert len(set(paths)) == 44
     folder = tmp_path / "data" / "records" / "resnet_landscape"
-    assert plane_record_path(tmp_path, NETWORKS[1], "surface", 4) == folder / "resnet110-noshort-surface-4.npz"
+    assert plane_record_path(tmp_path, PUBLISHED[1], "surface", 4) == folder / "resnet110-noshort-surface-4.npz"
 
 
 def test_a_run_goes_on_from_its_shards(root: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     make_surface_record(TINY, 0, root, "")
-    assert computed == [51, 13]
+    assert computed == [13, 3]
     record, (shards,) = (
         plane_record_path(root, TINY, "surface", 0),
         (root / "_build" / "sweeps").glob("resnet8-surface-*"),
@@ -250,7 +248,7 @@ def test_a_run_goes_on_from_its_shards(root: Path, computed: list[int], monkeypa
     record.unlink()
     (shards / "shard-00001.npz").unlink()
     make_surface_record(TINY, 0, root, "")
-    assert computed == [51, 13, 1, 1, 1, 13]  # three points again, to see whether what is kept is of the same task
+    assert computed == [13, 3, 1, 1, 1, 3]  # three points again, to see whether what is kept is of the same task
     assert sha256_of(record) == before
     record.unlink()
     poison(monkeypatch)
@@ -263,11 +261,12 @@ def test_a_run_goes_on_from_its_shards(root: Path, computed: list[int], monkeypa
 def test_other_weights_have_shards_and_a_record_of_their_own(
     root: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cifar_resnets, "NETWORKS", (TINY,))
+    monkeypatch.setattr(landscape_records, "PUBLISHED", (TINY,))
+    monkeypatch.setattr(landscape_records, "SIDES", {})
     make_resnet_landscape(root, "")
     path = plane_record_path(root, TINY, "curvature", 0)
     before = sha256_of(path)
-    save_checkpoint(root / "data" / "checkpoints", TINY, round_to_float16(settle(TINY.build(), 1)), {})
+    save_checkpoint(TINY.folder(root), TINY.network, round_to_float16(settle(TINY.network.build(), 1)), {})
     with pytest.raises(ValueError, match="made from weights_sha256="):
         read_plane_record(path, plane_sources(trained(root), read("cifar10"), FEW, 0))
     make_resnet_landscape(root, "")
@@ -278,31 +277,34 @@ def test_other_weights_have_shards_and_a_record_of_their_own(
 
 
 def test_the_chapters_records_are_made_once(root: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cifar_resnets, "NETWORKS", (TINY,))
+    monkeypatch.setattr(landscape_records, "PUBLISHED", (TINY,))
+    monkeypatch.setattr(landscape_records, "SIDES", {0: SIDE})
     make_resnet_landscape(root, "")
-    assert computed == [1] * 4  # the surface of a small network is made by the chapter
-    (path,) = root.glob("data/records/*/*")
-    assert path == plane_record_path(root, TINY, "curvature", 0)
-    before = sha256_of(path)
+    assert computed == [13, 3] + [1] * 4
+    paths = [plane_record_path(root, TINY, kind, 0) for kind in ("curvature", "surface")]
+    assert sorted(root.glob("data/records/*/*")) == paths
+    before = [sha256_of(path) for path in paths]
     poison(monkeypatch)
     make_resnet_landscape(root, "")
-    path.unlink()
+    for path in paths:
+        path.unlink()
     make_resnet_landscape(root, "")  # of the shards alone
-    assert sha256_of(path) == before
+    assert [sha256_of(path) for path in paths] == before
 
 
-def test_deep_networks_have_two_surfaces_and_all_have_their_curvature(
+def test_drawn_networks_have_five_surfaces_and_trained_ones_their_curvature(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[str, str, int, Path, str]] = []
     for kind in ("surface", "curvature"):
 
-        def make(network: ResNetDescription, seed: int, root: Path, scheduler: str, kind: str = kind) -> None:
+        def make(network: PublishedNetwork, seed: int, root: Path, scheduler: str, kind: str = kind) -> None:
             calls.append((kind, network.name, seed, root, scheduler))
 
-        monkeypatch.setattr(cifar_resnets, f"make_{kind}_record", make)
+        monkeypatch.setattr(landscape_records, f"make_{kind}_record", make)
     make_resnet_landscape(tmp_path, "tcp://far:8786")
     names = ["resnet110", "resnet110-noshort", "resnet56", "resnet56-noshort", "resnet20", "resnet20-noshort"]
-    wanted = [("surface", name, seed) for name in names[:4] for seed in (0, 1)]
+    drawn = [*names, "resnet110-stopped", "resnet56-stopped"]
+    wanted = [("surface", name, seed) for seed in range(5) for name in drawn]
     wanted += [("curvature", name, 0) for name in names]
     assert calls == [(*each, tmp_path, "tcp://far:8786") for each in wanted]

@@ -92,6 +92,21 @@ def test_the_best_step_size_has_the_least_geometric_mean_of_those_that_lose_no_r
     assert not np.array_equal(times, race_optimiser(replace(course, seed=1), racer)[1])
 
 
+def test_where_every_step_size_loses_runs_that_which_loses_the_fewest_is_taken():
+    tuning = replace(course, seed=course.seed + 10_000, runs=TUNING_RUNS)
+    logs = np.array([escape_times(tuning, "momentum", [one])[0].ravel() for one in step_sizes("momentum")])
+    budget = int(np.sort(logs, 1)[:, -1].min()) - 1  # one step too few for the best of the slowest runs
+    short = replace(course, budget=budget)
+    rate, times = race_optimiser(short, "momentum")
+    kept = [
+        np.isfinite(escape_times(replace(tuning, budget=budget), "momentum", [one])).sum()
+        for one in step_sizes("momentum")
+    ]
+    assert max(kept) < len(logs[0])
+    assert kept[step_sizes("momentum").index(rate)] == max(kept)
+    assert np.isfinite(times).any()
+
+
 def test_without_its_epsilon_adam_needs_more_steps_from_nearer_starts_in_two_dimensions():
     plane = replace(course, dimension=2, condition=100.0, distances=(1e-2, 1e-4, 1e-6), runs=20)
     tiny, usual = (np.median(escape_times(plane, name, [0.03])[0], -1) for name in ("Adam, ε = 1e-16", "Adam"))

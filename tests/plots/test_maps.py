@@ -106,6 +106,13 @@ def test_heats_lie_where_their_grid_is_and_have_holes() -> None:
     np.testing.assert_allclose(drawn, expected, atol=3)
 
 
+def test_empty_places_alone_are_refused() -> None:
+    for draw in (contour_maps, heat_maps):
+        for panels in ({}, {"a": None, "b": None}):
+            with pytest.raises(ValueError, match="expected one or more that are not None"):
+                draw(panels, 2, LABELS)
+
+
 def test_heats_have_one_scale_and_say_what_lies_beyond() -> None:
     ones = np.ones((5, 7))
     for low, high, extend in (

@@ -1,21 +1,21 @@
 """The residual networks of the chapter `resnet_landscape`: their training on CIFAR-10, and the records of their loss.
 
 A one-cycle schedule trains a network in some hours on two cores; `python -m descent.experiments.cifar_resnets` trains
-the six that are missing from `data/checkpoints`, each resumably. Surfaces and curvature around them take hours, too;
+those that are missing from `data/checkpoints`, each resumably. Surfaces and curvature around them take hours, too;
 the chapter checks their records in part.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
+import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,10 +25,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from descent.checkout import project_root
 from descent.data.datasets import Dataset, load_dataset, standardise
-from descent.landscape.directions import Direction, Scaling, random_direction, weight_matrices
-from descent.landscape.evaluator import Evaluator
-from descent.landscape.shape import HessianExtremes
-from descent.landscape.surface import loss_surface, plane_grid
+from descent.landscape.directions import weight_matrices
 from descent.models.flat_weights import flatten
 from descent.models.image_networks import set_gates
 from descent.models.published_weights import (
@@ -39,11 +36,10 @@ from descent.models.published_weights import (
     round_to_float16,
     save_checkpoint,
 )
-from descent.repro.files import sha256_of_arrays
-from descent.repro.machine import Precision, autocast, compute_device, has_bfloat16
-from descent.repro.records import Record, find_record, provenance, record_path
+from descent.repro.machine import autocast, compute_device, has_bfloat16
+from descent.repro.numbers import check_whole
+from descent.repro.records import Record, provenance
 from descent.repro.seeding import torch_generator
-from descent.repro.sweeps import Sweep, sweep
 from descent.spectra.trajectory import trajectory_plane
 from descent.training.capture import CapturePlan, GradientRecorder
 from descent.training.loop import Batch, MiniBatches, TrainingPlan, fit
@@ -55,13 +51,7 @@ SAFE_CHANNELS = 16
 CHECKPOINTS = Path("data", "checkpoints")  # of a project
 DEPTHS = (110, 56, 20)  # the longest trainings first
 PLANE_LIMIT = 1_000_000  # weights; the plane of a larger network would take more of the repository than its weights
-NETWORKS = tuple(ResNetDescription(depth, shortcuts) for depth in DEPTHS for shortcuts in ("projection", "none"))
-IMAGES, CURVATURE_IMAGES = 64, 16  # of each surface, and of each Hessian
-SIDES = {0: 51, 1: 25}  # of the surfaces: seed of the plane -> points a side
-CURVATURE_SIDE = 5
-SHARD_SIZES = {"surface": 51, "curvature": 1}  # points
-SIGN_STRIDE = 101
-REMAKE = "make records CHAPTER=resnet_landscape"
+STOP_IMAGES = 500  # training images whose mean loss says when a network is stopped
 Images = tuple[Tensor, Tensor]
 
 
@@ -189,6 +179,41 @@ def error_rate(model: nn.Module, data: Dataset, reference: Dataset, precision: s
     return wrong / len(data)
 
 
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """What a schedule trains: the network, its batches, optimiser and cycle of the learning rate."""
+
+    model: nn.Sequential
+    batches: AugmentedBatches
+    optimizer: torch.optim.SGD
+    cycle: OneCycleLR
+
+    @classmethod
+    def of(cls, network: ResNetDescription, schedule: ResNetSchedule, data: Dataset) -> _Training:
+        """All of it before the first step; a network that is to have no shortcuts starts with those of option A.
+
+        Raises:
+            ValueError: a schedule of fewer than ten steps; nothing has been computed.
+        """
+        device, fading = compute_device(), network.shortcuts == "none"
+        batches = AugmentedBatches(data, schedule, fading, device)
+        if batches.steps < FEWEST_STEPS:
+            sizes = f"epochs={schedule.epochs}, batch_size={schedule.batch_size}: {batches.steps} steps"
+            raise ValueError(f"{sizes}; expected at least {FEWEST_STEPS}, for the learning rate to rise and fall")
+        model = (replace(network, shortcuts="padding") if fading else network).build(schedule.seed)
+        batches.layout = memory_format(model)
+        model.to(device, memory_format=batches.layout)  # type: ignore[call-overload]
+        optimizer = torch.optim.SGD(model.parameters(), schedule.peak, schedule.momentum,
+                                    weight_decay=schedule.weight_decay, nesterov=True)  # fmt: skip
+        cycle = OneCycleLR(optimizer, schedule.peak, batches.steps, pct_start=0.2, cycle_momentum=False)
+        return cls(model, batches, optimizer, cycle)
+
+    def plan(self, network: ResNetDescription, schedule: ResNetSchedule, work: Path, progress: bool) -> TrainingPlan:
+        """The whole schedule, with checkpoints in `work`."""
+        bar = network.name if progress else None
+        return TrainingPlan(self.batches.steps, self.cycle, (), work, 100, f"{network} {schedule}", bar)
+
+
 def train_resnet(
     network: ResNetDescription,
     folder: Path,
@@ -206,44 +231,123 @@ def train_resnet(
     Raises:
         ValueError: a schedule of fewer than ten steps; nothing has been computed.
     """
-    device = compute_device()
-    fading, work = network.shortcuts == "none", folder / ".work" / network.name
-    data = read(schedule.dataset, "train")
-    batches = AugmentedBatches(data, schedule, fading, device)
-    if batches.steps < FEWEST_STEPS:
-        sizes = f"epochs={schedule.epochs}, batch_size={schedule.batch_size}: {batches.steps} steps"
-        raise ValueError(f"{sizes}; expected at least {FEWEST_STEPS}, for the learning rate to rise and fall")
-    model = (replace(network, shortcuts="padding") if fading else network).build(schedule.seed)
-    batches.layout = memory_format(model)
-    model.to(device, memory_format=batches.layout)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(model.parameters(), schedule.peak, schedule.momentum,
-                                weight_decay=schedule.weight_decay, nesterov=True)  # fmt: skip
-    cycle = OneCycleLR(optimizer, schedule.peak, batches.steps, pct_start=0.2, cycle_momentum=False)
-    plan = TrainingPlan(
-        batches.steps, cycle, (), work, 100, f"{network} {schedule}", network.name if progress else None
-    )
+    data, work = read(schedule.dataset, "train"), folder / ".work" / network.name
+    training = _Training.of(network, schedule, data)
+    model, steps = training.model, training.batches.steps
+    kept = np.linspace(0, steps, schedule.snapshots, endpoint=False).astype(int)
+    recipe = CapturePlan(kept, "weight", list(weight_matrices(model)))
     loss = partial(faded_cross_entropy, precision=schedule.precision)
-    steps = np.linspace(0, batches.steps, schedule.snapshots, endpoint=False).astype(int)
-    recipe = CapturePlan(steps, "weight", list(weight_matrices(model)))
-    with GradientRecorder(model, optimizer, recipe, work / "weights") as recorder:
-        losses = fit(model, loss, batches, optimizer, plan, recorders=[recorder])
+    with GradientRecorder(model, training.optimizer, recipe, work / "weights") as recorder:
+        plan = training.plan(network, schedule, work, progress)
+        losses = fit(model, loss, training.batches, training.optimizer, plan, recorders=[recorder])
         round_to_float16(model)
-        if fading:
+        if network.shortcuts == "none":
             set_gates(model, 0.0)  # the last step leaves a rest, and a resumed run may have made it before
         end = flatten({name: part.cpu() for name, part in weight_matrices(model).items()}).numpy()
         rows = np.concatenate([np.asarray(recorder.stack().rows), end[None]])
-        path = training_path_record(network, rows, [*recorder.stack().steps, batches.steps])
+        path = training_path_record(network, rows, [*recorder.stack().steps, steps])
     error = error_rate(model, read(schedule.dataset, "test"), data, schedule.precision)
-    return save_checkpoint(folder, network, model.cpu(), _training_notes(schedule, losses, error, device), path)
+    about = _training_notes(schedule, losses, error)
+    return save_checkpoint(folder, network, model.cpu(), about, path)
 
 
-def _training_notes(
-    schedule: ResNetSchedule, losses: NDArray[np.float64], test_error: float, device: torch.device
-) -> dict[str, Any]:
+class _LossReachedError(Exception):
+    """The mean loss is down at what a training was to stop at."""
+
+
+def train_to_loss(
+    network: ResNetDescription,
+    folder: Path,
+    schedule: ResNetSchedule,
+    target: float,
+    images: int,
+    *,
+    read: Callable[..., Dataset] = load_dataset,
+    every: int = 25,
+    progress: bool = True,
+) -> Path:
+    """Train a network with shortcuts along its schedule until its loss is at most `target`, or to the end.
+
+    The loss is that of `loss_now`, on the first `images` training images, and is looked at every `every` steps and at
+    the end. What is kept in `folder` is the network of that step, as `train_resnet` keeps its own, with `stopped`
+    (step, loss, target and number of images) among its notes, and without a path. Where the loss never comes down to
+    `target`, that is the network of the last step, and its loss says so.
+
+    Args:
+        network: has shortcuts; without them they would still be fading at the step.
+        folder: where the checkpoint goes; a killed run with the same target, images and looks goes on from its last
+            hundred steps.
+        schedule: the whole training, of which this is the beginning.
+        target: in nats, mean per example.
+        images: the number of training images in the mean.
+        read: gives the data set.
+        every: steps between two looks.
+        progress: whether a bar shows the steps.
+
+    Raises:
+        ValueError: a network without shortcuts, a target that is no number, `images` or `every` below one, or more
+            images than there are.
+        DamagedCheckpointError: a killed run to another target in the same folder.
+    """
+    if network.shortcuts == "none":
+        raise ValueError(f"{network.name}: its shortcuts would still be fading; expected a network with shortcuts")
+    check_whole(every=every)
+    if not math.isfinite(target):
+        raise ValueError(f"target={target}: expected a loss in nats")
+    data, work = read(schedule.dataset, "train"), folder / ".work" / network.name
+    drawn = first_images(data, images)
+    training = _Training.of(network, schedule, data)
+    model, seen = training.model, {}
+
+    def look(step: int, _: float) -> None:
+        if (step + 1) % every == 0 or step + 1 == training.batches.steps:
+            seen[step + 1] = loss_now(model, drawn)
+            if seen[step + 1] <= target:
+                raise _LossReachedError
+
+    plan = training.plan(network, schedule, work, progress)
+    plan = replace(plan, callbacks=[look], run=f"{plan.run} to {target} on {images} images, every {every} steps")
+    loss = partial(faded_cross_entropy, precision=schedule.precision)
+    with suppress(_LossReachedError):
+        fit(model, loss, training.batches, training.optimizer, plan)
+    round_to_float16(model)
+    error = error_rate(model, read(schedule.dataset, "test"), data, schedule.precision)
+    step = max(seen, default=training.batches.steps)  # no look is left where a finished run was killed afterwards
+    stopped = {"step": step, "loss": loss_now(model, drawn), "target": target, "images": images}
+    about = _training_notes(schedule, np.array([]), error) | {"stopped": stopped}
+    return save_checkpoint(folder, network, model.cpu(), about)
+
+
+def loss_now(model: nn.Module, images: Images) -> float:
+    """Cross-entropy in evaluation mode, in nats, mean per example; the model comes back in the mode it was in."""
+    (inputs, targets), training = images, model.training
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.inference_mode():
+        pairs = zip(torch.split(inputs, 250), torch.split(targets, 250), strict=True)
+        total = sum(nn.functional.cross_entropy(model(x.to(device)), y.to(device), reduction="sum") for x, y in pairs)
+    model.train(training)
+    return float(total) / len(targets)
+
+
+def first_images(data: Dataset, count: int) -> Images:
+    """The first training images, standardised: of CIFAR-10 a random sample, as they are sorted by their SHA-256.
+
+    Raises:
+        ValueError: `count` is no whole number from one to the number of images.
+    """
+    check_whole(images=count)
+    if count > len(data):
+        raise ValueError(f"images={count}: expected at most the {len(data)} of {data.name}")
+    return standardise(data)[:count].clone(), data.targets[:count].clone()
+
+
+def _training_notes(schedule: ResNetSchedule, losses: NDArray[np.float64], test_error: float) -> dict[str, Any]:
     """What a checkpoint says of its training, as plain JSON values."""
+    device = compute_device()
     return {
         "schedule": asdict(schedule),
-        "loss_every_50_steps": [round(float(part.mean()), 4) for part in np.split(losses, range(50, len(losses), 50))],
+        "loss_every_50_steps": [round(float(losses[at : at + 50].mean()), 4) for at in range(0, len(losses), 50)],
         "test_error": test_error,
         "provenance": {**provenance(schedule.seed), "device": device.type, "bfloat16": has_bfloat16(device)},
     }
@@ -262,139 +366,74 @@ def training_path_record(network: ResNetDescription, rows: NDArray[Any], steps: 
     return Record(f"{network.name}-path", values, {}, {})
 
 
-def plane_evaluator(
-    checkpoint: Checkpoint, images: Images, seed: int, scaling: Scaling = "filter", precision: Precision = "auto"
-) -> Evaluator:
-    """The evaluator of the loss on a random plane through a trained network.
+@dataclass(frozen=True)
+class PublishedNetwork:
+    """One of the networks that the chapter draws, and where its checkpoint lies.
 
-    Args:
-        checkpoint: the network.
-        images: standardised inputs `(n, c, h, w)` and targets `(n,)`.
-        seed: decides both directions.
-        scaling: see `descent.landscape.directions.rescale_direction`.
-        precision: see `Evaluator`.
+    Attributes:
+        network: its description.
+        group: "" for a whole training by seed 0; `stopped` for one that ends where its loss is that of the network of
+            the same depth without shortcuts; `second` for a whole training by seed 1.
     """
-    return Evaluator(checkpoint.model, *images, _plane(checkpoint, seed, scaling), precision=precision)
+
+    network: ResNetDescription
+    group: Literal["", "stopped", "second"] = ""
+
+    @property
+    def name(self) -> str:
+        """Such as `resnet56-stopped`."""
+        return f"{self.network.name}-{self.group}" if self.group else self.network.name
+
+    def folder(self, root: Path) -> Path:
+        """The folder of its checkpoint in a project."""
+        return root / CHECKPOINTS / self.group
+
+    def load(self, root: Path) -> Checkpoint:
+        """Its checkpoint; errors as those of `load_checkpoint`."""
+        return load_checkpoint(self.folder(root), self.network)
+
+    def schedule(self) -> ResNetSchedule:
+        """That of its training; of a stopped one a short cycle, since small images alone never reach the loss.
+
+        Of two epochs; of three for ResNet-56, which after two had 0.956 where the network without shortcuts has 0.903.
+        """
+        if self.group == "stopped":
+            epochs = 3 if self.network.depth == 56 else 2
+            return ResNetSchedule.of(self.network, epochs=epochs, small_epochs=epochs - 1)
+        return ResNetSchedule.of(self.network, seed=int(self.group == "second"))
+
+    def train(self, root: Path) -> Path | None:
+        """Train it unless it is there; a stopped one needs that without shortcuts, which it is compared with."""
+        folder = self.folder(root)
+        weights = folder / f"{self.network.name}.safetensors"
+        if weights.is_file() and (self.group == "stopped" or path_file(folder, self.network).is_file()):
+            return None
+        schedule = self.schedule()
+        if self.group != "stopped":
+            return train_resnet(self.network, folder, schedule)
+        other = PublishedNetwork(replace(self.network, shortcuts="none")).load(root).model
+        target = loss_now(other, first_images(load_dataset(schedule.dataset), STOP_IMAGES))
+        return train_to_loss(self.network, folder, schedule, target, STOP_IMAGES)
 
 
-def plane_hessian_extremes(
-    checkpoint: Checkpoint, images: Images, seed: int, scaling: Scaling = "filter"
-) -> HessianExtremes:
-    """The task that finds the extreme Hessian eigenvalues on the same plane; arguments as for `plane_evaluator`."""
-    return HessianExtremes(checkpoint.model, *images, _plane(checkpoint, seed, scaling))
-
-
-def _plane(checkpoint: Checkpoint, seed: int, scaling: Scaling) -> list[Direction]:
-    return [random_direction(checkpoint.model, seed, stream, scaling) for stream in ("alpha", "beta")]
-
-
-def plane_sources(
-    checkpoint: Checkpoint, data: Dataset, images: int, seed: int, scaling: Scaling = "filter"
-) -> dict[str, Any]:
-    """What a record of a plane was made from, as the settings that it carries; the same on every machine.
-
-    `seed`, `scaling` and `images`, the number of the first ones of the training set `data`, say what was asked for.
-    Three SHA-256 say what that was: `weights_sha256` of the file of weights; `directions_sha256` of the signs of every
-    `SIGN_STRIDE`-th number of both directions, whose last bits differ between processors; `images_sha256` of pixels,
-    before they are standardised, and classes.
-    """
-    flat = (flatten(direction).numpy()[::SIGN_STRIDE] > 0 for direction in _plane(checkpoint, seed, scaling))
-    pixels = {"inputs": data.inputs[:images].numpy(), "targets": data.targets[:images].numpy()}
-    return {
-        "seed": seed,
-        "scaling": scaling,
-        "images": images,
-        "weights_sha256": checkpoint.sha256,
-        "directions_sha256": sha256_of_arrays(dict(zip(("alpha", "beta"), flat, strict=True))),
-        "images_sha256": sha256_of_arrays(pixels),
-    }
-
-
-def read_plane_record(path: Path, sources: Mapping[str, Any]) -> Record | None:
-    """The record at `path`, made from these sources; None where there is none for this seed, scaling and count.
-
-    Raises:
-        ValueError: the file is damaged, or was made from other weights, directions or images.
-    """
-    asked = {name: sources[name] for name in ("seed", "scaling", "images")}
-    return Record.load(path, REMAKE, **sources) if find_record(path, **asked) else None
-
-
-def plane_record_path(root: Path, network: ResNetDescription, kind: str, seed: int) -> Path:
-    """Where the record of a plane lies in a project; `kind` is `surface` or `curvature`."""
-    return record_path(root, "resnet_landscape", f"{network.name}-{kind}-{seed}")
-
-
-def first_images(data: Dataset, count: int) -> Images:
-    """The first training images, standardised: of CIFAR-10 a random sample, as they are sorted by their SHA-256."""
-    return standardise(data)[:count].clone(), data.targets[:count].clone()
-
-
-def _kept_sweep(root: Path, name: str, kind: str, sources: Mapping[str, Any], scheduler: str) -> Sweep:
-    """A sweep whose shards are kept; other weights, another plane or other images have another folder."""
-    digest = hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:12]
-    folder = root / "_build" / "sweeps" / f"{name}-{kind}-{digest}"
-    return Sweep(scheduler, folder, SHARD_SIZES[kind], f"{name} {kind}")
-
-
-def make_surface_record(network: ResNetDescription, seed: int, root: Path, scheduler: str) -> None:
-    """Make the record of one surface unless it is there; its side is that of its seed in SIDES."""
-    checkpoint, path = load_checkpoint(root / CHECKPOINTS, network), plane_record_path(root, network, "surface", seed)
-    data = load_dataset("cifar10")
-    sources = plane_sources(checkpoint, data, IMAGES, seed)
-    if find_record(path, **sources):
-        return
-    evaluator = plane_evaluator(checkpoint, first_images(data, IMAGES), seed)
-    how = _kept_sweep(root, network.name, "surface", sources, scheduler)
-
-    def run(task: Evaluator, points: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        return sweep(task, points, how, task.key())
-
-    axis = np.linspace(-1, 1, SIDES[seed])
-    surface = loss_surface(evaluator, axis, axis, run)
-    surface.record(f"{network.name}-surface", sources, provenance(seed)).save(path)
-
-
-def make_curvature_record(network: ResNetDescription, seed: int, root: Path, scheduler: str) -> None:
-    """Make the record of the extreme Hessian eigenvalues on a coarse grid, unless it is there."""
-    checkpoint, path = load_checkpoint(root / CHECKPOINTS, network), plane_record_path(root, network, "curvature", seed)
-    data = load_dataset("cifar10")
-    sources = plane_sources(checkpoint, data, CURVATURE_IMAGES, seed)
-    if find_record(path, **sources):
-        return
-    images, axis = first_images(data, CURVATURE_IMAGES), np.linspace(-1, 1, CURVATURE_SIDE)
-    how = _kept_sweep(root, network.name, "curvature", sources, scheduler)
-    exact = plane_evaluator(checkpoint, images, seed, precision="float32")  # on this machine; the sources hold on all
-    columns = sweep(plane_hessian_extremes(checkpoint, images, seed), plane_grid(axis, axis), how, exact.key())
-    squares = {name: column.reshape(len(axis), len(axis)) for name, column in columns.items()}
-    values = {"alpha": axis, "beta": axis, **squares}
-    Record(f"{network.name}-curvature", values, {**sources, "precision": "float32"}, provenance(seed)).save(path)
-
-
-def make_resnet_landscape(root: Path, scheduler: str) -> None:
-    """Make the records that are missing or belong to other weights; the chapter computes small surfaces itself."""
-    for network in NETWORKS:
-        if network.depth > 20:
-            for seed in SIDES:
-                make_surface_record(network, seed, root, scheduler)
-    for network in NETWORKS:
-        make_curvature_record(network, 0, root, scheduler)
-
-
-CHAPTERS = {"resnet_landscape": make_resnet_landscape}
+NETWORKS = tuple(ResNetDescription(depth, shortcuts) for depth in DEPTHS for shortcuts in ("projection", "none"))
+PUBLISHED = (
+    *map(PublishedNetwork, NETWORKS),
+    *(PublishedNetwork(network, "stopped") for network in NETWORKS[:4:2]),
+    *(PublishedNetwork(network, "second") for network in NETWORKS[4:]),
+)
 
 
 def main(arguments: list[str]) -> None:
     """Train the named networks, or all, where their weights or the paths of their trainings are missing."""
     parser = argparse.ArgumentParser(prog="python -m descent.experiments.cifar_resnets", description=main.__doc__)
-    names = {network.name: network for network in NETWORKS}
+    names = {each.name: each for each in PUBLISHED}
     parser.add_argument("network", nargs="*", choices=[[], *names], help=f"of {', '.join(names)}")
-    parser.add_argument("--folder", type=Path, default=project_root() / CHECKPOINTS, help="where they go")
+    parser.add_argument("--root", type=Path, default=project_root(), help="the project whose data/checkpoints it is")
     given = parser.parse_args(arguments)
-    for network in [names[name] for name in given.network or names]:
-        weights = given.folder / f"{network.name}.safetensors"
-        if not (weights.is_file() and path_file(given.folder, network).is_file()):
-            print(train_resnet(network, given.folder, ResNetSchedule.of(network)))
+    for each in [names[name] for name in given.network or names]:
+        if path := each.train(given.root):
+            print(path)
 
 
 if __name__ == "__main__":

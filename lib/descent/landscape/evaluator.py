@@ -86,7 +86,9 @@ class Evaluator:
             logits `(b, classes)`.
         metric: of the same form; its mean is measured beside the loss.
         precision: of weights and activations. `auto` is float64 for a network in it, bfloat16 where the machine
-            multiplies in it, else float32. Outputs in bfloat16 become float32; losses are summed in float64.
+            multiplies in it, else float32. Outputs in bfloat16 become float32; losses are summed in float64. On a GPU
+            PyTorch's convolutions of float32 are TF32, a thousandth off, unless you set
+            `torch.backends.cudnn.allow_tf32 = False`.
         batch: examples at a time.
 
     Attributes:

@@ -59,7 +59,7 @@ def _shown(values: Array, low: float, high: float) -> Array:
 
 
 def contour_maps(
-    panels: Mapping[str, Surface],
+    panels: Mapping[str, Surface | None],
     columns: int,
     labels: Labels,
     *,
@@ -69,7 +69,7 @@ def contour_maps(
     """Surfaces from above as filled contours, on one logarithmic colour scale; holes are grey.
 
     Args:
-        panels: title -> surface.
+        panels: title -> surface, or None for a place that stays empty.
         columns: panels in a row.
         labels: x and y of every panel, z of the colour bar.
         clip: losses above it have its colour.
@@ -86,11 +86,16 @@ def contour_maps(
         >>> [(axis.get_title(), axis.get_xlabel(), axis.get_ylabel()) for axis in figure.axes]
         [('a bowl', 'α', 'β'), ('', '', 'loss (nats)')]
     """
-    low, high = _range(panels, clip)
+    _check_some(panels)
+    low, high = _range({name: surface for name, surface in panels.items() if surface}, clip)
     norm, levels = LogNorm(low, high), np.geomspace(low, high, 21)
     figure, axes = panel_grid(len(panels), columns, _size(columns), share=not paths)
     label_panels(axes, columns, list(panels), labels)
     for axis, (title, surface) in zip(axes, panels.items(), strict=True):
+        if surface is None:
+            axis.set_axis_off()
+            axis.set_title("")
+            continue
         shown = _shown(surface.loss, low, high).T
         axis.set_facecolor(HOLE)
         filled = axis.contourf(surface.alpha, surface.beta, shown, levels, norm=norm, cmap=MAP, extend="neither")
@@ -109,31 +114,47 @@ def contour_maps(
 
 
 def heat_maps(
-    panels: Mapping[str, tuple[Array, Array, Array]],
+    panels: Mapping[str, tuple[Array, Array, Array] | None],
     columns: int,
     labels: Labels,
     ends: tuple[float, float] = (0.0, 1.0),
+    colours: str = MAP,
 ) -> Figure:
     """Values on grids as coloured squares, on one linear scale; NaN and infinity are holes, which are grey.
 
     Args:
-        panels: title -> (alpha `(m,)`, beta `(n,)`, values `(m, n)`).
+        panels: title -> (alpha `(m,)`, beta `(n,)`, values `(m, n)`), or None for a place that stays empty.
         columns: panels in a row.
         labels: x and y of every panel, z of the colour bar.
         ends: those of the scale; a value beyond has the colour of the nearer one.
+        colours: a colour map of matplotlib; one that diverges, such as `RdBu`, where the middle is special.
+
+    Raises:
+        ValueError: no panel at all, or only empty places.
     """
+    _check_some(panels)
     figure, axes = panel_grid(len(panels), columns, _size(columns))
     label_panels(axes, columns, list(panels), labels)
-    for axis, (alpha, beta, values) in zip(axes, panels.values(), strict=True):
+    for axis, panel in zip(axes, panels.values(), strict=True):
+        if panel is None:
+            axis.set_axis_off()
+            axis.set_title("")
+            continue
+        alpha, beta, values = panel
         axis.set_facecolor(HOLE)
         shown = np.where(np.isfinite(values), values, np.nan)
-        image = axis.pcolormesh(alpha, beta, shown.T, norm=Normalize(*ends), cmap=MAP, shading="nearest")
+        image = axis.pcolormesh(alpha, beta, shown.T, norm=Normalize(*ends), cmap=colours, shading="nearest")
         axis.grid(visible=False)
-    every = np.concatenate([values[np.isfinite(values)] for _, _, values in panels.values()])
+    every = np.concatenate([panel[2][np.isfinite(panel[2])] for panel in panels.values() if panel])
     beyond = bool((every < ends[0]).any()), bool((every > ends[1]).any())
     extend = {(True, False): "min", (False, True): "max", (True, True): "both"}.get(beyond, "neither")
     figure.colorbar(image, ax=axes, label=labels.z, shrink=0.9, pad=0.02, extend=extend)
     return figure
+
+
+def _check_some(panels: Mapping[str, object]) -> None:
+    if not any(panel is not None for panel in panels.values()):
+        raise ValueError(f"panels={dict(panels)}: expected one or more that are not None")
 
 
 def _size(columns: int) -> tuple[float, float]:

@@ -85,7 +85,6 @@ class ScorecardDirective(Table):
         file = f"notebooks/claims/{judged.id.partition('.')[0]}.yml"
         root, branch = theme.get("repository_url", ""), theme.get("repository_branch", "main")
         link = nodes.paragraph("", "", nodes.reference("", "Registration", refuri=f"{root}/blob/{branch}/{file}"))
-        link += [nodes.Text(" and "), nodes.reference("", "its history", refuri=f"{root}/commits/{branch}/{file}")]
         items = [
             nodes.definition_list_item("", nodes.term(text=term), nodes.definition("", *self.markdown(str(text))))
             for term, text in rows

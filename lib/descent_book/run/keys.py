@@ -127,8 +127,8 @@ def _data_named(root: Path, library: Library, reached: Sequence[Definition], giv
     """SHA-256 of the committed records and weights whose folder the code, or what it reaches, or a text given, names.
 
     A folder of records is named by its own name, by a pattern, or by the beginning of an f-string, wherever that
-    stands; that of the weights where "data" is named too, be it elsewhere. A file of the library that is no code counts
-    where its name stands.
+    stands; that of the weights where "data" is named too, be it elsewhere, and a folder inside it where its own name
+    stands as well. A file of the library that is no code counts where its name stands.
     """
     named = set().union(*(_texts(library, each) for each in reached), given)
     patterns = [text if "*" in text else f"{text}*" for text in named if "*" in text or text.endswith(("-", "_"))]
@@ -138,9 +138,10 @@ def _data_named(root: Path, library: Library, reached: Sequence[Definition], giv
         for folder in sorted((root / "data" / "records").glob("*"))
         if folder.name in named or any(fnmatchcase(folder.name, pattern) for pattern in patterns)
     ]
-    if {"data", "checkpoints"} <= named:
-        folders.append(root / "data" / "checkpoints")
     files = {file.relative_to(root / "data"): file for folder in folders for file in folder.rglob("*")}
+    if {"data", "checkpoints"} <= named:
+        weights = [w.relative_to(root / "data") for w in (root / "data" / "checkpoints").rglob("*")]
+        files |= {path: root / "data" / path for path in weights if {*path.parts[:-1]} <= named}
     files |= {f.relative_to(library.folder.parent): f for f in library.folder.rglob("*") if f.name in named}
     return {
         path.as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()

@@ -71,7 +71,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const axes = Object.fromEntries(AXES.map((axis) => [axis, titled(layout[name][axis], size[0])]));
       const titles = AXES.some((axis) => axes[axis].title.text);
       const lines = Math.max(...AXES.map((axis) => axes[axis].title.text.split("<br>").length));
-      const camera = placed(layout[name].camera, enough(...size, titles ? 30 + 14 * lines : 0));
+      const camera = placed(layout[name].camera, enough(...size, titles ? 40 + 14 * lines : 0));
       fit[name] = { ...layout[name], ...axes, domain, camera };
     });
     fit.height = tall;
