@@ -102,6 +102,7 @@ colab: ## inside Google's Colab image: add only what it lacks to its own Python,
 audit: $(READY) ## everything the reproducibility page promises, at length: an hour or two; kept as book/promises.json
 	$(RUN) build --edition published
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m promise --promises book/promises.json tests tests/audits $(ONLY:%=-k %)
+	$(if $(ONLY),,OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/independent)
 
 IN_COLAB := test_a_chapter_runs_beside_colabs_own_packages
 

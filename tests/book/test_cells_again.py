@@ -33,18 +33,18 @@ def test_the_steps_of_lbfgs_are_recorded_at_each_run_of_their_cell(again: int) -
     assert here["recorded_difference"] < 1e-6
 
 
-@pytest.mark.parametrize(("lowest", "values"), [(1.1, [[1.1] * 3] * 2), (0.1, [[0.7] * 3] * 2), (9.0, [[1.3] * 3] * 2)])
-def test_a_scan_without_a_lowest_point_inside_gives_its_end(lowest: float, values: list[list[float]]) -> None:
+@pytest.mark.parametrize(("lowest", "value"), [(1.05, 1.05), (0.5, 0.88), (9.0, 1.12), (1.0, 1.0)])
+def test_a_scan_without_a_lowest_point_inside_gives_its_end(lowest: float, value: float) -> None:
     (source,) = cells("superposition", "best_c = ")
     judged: dict[str, Any] = {}
-    card = SimpleNamespace(judge=lambda name, each: judged.update({name: each}), only=lambda *names: names)
-    weights = torch.ones(8, 2)
-    toys = SimpleNamespace(part=lambda chosen: chosen)
+    weights = torch.ones(2, 3, 2)
+    run = SimpleNamespace(toys=SimpleNamespace(part=lambda chosen: chosen), W=weights, b=weights)
     here: dict[str, Any] = {
-        "np": np, "card": card, "settings": SimpleNamespace(runs=2), "seeds": [0, 1], "cores": lambda: 1,
-        "first": {"small": SimpleNamespace(toys=toys, W=weights, b=weights)},
-        "deterministic": contextlib.nullcontext,
-        "fresh_losses": lambda part, W, b, batches: (W[:, 0] - lowest) ** 2,
+        "np": np, "judge": lambda name, each: judged.update({name: each}), "cores": lambda: 1, "runs": 2,
+        "scanned": {(4, 3): run}, "scores": {(4, 3): np.array([[1.0, 2.0]])}, "lowest": lambda each: [0, 1],
+        "deterministic": contextlib.nullcontext, "dimensionality": lambda W: W[..., 0],
+        "trained": lambda *given, **what: run,
+        "fresh_losses": lambda part, W, b, batches: 1 + (W[:, 0, 0] - lowest) ** 2,
     }  # fmt: skip
     exec(source, here)
-    np.testing.assert_allclose(judged["scale_reply"], values, atol=1e-5)
+    np.testing.assert_allclose(judged["scale_reply"], [value] * 2, atol=1e-5)

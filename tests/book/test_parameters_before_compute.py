@@ -36,11 +36,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("saddles", {"conditions": [1.0, float("inf")]}, "entry 2: input should be less than or equal to 1000000000"),
     ("saddles", {"distances": [0.1, 0.0]}, "distances=[0.1, 0.0]: entry 2: input should be greater than 0"),
     ("saddles", {"distances": [2.0, 0.1]}, "entry 1: input should be less than 1"),
-    ("superposition", {"inverse": [0.5, 1.0, 2.0]}, "inverse=[0.5, 1.0, 2.0]: entry 1: input should be"),
+    ("superposition", {"sparsest": 1.5}, "sparsest=1.5: input should be greater than or equal to 2"),
     ("superposition", {"ratios": [0.0, 2.0]}, "ratios=[0.0, 2.0]: entry 1: input should be greater than or equal to 1"),
     ("superposition", {"noises": [-0.1, 0.1]}, "noises=[-0.1, 0.1]: entry 1: input should be"),
     ("superposition", {"noises": [0.1, float("nan")]}, "entry 2: input should be"),
-    ("superposition", {"uniform": [10, 0]}, "uniform=[10, 0]: entry 2: input should be greater than or equal to 1"),
+    ("superposition", {"uniform": [10, 1]}, "uniform=[10, 1]: entry 2: input should be greater than or equal to 2"),
     # arithmetic
     ("grokking", {"p": 6}, "p=6: expected a prime number"),
     ("grokking", {"p": 121}, "p=121: expected a prime number"),
@@ -73,7 +73,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("saddles", {"learning_rate": 0.1}, "learning_rate=0.1, momentum=0.9: expected a ratio to 1 - momentum of"),
     ("saddles", {"momentum": 0.1}, "learning_rate=0.001, momentum=0.1: expected a ratio"),
     ("saddles", {"side": 9}, "side=9: expected at most that of the images of dataset='digits'"),
-    ("superposition", {"small": [5, 20]}, "small=[5, 20]: expected more features than dimensions"),
     ("superposition", {"uniform": [8, 8]}, "uniform=[8, 8]: expected more features than dimensions"),
     ("superposition", {"noises": [0.0, 0.2]}, "noises=[0.0, 0.2]: expected one above 0 and at most 0.1"),
     ("your_own_network", {"seed": 2**63}, "seed=9223372036854775808: input should be less than"),
@@ -90,7 +89,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("saddles", {"dimensions": [2, 2]}, "dimensions=[2, 2]: expected each once"),
     ("saddles", {"conditions": [10.0, 10.0]}, f"conditions=[10.0, 10.0]: {LARGER}"),
     ("saddles", {"distances": [0.001, 0.01]}, "distances=[0.001, 0.01]: expected each to be smaller"),
-    ("superposition", {"inverse": [8.0, 2.0, 1.0]}, f"inverse=[8.0, 2.0, 1.0]: {LARGER}"),
     ("superposition", {"ratios": [2.0, 1.0]}, f"ratios=[2.0, 1.0]: {LARGER}"),
     # where to compute
     ("grokking", {"scheduler": "localhost"}, "scheduler='localhost': expected 'tcp://host:port', or ''"),
@@ -108,7 +106,7 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ("resnet_landscape", {"planes": 100, "curvature_images": 50}),
     ("saddles", {"dimensions": [1000, 2], "conditions": [1.0, 1e9], "distances": [0.9, 1e-9], "side": 8}),
     ("saddles", {"dataset": "mnist", "side": 28}),
-    ("superposition", {"small": [2, 1], "inverse": [1.0, 1.5, 1000.0], "noises": [0.1, 1.0]}),
+    ("superposition", {"uniform": [3, 2], "ratios": [1.0, 1000.0], "noises": [0.1, 1.0]}),
     ("your_own_network", {"seed": 2**63 - 1}),
 ]
 

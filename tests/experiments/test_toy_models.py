@@ -1,5 +1,6 @@
 """The toy models: gradients against automatic differentiation, inputs against statistics, runs against themselves."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,6 @@ from torch import Tensor
 from descent.experiments.toy_models import (
     BLOCK,
     KINDS,
-    PAIRINGS,
     ToyInputs,
     ToyModels,
     ToyTraining,
@@ -108,6 +108,27 @@ def test_kept_weights_are_those_before_their_step() -> None:
     assert train_toy_models(toys(), SHORT).steps.tolist() == [30]
 
 
+def test_a_training_may_begin_at_given_weights() -> None:
+    models = toys()
+    first = train_toy_models(models, replace(SHORT, steps=1), start=0.5 * models.start())
+    begun = train_toy_models(models, replace(SHORT, steps=1, every=1), start=0.5 * models.start().double())
+    assert torch.equal(begun.kept[0], 0.5 * models.start())
+    assert torch.equal(begun.W, first.W)
+    assert torch.equal(train_toy_models(models, SHORT, start=models.start()).W, train_toy_models(models, SHORT).W)
+    with deterministic(1):
+        whole = train_toy_models(models, SHORT, start=0.5 * models.start())
+    assert torch.equal(train_toy_models_in_parts(models, SHORT, 2, start=0.5 * models.start()).W, whole.W)
+
+
+@pytest.mark.parametrize("train", [train_toy_models, lambda *a, start: train_toy_models_in_parts(*a, 2, start=start)])
+@pytest.mark.parametrize("shape", [(3, 3, 6), (4, 6, 3)])
+def test_a_start_of_another_shape_is_refused(train: Callable[..., object], shape: tuple[int, int, int]) -> None:
+    with pytest.raises(
+        ValueError, match=rf"start of shape \({shape[0]}, {shape[1]}, {shape[2]}\): expected \(4, 3, 6\)"
+    ):
+        train(toys(), SHORT, start=torch.zeros(shape))
+
+
 def test_inputs_have_their_density_and_are_uniform() -> None:
     models = ToyModels(4, 2, [0, 0, 1], [1.0, 0.5, 0.05])
     _, x, noisy = drawn(models, 50_000)
@@ -120,24 +141,6 @@ def test_inputs_have_their_density_and_are_uniform() -> None:
         assert float(present.var()) == pytest.approx(1 / 12, abs=0.004)
         assert 0 < float(present.min()) <= float(present.max()) <= 1
     assert abs(float(torch.corrcoef(x[:, 1].T)[0, 1])) < 0.02
-
-
-@pytest.mark.parametrize("pairing", PAIRINGS[1:])
-def test_pairs_go_together_as_they_are_told(pairing: str) -> None:
-    models = ToyModels(4, 2, [0, 1], [0.5, 0.2], pairing=pairing)
-    _, x, _ = drawn(models, 50_000)
-    for model, density in enumerate([0.5, 0.2]):
-        on = x[:, model] > 0
-        assert on.double().mean(0).tolist() == pytest.approx([density] * 4, abs=0.01)
-        both = float((on[:, 0] & on[:, 1]).double().mean())
-        assert both == pytest.approx(density if pairing == "correlated" else 0, abs=0.01)
-        assert float((on[:, 0] & on[:, 2]).double().mean()) == pytest.approx(density**2, abs=0.01)
-        present = x[on[:, 1], model, 1]
-        assert float(present.mean()) == pytest.approx(0.5, abs=0.01)
-        assert float(present.var()) == pytest.approx(1 / 12, abs=0.004)
-        if pairing == "correlated":
-            values = x[on[:, 0], model, :2]
-            assert abs(float(torch.corrcoef(values.T)[0, 1])) < 0.02, "their values are independent"
 
 
 def test_noise_has_its_size_and_is_not_in_the_target() -> None:
@@ -174,17 +177,13 @@ def test_blocks_cover_all_models() -> None:
     ("changes", "sentence"),
     [
         ({"kind": "gelu"}, "kind 'gelu': expected one of relu, linear, layernorm"),
-        ({"pairing": "odd"}, "pairing 'odd': expected one of independent, correlated, anticorrelated"),
         ({"density": 0.0}, "density=0 to 0: expected above 0 and at most 1"),
         ({"density": 1.5}, "density=1.5 to 1.5: expected above 0"),
-        ({"density": 0.6, "pairing": "anticorrelated"}, "at most 0.5 for anticorrelated features"),
-        ({"density": torch.rand(4, 6), "pairing": "correlated"}, "the same for both features of a pair"),
         ({"density": [0.1, 0.2]}, r"density of shape \(2, 1\): expected a number, 4 of them"),
         ({"importance": 0.0}, "importance=0, noise=0: expected importances above 0"),
         ({"noise": -1.0}, "noise=-1"),
         ({"n": 0}, "n=0: expected at least 1, a whole number"),
         ({"seeds": []}, "seeds=0: expected at least 1"),
-        ({"n": 5, "density": 0.5, "importance": 1.0, "pairing": "correlated"}, "n=5: features that go in pairs"),
     ],
 )
 def test_bad_models_are_refused_by_name(changes: dict, sentence: str) -> None:

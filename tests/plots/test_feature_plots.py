@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from descent.features.geometry import cluster_edges, figure_frame
-from descent.plots.features import Solid, feature_rays, matrix_maps, norm_bars, solid_panels
+from descent.plots.features import Solid, feature_rays, solid_panels
 from descent.plots.style import Labels, use_style
 
 LABELS = Labels("feature", "length", "interference")
@@ -13,17 +13,12 @@ def solid(name: str) -> Solid:
     return Solid(points.T.numpy(), cluster_edges(points), np.full(points.shape[1], 0.5))
 
 
-def test_panels_have_labels_at_the_edge_and_one_scale() -> None:
+def test_panels_have_labels_at_the_edge() -> None:
     use_style()
-    bars = {f"{i}": (np.linspace(0, 1, 5 + i), np.linspace(0, 3, 5 + i)) for i in range(5)}
-    heights = norm_bars(bars, 3, LABELS)
-    assert [axis.get_xlabel() for axis in heights.axes[:5]] == ["", "", "feature", "feature", "feature"]
-    assert [axis.get_ylabel() for axis in heights.axes[:5]] == ["length", "", "", "length", ""]
-    assert not heights.axes[5].get_visible()
-    assert len(heights.axes[1].patches) == 6
-    squares = matrix_maps({"a": np.eye(3), "b": -2 * np.eye(4)}, 2, LABELS)
-    assert {axis.images[0].get_clim() for axis in squares.axes[:2]} == {(-1.0, 1.0)}
-    assert squares.axes[-1].get_ylabel() == "interference"
+    planes = feature_rays({f"{i}": np.eye(2) for i in range(5)}, 3, LABELS)
+    assert [axis.get_xlabel() for axis in planes.axes[:5]] == ["", "", "feature", "feature", "feature"]
+    assert [axis.get_ylabel() for axis in planes.axes[:5]] == ["length", "", "", "length", ""]
+    assert not planes.axes[5].get_visible()
 
 
 def test_planes_draw_a_ray_for_each_feature() -> None:

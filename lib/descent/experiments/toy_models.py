@@ -35,7 +35,6 @@ from descent.repro.seeding import deterministic, numpy_generator, torch_generato
 from descent.training.loop import DivergenceError
 
 KINDS = ("relu", "linear", "layernorm")
-PAIRINGS = ("independent", "correlated", "anticorrelated")
 BLOCK = 1 << 18  # numbers in one array of a block, 1 MiB
 GPU_BLOCK = 1 << 26  # a GPU wants few and large products
 EPSILON = 1e-5  # of the layer normalisation
@@ -67,8 +66,6 @@ class ToyModels:
         importance: the I_i, in the same forms.
         noise: standard deviation of Gaussian noise on the inputs, which the target does not have; a number or `(k,)`.
         kind: "relu"; "linear", without the ReLU; or "layernorm", ReLU(W^T LN(W x) + b) with LN without parameters.
-        pairing: "independent", or how features 2 i and 2 i + 1 go together: "correlated" (both are 0 or neither is) or
-            "anticorrelated" (at most one of them is not 0).
 
     Raises:
         ValueError: a size below 1, no seed, a value out of range or of a shape that means two things, an unknown kind.
@@ -81,30 +78,23 @@ class ToyModels:
     importance: float | Sequence[float] | Tensor = 1.0
     noise: float | Sequence[float] | Tensor = 0.0
     kind: str = "relu"
-    pairing: str = "independent"
 
     def __post_init__(self) -> None:
         check_whole(n=self.n, m=self.m, seeds=len(self.seeds))
         for seed in self.seeds:
             check_whole(0, seed=seed)
-        for name, value, choices in (("kind", self.kind, KINDS), ("pairing", self.pairing, PAIRINGS)):
-            if value not in choices:
-                raise ValueError(f"{name} {value!r}: expected one of {', '.join(choices)}")
-        if self.pairing != "independent" and self.n % 2:
-            raise ValueError(f"n={self.n}: features that go in pairs need an even number")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind {self.kind!r}: expected one of {', '.join(KINDS)}")
         for name in ("density", "importance", "noise"):
             filled = _per_feature(getattr(self, name), len(self), 1 if name == "noise" else self.n, name)
             object.__setattr__(self, name, filled)
         density, importance, noise = self.tensors()
-        most = 0.5 if self.pairing == "anticorrelated" else 1.0
-        if not (density.min() > 0 and density.max() <= most):
+        if not (density.min() > 0 and density.max() <= 1):
             ends = f"{float(density.min()):g} to {float(density.max()):g}"
-            raise ValueError(f"density={ends}: expected above 0 and at most {most:g} for {self.pairing} features")
+            raise ValueError(f"density={ends}: expected above 0 and at most 1")
         if not (importance.min() > 0 and noise.min() >= 0 and (importance.max() + noise.max()).isfinite()):
             low = f"importance={float(importance.min()):g}, noise={float(noise.min()):g}"
             raise ValueError(f"{low}: expected importances above 0 and noise of at least 0, none infinite")
-        if self.pairing != "independent" and not torch.equal(density[:, ::2], density[:, 1::2]):
-            raise ValueError("density: expected the same for both features of a pair")
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -140,7 +130,7 @@ class ToyInputs:
     ) -> None:
         different = sorted(set(models.seeds))
         density, _, noise = models.tensors()
-        self.batch, self.n, self.pairing = batch, models.n, models.pairing
+        self.batch, self.n = batch, models.n
         self.stream = torch.tensor([different.index(seed) for seed in models.seeds])
         self._sources = [numpy_generator(seed, name) for seed in different]  # torch's are slower by a half
         self._noises = [torch_generator(seed, f"{name}, noise") for seed in different]
@@ -156,8 +146,6 @@ class ToyInputs:
         uniforms, *gaussians = self._drawn
         for source, uniform in zip(self._sources, uniforms, strict=True):
             source.random(out=uniform.numpy(), dtype=np.float32)
-        if self.pairing == "anticorrelated":  # u near 1 switches the first of a pair on, u near 0 the second
-            torch.sub(1, uniforms[:, ::2], out=uniforms[:, 1::2])
         for drawn in gaussians:
             for generator, gaussian in zip(self._noises, drawn, strict=True):
                 gaussian.normal_(generator=generator)
@@ -173,8 +161,6 @@ class ToyInputs:
         slope = self.slope[models]
         x = torch.mul(uniform, slope, out=into)  # addcmul takes longer than these three
         x.add_(1 - slope).clamp_(min=0)
-        if self.pairing == "correlated":
-            x[:, 1::2] = uniform[..., 1::2, :] * (x[:, ::2] > 0)  # its value has a uniform number of its own
         if self.gaussian is None:
             return x, x
         gaussian = self.gaussian[int(stream[0])] if one else self.gaussian.index_select(0, rows)
@@ -314,15 +300,26 @@ class TrainedToys:
     losses: Tensor = field(repr=False)
 
 
-def train_toy_models(toys: ToyModels, recipe: ToyTraining, progress: str | None = None) -> TrainedToys:
+def train_toy_models(
+    toys: ToyModels, recipe: ToyTraining, progress: str | None = None, start: Tensor | None = None
+) -> TrainedToys:
     """Train the models side by side, in this process, with the text `progress` before a bar if there is one.
 
+    Args:
+        toys: the models.
+        recipe: how they are trained.
+        progress: None shows no bar.
+        start: initial W `(k, m, n)`; None for that of the seeds, `toys.start()`. Biases start at zero.
+
     Raises:
+        ValueError: `start` has another shape.
         DivergenceError: weights that are not finite after the last step; names the seeds of their models.
     """
+    _check_start(start, toys)
+    first = toys.start() if start is None else start.to(FLOAT)
     keep_freed_memory()  # otherwise each step asks the system for its arrays again
     device = compute_device()
-    W, b, both = _side_by_side(toys.start().to(device), torch.zeros(len(toys), toys.n, device=device, dtype=FLOAT))
+    W, b, both = _side_by_side(first.to(device), torch.zeros(len(toys), toys.n, device=device, dtype=FLOAT))
     optimizer = torch.optim.AdamW([both], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     inputs = ToyInputs(toys, recipe.batch, device=device)
     marks = {recipe.steps, *(range(0, recipe.steps, recipe.every) if recipe.every else ())}
@@ -343,6 +340,11 @@ def train_toy_models(toys: ToyModels, recipe: ToyTraining, progress: str | None 
     return TrainedToys(toys, W.detach().cpu(), b.detach().cpu(), steps, torch.stack(kept), torch.stack(losses))
 
 
+def _check_start(start: Tensor | None, toys: ToyModels) -> None:
+    if start is not None and start.shape != (len(toys), toys.m, toys.n):
+        raise ValueError(f"start of shape {tuple(start.shape)}: expected ({len(toys)}, {toys.m}, {toys.n})")
+
+
 def _side_by_side(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """W and b as parts of one array with a gradient, and that array, whose length is a multiple of LANES."""
     ends = W.numel(), W.numel() + b.numel()
@@ -355,19 +357,23 @@ def _side_by_side(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def train_toy_models_in_parts(
-    toys: ToyModels, recipe: ToyTraining, workers: int, progress: str | None = None
+    toys: ToyModels, recipe: ToyTraining, workers: int, progress: str | None = None, start: Tensor | None = None
 ) -> TrainedToys:
     """Train in processes of one thread each; models of one seed go together, as they share their uniform numbers.
 
     Raises:
-        ValueError: no worker.
+        ValueError: no worker, or `start` has another shape than `(k, m, n)`.
         DivergenceError: as `train_toy_models`.
     """
     check_whole(workers=workers)
     by_seed = np.argsort(np.array(toys.seeds), kind="stable")
     chosen = [part.tolist() for part in np.array_split(by_seed, min(workers, len(toys)))]
+    _check_start(start, toys)
     jobs = [
-        delayed(_train_on_one_thread)(toys.part(part), recipe, None if i else progress) for i, part in enumerate(chosen)
+        delayed(_train_on_one_thread)(
+            toys.part(part), recipe, None if i else progress, None if start is None else start[part]
+        )
+        for i, part in enumerate(chosen)
     ]
     parts: list[TrainedToys] = Parallel(n_jobs=len(jobs))(jobs)
     order = torch.tensor([number for part in chosen for number in part]).argsort()
@@ -378,9 +384,11 @@ def train_toy_models_in_parts(
     return TrainedToys(toys, joined("W", 0), joined("b", 0), parts[0].steps, joined("kept", 1), joined("losses", 1))
 
 
-def _train_on_one_thread(toys: ToyModels, recipe: ToyTraining, progress: str | None) -> TrainedToys:
+def _train_on_one_thread(
+    toys: ToyModels, recipe: ToyTraining, progress: str | None, start: Tensor | None
+) -> TrainedToys:
     with deterministic(1):
-        return train_toy_models(toys, recipe, progress)
+        return train_toy_models(toys, recipe, progress, start)
 
 
 def fresh_losses(toys: ToyModels, W: Tensor, b: Tensor, batches: int = 16, batch: int = 4096) -> Tensor:

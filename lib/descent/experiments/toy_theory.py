@@ -73,11 +73,10 @@ def learnt_loss(kind: str, scale: float, bias: float, density: float, noise: flo
     spread *= np.sqrt(2)
     own = _over_x(scale * NODES + bias, spread, NODES)
     other = _over_x(-scale * NODES + bias, spread, 0.0)
-    both = 0.0
-    for y, weight in zip(NODES, WEIGHTS, strict=True):
-        x = np.concatenate([y * NODES, y + (1 - y) * NODES])  # the kink lies near x = y
-        parts = np.concatenate([y * WEIGHTS, (1 - y) * WEIGHTS])
-        both += weight * float(parts @ _error(scale * (x - y) + bias, spread, x))
+    y = NODES[:, None]  # each row is for one y, its kink near x = y
+    x = np.concatenate([y * NODES, y + (1 - y) * NODES], 1)
+    parts = np.concatenate([y * WEIGHTS, (1 - y) * WEIGHTS], 1)
+    both = float(WEIGHTS @ (parts * _error(scale * (x - y) + bias, spread, x)).sum(1))
     return absent**2 * nothing + density * absent * (own + other) + density**2 * both
 
 

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -209,10 +210,15 @@ def figure_name(W: Tensor) -> str:
     """
     ours = cosines(_map(W).double())
     for name in FIGURES:
-        known = figure_frame(name)
-        if len(cosines(known)) == len(ours) and torch.allclose(ours, cosines(known), rtol=0, atol=0.15):
+        known = _cosines_of(name)
+        if len(known) == len(ours) and torch.allclose(ours, known, rtol=0, atol=0.15):
             return name
     return "other"
+
+
+@cache
+def _cosines_of(name: str) -> Tensor:
+    return cosines(figure_frame(name))
 
 
 def feature_clusters(W: Tensor, threshold: float = 0.2) -> list[FeatureCluster]:

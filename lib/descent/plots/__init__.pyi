@@ -1,7 +1,5 @@
 from .features import Solid as Solid
 from .features import feature_rays as feature_rays
-from .features import matrix_maps as matrix_maps
-from .features import norm_bars as norm_bars
 from .features import solid_panels as solid_panels
 from .lines import LinePanel as LinePanel
 from .lines import interval_plot as interval_plot

@@ -1,4 +1,4 @@
-"""Figures of features: bars, matrices, rays in the plane and solids in space; nothing is computed or saved here."""
+"""Figures of features: rays in the plane and solids in space; nothing is computed or saved here."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -28,47 +26,6 @@ from descent.plots.style import (
 
 Array = NDArray[Any]
 SHARED = "cividis"  # dark is a direction of its own, bright one that is shared
-
-
-def norm_bars(maps: Mapping[str, tuple[Array, Array]], columns: int, labels: Labels) -> Figure:
-    """A bar for each feature, as long as its norm and coloured by its interference, as in Elhage et al. 2022.
-
-    Args:
-        maps: title -> (norms `(n,)`, interference `(n,)`); an interference above 1 has the colour of 1.
-        columns: panels in a row.
-        labels: x and y of every panel, z of the colour bar.
-    """
-    figure, axes = panel_grid(len(maps), columns, (10, 2.3), 0.4)
-    label_panels(axes, columns, list(maps), labels)
-    scale = ScalarMappable(Normalize(0, 1), SHARED)
-    for axis, (norms, shared) in zip(axes, maps.values(), strict=True):
-        axis.bar(np.arange(len(norms)), norms, color=scale.to_rgba(np.clip(shared, 0, 1)), width=0.9)
-    figure.colorbar(scale, ax=axes, label=labels.z, shrink=0.9, pad=0.02)
-    return figure
-
-
-def matrix_maps(panels: Mapping[str, Array], columns: int, labels: Labels) -> Figure:
-    """Matrices as coloured squares on one scale from -1 to 1, white at zero; values beyond have the colour of an end.
-
-    Args:
-        panels: title -> `(n, n)`.
-        columns: panels in a row.
-        labels: x and y of every panel, z of the colour bar.
-
-    Example:
-        >>> figure = matrix_maps({"W": np.eye(3), "b": -np.eye(2)}, 2, Labels("input", "output", "weight"))
-        >>> [(axis.get_title(), axis.get_ylabel()) for axis in figure.axes]
-        [('W', 'output'), ('b', ''), ('', 'weight')]
-        >>> figure.axes[0].images[0].get_clim()
-        (-1.0, 1.0)
-    """
-    figure, axes = panel_grid(len(panels), columns, (10, 9.2 / columns), 0.4, share=False)
-    label_panels(axes, columns, list(panels), labels)
-    for axis, values in zip(axes, panels.values(), strict=True):
-        image = axis.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-        axis.grid(visible=False)
-    figure.colorbar(image, ax=axes, label=labels.z, shrink=0.9, pad=0.02)
-    return figure
 
 
 def feature_rays(panels: Mapping[str, Array], columns: int, labels: Labels, groups: Sequence[int] = ()) -> Figure:

@@ -117,15 +117,18 @@ document.addEventListener("DOMContentLoaded", () => {
     },
   };
 
-  // uniform numbers of a fixed seed (mulberry32), and normal ones from pairs of them (Box and Muller)
-  function normals() {
-    let a = 1;
-    const uniform = () => {
+  // uniform numbers of a seed (mulberry32), and normal ones from pairs of them (Box and Muller)
+  function uniforms(seed) {
+    let a = seed;
+    return () => {
       a = (a + 0x6d2b79f5) | 0;
       let t = Math.imul(a ^ (a >>> 15), 1 | a);
       t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
       return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
     };
+  }
+  function normals(seed = 1) {
+    const uniform = uniforms(seed);
     return () => {
       const radius = Math.sqrt(-2 * Math.log(1 - uniform())), angle = 2 * Math.PI * uniform();
       return [radius * Math.cos(angle), radius * Math.sin(angle)];
@@ -315,7 +318,218 @@ document.addEventListener("DOMContentLoaded", () => {
     return draw().then(() => maps[0].on("plotly_afterplot", settle));
   }
 
-  const KINDS = { threshold, saddle };
+  // ---- superposition: n features in a plane, x' = ReLU(W^T W x + b), trained as the reader watches ----
+  // the weights are one list: both rows of W, then b; a batch is a list of inputs
+  function toyGradient(weights, batch, importance) {
+    const n = importance.length, gradient = Array(3 * n).fill(0), scale = 1 / (batch.length * n);
+    let loss = 0;
+    for (const x of batch) {
+      let [h, k, p, q] = [0, 0, 0, 0];
+      for (let i = 0; i < n; i++) { h += weights[i] * x[i]; k += weights[n + i] * x[i]; }
+      const g = x.map((value, i) => {
+        const out = Math.max(0, weights[i] * h + weights[n + i] * k + weights[2 * n + i]), error = out - value;
+        loss += scale * importance[i] * error * error;
+        return out > 0 ? 2 * scale * importance[i] * error : 0;
+      });
+      for (let i = 0; i < n; i++) { p += weights[i] * g[i]; q += weights[n + i] * g[i]; }
+      for (let i = 0; i < n; i++) {
+        gradient[i] += h * g[i] + p * x[i];
+        gradient[n + i] += k * g[i] + q * x[i];
+        gradient[2 * n + i] += g[i];
+      }
+    }
+    return [loss, gradient];
+  }
+
+  // inputs that are 0 with probability 1 - density, else uniform on 0 to 1
+  const toyBatch = (count, n, density, uniform) => Array.from({ length: count }, () =>
+    Array.from({ length: n }, () => Math.max(0, (uniform() - 1 + density) / density)));
+
+  const column = (weights, i) => [weights[i], weights[weights.length / 3 + i]];
+
+  // the share of a dimension that each feature has
+  function toyShares(weights) {
+    const columns = Array.from({ length: weights.length / 3 }, (_, i) => column(weights, i));
+    return columns.map(([x, y]) => {
+      const square = x * x + y * y, sum = columns.reduce((total, [p, q]) => total + (x * p + y * q) ** 2, 0);
+      return sum > 0 ? square * square / sum : 0;
+    });
+  }
+
+  const CHUNK = 20, TAIL = 400; // steps from one picture to the next, and pictures that are kept
+  const TESTED = 1000; // fresh inputs of the loss
+
+  function superposition(place, data) {
+    const current = { ...data.presets[0][1] };
+    const maps = ["map", "distance", "loss"].map((name) => element("div", { className: `explorable-canvas explorable-${name}` }));
+    const said = element("output", { className: "explorable-said" }), run = element("button", { type: "button" });
+    const controls = element("div", { className: "explorable-controls" });
+    const chosen = element("select", {}, element("option", { value: "" }, "(your own)"),
+      ...data.presets.map(([name]) => element("option", { value: name }, name)));
+    chosen.value = data.presets[0][0];
+    controls.append(element("label", {}, "Preset", chosen));
+    const RANGES = [
+      ["density", "Density", -2, 0, 0.01, (v) => 10 ** v, Math.log10], ["importance", "Importance, each over the last", 0.5, 1, 0.01],
+      ["features", "Features", 2, 8, 1], ["start", "Start", 1, 30, 1],
+    ];
+    const sliders = {}, same = (value) => value;
+    for (const [name, title, min, max, step, read = same, write = same] of RANGES) {
+      const input = element("input", { type: "range", min, max, step }), shown = element("span", { className: "explorable-value" });
+      sliders[name] = { input, shown, read: () => read(Number(input.value)), write };
+      controls.append(element("label", {}, title, input, shown));
+    }
+    controls.append(run);
+    const frame = element("div", { className: "explorable-saddle" }, ...maps);
+    place.append(frame, controls, said);
+    place.setAttribute("aria-label", "Features in a plane, trained as you watch: their directions, which you can move, shares of a dimension, and the loss");
+
+    let weights, state, step, until, uniform, trail, losses, handles = [], frameAsked = 0;
+    const importance = () => Array.from({ length: current.features }, (_, i) => current.importance ** i);
+    const tested = () => toyBatch(TESTED, current.features, current.density, uniforms(0));
+
+    function begin() {
+      const n = current.features, draw = normals(current.start), size = Math.sqrt(2 / (2 + n));
+      const drawn = Array.from({ length: n }, () => draw().map((each) => size * each));
+      weights = [...drawn.map(([x]) => x), ...drawn.map(([, y]) => y), ...Array(n).fill(0)];
+      [state, step, until, uniform] = [{ t: 0 }, 0, current.steps, uniforms(1000 + current.start)];
+      [trail, losses] = [[], []];
+      handles.forEach((each) => each.remove());
+      handles = drawn.map((_, i) => handle(i));
+      maps[0].append(...handles);
+      keep();
+    }
+
+    function keep() {
+      trail = [...trail, [...weights]].slice(-TAIL);
+      losses = [...losses, [step, toyGradient(weights, tested(), importance())[0]]].slice(-TAIL);
+    }
+
+    function train(count) {
+      for (let k = 0; k < count && step < until; k++) {
+        const [, gradient] = toyGradient(weights, toyBatch(current.batch, current.features, current.density, uniform), importance());
+        state.t += 1;
+        weights = STEPS.AdamW(weights, gradient, state, { rate: current.rate });
+        step += 1;
+      }
+      keep();
+    }
+
+    function tell() {
+      for (const [name, { input, shown, write }] of Object.entries(sliders)) {
+        input.value = write(current[name]);
+        shown.textContent = `${Number(current[name].toPrecision(2))}`;
+        input.setAttribute("aria-valuetext", shown.textContent);
+      }
+      run.textContent = step < until ? "Pause" : "Train on";
+      if (step < until) return; // a reader is told of the end, not of every picture
+      const learnt = toyShares(weights).filter((_, i) => Math.hypot(...column(weights, i)) > 0.5).map((each) => each.toFixed(2));
+      said.value = `Step ${step}: loss ${losses.at(-1)[1].toPrecision(3)}, ${learnt.length} of ${current.features} features learnt, with shares ${learnt.join(", ")}.`;
+    }
+
+    function draw() {
+      tell();
+      const n = current.features, colour = getComputedStyle(place).color, config = { responsive: true, displayModeBar: false };
+      const axis = { fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)", zeroline: false };
+      const layout = (height, x, y, more = {}) => ({
+        height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13 },
+        paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)", xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y }, ...more,
+      });
+      const all = Array.from({ length: n }, (_, i) => i), of = (i) => COLOURS[i % COLOURS.length];
+      const rays = all.map((i) => ({
+        x: [0, column(weights, i)[0]], y: [0, column(weights, i)[1]], name: `feature ${i + 1}`, mode: "lines",
+        line: { color: of(i), width: 3 }, hoverinfo: "name",
+      }));
+      const paths = all.map((i) => ({
+        x: trail.map((each) => each[i]), y: trail.map((each) => each[n + i]), name: `path ${i + 1}`, mode: "lines",
+        line: { color: of(i), width: 1 }, opacity: 0.6, hoverinfo: "skip",
+      }));
+      const shares = { x: all.map((i) => i + 1), y: toyShares(weights), name: "shares", mode: "markers", marker: { size: 10, color: all.map(of) }, hovertemplate: "%{y:.3f}" };
+      const loss = { x: losses.map(([at]) => at), y: losses.map(([, each]) => each), name: "loss", mode: "lines", line: { color: COLOURS[0], width: 2 }, hovertemplate: "step %{x}: %{y:.3g}" };
+      const square = (text) => ({ range: [-1.4, 1.4], dtick: 0.5, constrain: "domain", title: { text } });
+      const level = (y) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: colour, width: 1, dash: "dot" } });
+      const circle = { type: "circle", x0: -1, x1: 1, y0: -1, y1: 1, line: { color: "#8C8C8C", width: 1 } };
+      return Promise.all([
+        Plotly.react(maps[0], [...paths, ...rays], layout(420, square("first dimension"), { ...square("second dimension"), scaleanchor: "x" }, { shapes: [circle] }), config),
+        Plotly.react(maps[1], [shares], layout(210, { title: { text: "feature" }, dtick: 1, range: [0.5, n + 0.5] }, { title: { text: "share" }, range: [0, 1.05] }, { shapes: [0.4, 0.5, 1].map(level) }), config),
+        Plotly.react(maps[2], [loss], layout(210, { title: { text: "step" } }, { title: { text: "loss" }, rangemode: "tozero" }), config),
+      ]).then(settle);
+    }
+
+    function settle() { // the handles stand where the columns end
+      const { xaxis, yaxis } = maps[0]._fullLayout;
+      handles.forEach((each, i) => {
+        const [x, y] = column(weights, i);
+        each.style.left = `${xaxis._offset + xaxis.d2p(x)}px`;
+        each.style.top = `${yaxis._offset + yaxis.d2p(y)}px`;
+        each.setAttribute("aria-label", `Feature ${i + 1} at ${x.toFixed(2)}, ${y.toFixed(2)}; arrow keys move it`);
+      });
+      place.dataset.step = step; // of what is drawn
+    }
+
+    function handle(i) {
+      const made = element("button", { className: "explorable-handle explorable-head", type: "button", title: `Feature ${i + 1}` });
+      made.style.borderColor = COLOURS[i % COLOURS.length];
+      made.addEventListener("pointerdown", (event) => { until = step; made.setPointerCapture(event.pointerId); });
+      made.addEventListener("pointermove", (event) => {
+        if (!made.hasPointerCapture(event.pointerId)) return;
+        const { xaxis, yaxis } = maps[0]._fullLayout, box = maps[0].getBoundingClientRect();
+        move(i, xaxis.p2d(event.clientX - box.left - xaxis._offset), yaxis.p2d(event.clientY - box.top - yaxis._offset));
+      });
+      made.addEventListener("keydown", (event) => {
+        const keys = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+        const [dx, dy] = keys[event.key] ?? [0, 0], [x, y] = column(weights, i);
+        if (!dx && !dy) return;
+        event.preventDefault();
+        move(i, x + 0.1 * dx, y + 0.1 * dy);
+      });
+      return made;
+    }
+
+    function move(i, ...to) { // and stop: a column that is being moved does not train
+      until = step;
+      const [x, y] = to.map((each) => Math.min(1.4, Math.max(-1.4, each)));
+      [weights[i], weights[current.features + i]] = [x, y];
+      [state, chosen.value] = [{ t: 0 }, ""];
+      keep();
+      return draw();
+    }
+
+    function go(more) { // train so many steps further, some between one picture and the next
+      until = step + more;
+      if (frameAsked) return;
+      const next = () => {
+        train(CHUNK);
+        frameAsked = step < until ? requestAnimationFrame(next) : 0;
+        draw();
+      };
+      frameAsked = requestAnimationFrame(next);
+    }
+
+    run.addEventListener("click", () => {
+      if (step < until) until = step;
+      else go(current.steps);
+      tell();
+    });
+    chosen.addEventListener("change", () => {
+      if (!chosen.value) return;
+      Object.assign(current, new Map(data.presets).get(chosen.value));
+      begin();
+      go(current.steps);
+    });
+    for (const [name, { input, read }] of Object.entries(sliders)) {
+      input.addEventListener("input", () => {
+        current[name] = read();
+        chosen.value = "";
+        if (name === "features" || name === "start") begin();
+        go(current.steps);
+      });
+    }
+    begin();
+    while (step < until) train(CHUNK); // it opens on what training gives; what moves, a reader has asked for
+    return draw().then(() => maps[0].on("plotly_afterplot", settle));
+  }
+
+  const KINDS = { threshold, saddle, superposition };
   for (const place of document.querySelectorAll(".explorable")) {
     const data = window.explorables?.[place.dataset.explorable];
     if (!data || !window.Plotly || !KINDS[data.kind]) continue;
