@@ -52,7 +52,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("grokking", {"every": 1000, "limit": 400}, "every=1000: expected at most steps=1600 and limit=400"),
     ("grokking", {"every": 200, "steps": 100}, "every=200: expected at most steps=100 and limit=400"),
     ("grokking", {"weight_decay": 0}, "weight_decay=0: input should be greater than 0"),
-    ("grokking_basins", {"every": 1000}, "every=1000, steps=560: 1 kept weights, expected 8 or more"),
+    ("grokking_basins", {"every": 1000}, "every=1000, steps=520: 1 kept weights, expected 8 or more"),
     ("grokking_basins", {"stride": 40}, "stride=40: expected less than the 40 kept weights"),
     ("grokking_basins", {"weight_decay": 0}, "weight_decay=0: input should be greater than 0"),
     ("grokking_basins", {"copy_steps": 100, "copy_every": 20}, "copy_every=20: expected 7 looks or more"),
