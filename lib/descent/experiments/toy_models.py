@@ -28,6 +28,7 @@ from typing import cast
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -105,7 +106,7 @@ class ToyModels:
         """Density `(k, n)`, importance `(k, n)`, noise `(k, 1)`."""
         return cast("tuple[Tensor, Tensor, Tensor]", (self.density, self.importance, self.noise))
 
-    def part(self, chosen: Sequence[int]) -> ToyModels:
+    def part(self, chosen: Sequence[int] | NDArray[np.integer]) -> ToyModels:
         """The models with these numbers; raises ValueError for a mask."""
         numbers = np.asarray(list(chosen))
         if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
