@@ -10,14 +10,17 @@ document.addEventListener("DOMContentLoaded", () => {
     return made;
   }
 
+  // the colour of text: the page's own, since that of a place fades from one mode into the other
+  const ink = (place) => getComputedStyle(place).getPropertyValue("--pst-color-text-base").trim() || getComputedStyle(place).color;
+
   // how many of the values are at least the threshold
   const above = (values, threshold) => values.filter((value) => value >= threshold).length;
 
   function layout(place, threshold, length) {
-    const colour = getComputedStyle(place).color;
+    const colour = ink(place);
     const axis = { type: "log", fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)" };
     return {
-      height: 380, margin: { l: 55, r: 10, t: 10, b: 45 }, showlegend: false, dragmode: false, font: { size: 14 },
+      height: 380, margin: { l: 55, r: 10, t: 10, b: 45 }, showlegend: false, dragmode: false, font: { size: 14, color: colour },
       paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)",
       xaxis: { ...axis, title: { text: "index i" }, range: [0, Math.log10(length)], dtick: 1 },
       yaxis: { ...axis, title: { text: "σᵢ / σ₁" }, range: [LEAST, 0.05], dtick: 1 },
@@ -54,7 +57,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
     slider.addEventListener("input", update);
     choice.addEventListener("change", update);
-    return update();
+    return update().then(() => update);
   }
 
   // ---- a saddle to play with: two coordinates, the steps of PyTorch's optimisers, and what theory predicts ----
@@ -251,10 +254,10 @@ document.addEventListener("DOMContentLoaded", () => {
       current.steps = Math.round(current.steps);
       const surface = surfaceOf(current), points = walk(current), steps = points.map((_, t) => t);
       tell(points, surface);
-      const colour = getComputedStyle(place).color, config = { responsive: true, displayModeBar: false };
+      const colour = ink(place), config = { responsive: true, displayModeBar: false };
       const axis = { fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)", zeroline: false };
       const layout = (height, x, y) => ({
-        height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13 },
+        height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13, color: colour },
         paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)", xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y },
       });
       const { up, down } = isolines(surface.value), [x, y] = [0, 1].map((i) => points.map((each) => each[i]));
@@ -315,7 +318,7 @@ document.addEventListener("DOMContentLoaded", () => {
     chosen.addEventListener("change", () => change("", chosen.value));
     for (const [name, each] of Object.entries(selects)) each.addEventListener("change", () => change(name, each.value));
     for (const [name, { input, read }] of Object.entries(sliders)) input.addEventListener("input", () => change(name, read()));
-    return draw().then(() => maps[0].on("plotly_afterplot", settle));
+    return draw().then(() => maps[0].on("plotly_afterplot", settle)).then(() => draw);
   }
 
   // ---- superposition: n features in a plane, x' = ReLU(W^T W x + b), trained as the reader watches ----
@@ -428,10 +431,10 @@ document.addEventListener("DOMContentLoaded", () => {
 
     function draw() {
       tell();
-      const n = current.features, colour = getComputedStyle(place).color, config = { responsive: true, displayModeBar: false };
+      const n = current.features, colour = ink(place), config = { responsive: true, displayModeBar: false };
       const axis = { fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)", zeroline: false };
       const layout = (height, x, y, more = {}) => ({
-        height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13 },
+        height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13, color: colour },
         paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)", xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y }, ...more,
       });
       const all = Array.from({ length: n }, (_, i) => i), of = (i) => COLOURS[i % COLOURS.length];
@@ -526,14 +529,17 @@ document.addEventListener("DOMContentLoaded", () => {
     }
     begin();
     while (step < until) train(CHUNK); // it opens on what training gives; what moves, a reader has asked for
-    return draw().then(() => maps[0].on("plotly_afterplot", settle));
+    return draw().then(() => maps[0].on("plotly_afterplot", settle)).then(() => draw);
   }
 
-  const KINDS = { threshold, saddle, superposition };
+  const KINDS = { threshold, saddle, superposition }; // each gives what draws it again
   for (const place of document.querySelectorAll(".explorable")) {
     const data = window.explorables?.[place.dataset.explorable];
     if (!data || !window.Plotly || !KINDS[data.kind]) continue;
     const still = place.querySelector("img");
-    KINDS[data.kind](place, data).then(() => { if (still) still.hidden = true; });
+    KINDS[data.kind](place, data).then((draw) => {
+      if (still) still.hidden = true;
+      new MutationObserver(() => draw()).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    });
   }
 });
