@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from descent.data.group_tables import ModularTask
 from descent.experiments.grokking import GrokkingRun, ModularExperiment
@@ -27,8 +28,8 @@ from descent.experiments.grokking_measures import (
     mean_loss,
     train_and_test_losses,
 )
-from descent.experiments.grokking_records import key_frequencies_of_run, make_grokking, sweep_times
-from descent.experiments.grokking_together import stack_digest, train_together
+from descent.experiments.grokking_records import key_frequencies_of_run, make_grokking, sweep_times, train_or_load
+from descent.experiments.grokking_together import stack_digest
 from descent.repro.machine import cores
 from descent.repro.records import Record, find_record, provenance, record_path
 from descent.repro.seeding import deterministic, numpy_generator
@@ -39,7 +40,7 @@ DRAWS = 1000  # random sets of frequencies
 AT_ONCE = 100  # of these sets, so that their tables stay small
 FRAMES = 48  # kept weights that the chapter's figure can show
 CONTROL_SEEDS, CONTROL_STEPS = (0, 1, 2, 3, 4), 15_000
-DECAY_GRID = (0.4, 0.5, 0.6), (2.0, 1.0, 0.5, 0.25), (0, 1, 2, 3, 4)  # data fractions, weight decays, seeds
+DECAY_GRID = (0.4, 0.5, 0.6), (4.0, 2.0, 1.0, 0.5), (3, 4)  # data fractions, decays; seeds 0 to 2 are in `times`
 TABLES = ("addition", "subtraction", "division", "s5"), (0.5, 0.6, 0.7), (0, 1, 2)  # operations, fractions, seeds
 LIMIT = 10_000  # steps of a run of these two
 LOOK_EVERY = 50  # steps
@@ -114,7 +115,9 @@ def mirrored_pairs(task: ModularTask, train: Tensor) -> tuple[NDArray[np.bool_],
     return mirrored, mirrored & (np.array([-1 if each is None else each for each in found]) == task.targets.numpy())
 
 
-def course_to_the_drop(run: GrokkingRun, keys: Sequence[int], other: Sequence[int], seed: int) -> dict[str, Array]:
+def course_to_the_drop(
+    run: GrokkingRun, keys: Sequence[int], other: Sequence[int], seed: int, progress: str | None = None
+) -> dict[str, Array]:
     """The progress measures of one run on addition with their controls, from its start to the drop of its test loss.
 
     Args:
@@ -122,6 +125,7 @@ def course_to_the_drop(run: GrokkingRun, keys: Sequence[int], other: Sequence[in
         keys: its key frequencies.
         other: those of another seed, less the keys.
         seed: decides the random sets and the pairs of the shuffled mirror.
+        progress: text before a progress bar; None shows none.
 
     Returns:
         Arrays `(n,)` over kept steps: `steps`, losses and accuracies as in `train_and_test_losses`;
@@ -138,7 +142,7 @@ def course_to_the_drop(run: GrokkingRun, keys: Sequence[int], other: Sequence[in
     groups = _test_groups(run, seed)
     columns: dict[str, list[Any]] = {}
     drawn = []
-    for row in run.stack.rows[: end + 1]:
+    for row in tqdm(run.stack.rows[: end + 1], desc=progress, disable=progress is None):
         logits = run.logits(row)
         found = {name: restricted_to_many(logits, each) for name, each in sets.items()}
         drawn.append(found.pop("random"))
@@ -227,7 +231,7 @@ def _four_losses(run: GrokkingRun, keys: Sequence[int], row: NDArray[np.floating
 
 
 def control_experiments(base: ModularExperiment) -> list[ModularExperiment]:
-    """The runs of the records `controls-N`, trained in one stack."""
+    """The runs of the records `controls-N`, by seed."""
     return [replace(base, steps=CONTROL_STEPS, seed=seed) for seed in CONTROL_SEEDS]
 
 
@@ -253,49 +257,42 @@ def read_control_record(root: Path, name: str, base: ModularExperiment) -> Recor
 def _made_from(name: str, base: ModularExperiment) -> dict[str, Any]:
     if name in GRIDS:
         return {"experiments": stack_digest(grid_points(name, base)), "limit": LIMIT}
-    seed = int(name.removeprefix("controls-"))
-    runs = control_experiments(base)
-    return {"experiment": runs[CONTROL_SEEDS.index(seed)].digest(), "stack": stack_digest(runs), "draws": DRAWS}
+    first, second = _run_and_next(int(name.removeprefix("controls-")), base)
+    return {"experiment": first.digest(), "other": second.digest(), "draws": DRAWS, "frames": FRAMES}
 
 
-def measure_controls(runs: Sequence[GrokkingRun]) -> list[tuple[dict[str, list[int]], dict[str, Array]]]:
-    """For each run its sets of frequencies, `key` and `other seed`, and what the chapter takes from it.
-
-    The other seed is the next run, the first for the last; a run alone has none.
-    """
-    keys, measured = [key_frequencies_of_run(run) for run in runs], []
-    for number, run in enumerate(runs):
-        other = sorted(set(keys[(number + 1) % len(runs)]) - set(keys[number]))
-        with deterministic(cores()):
-            values = course_to_the_drop(run, keys[number], other, run.experiment.seed)
-            measured.append(({"key": keys[number], "other seed": other}, values | embedding_film(run, keys[number])))
-    return measured
+def _run_and_next(seed: int, base: ModularExperiment) -> tuple[ModularExperiment, ModularExperiment]:
+    """The run of a seed and that of the next, the first for the last, whose frequencies are a control."""
+    runs, number = control_experiments(base), CONTROL_SEEDS.index(seed)
+    return runs[number], runs[(number + 1) % len(runs)]
 
 
 def make_control_records(root: Path) -> None:
-    """Train the seeds in one stack, in `_build/runs`, and make the record of each; a killed run goes on."""
+    """Make the record of each seed, one after the other; a killed recipe goes on from its last checkpoint.
+
+    The runs are kept in `_build/runs` under their digests, where the recipe of `grokking_basins` finds them, too.
+    """
     base = ModularExperiment()
-    runs = control_experiments(base)
-    names = [f"controls-{seed}" for seed in CONTROL_SEEDS]
-    paths = [record_path(root, "grokking", name) for name in names]
-    settings: list[Mapping[str, Any]] = [_made_from(name, base) for name in names]
-    if all(find_record(path, **made) for path, made in zip(paths, settings, strict=True)):
-        return
-    with deterministic(cores()):
-        trained = train_together(runs, root / "_build" / "runs" / stack_digest(runs), "controls")
-    for path, made, seed, (sets, values) in zip(paths, settings, CONTROL_SEEDS, measure_controls(trained), strict=True):
-        Record(path.stem, values, {**made, "seed": seed, "sets": sets}, provenance(seed)).save(path)
+    for seed in CONTROL_SEEDS:
+        name = f"controls-{seed}"
+        path, settings = record_path(root, "grokking", name), _made_from(name, base)
+        if find_record(path, **settings):
+            continue
+        run, other = (train_or_load(each, root) for each in _run_and_next(seed, base))
+        keys = key_frequencies_of_run(run)
+        others = sorted(set(key_frequencies_of_run(other)) - set(keys))
+        with deterministic(cores()):
+            values = course_to_the_drop(run, keys, others, seed, name) | embedding_film(run, keys)
+        sets = {"key": keys, "other seed": others}
+        Record(name, values, {**settings, "seed": seed, "sets": sets}, provenance(seed)).save(path)
 
 
 def make_grid_records(root: Path, scheduler: str) -> None:
     """Make the records `decays` and `operations`: `points` and the values of `GeneralisationTimes`, `(n,)` each."""
     base = ModularExperiment()
     for name in GRIDS:
-        path, settings, experiments = (
-            record_path(root, "grokking", name),
-            _made_from(name, base),
-            grid_points(name, base),
-        )
+        path, settings = record_path(root, "grokking", name), _made_from(name, base)
+        experiments = grid_points(name, base)
         if not find_record(path, **settings):
             points = [[each.fraction, each.weight_decay, each.seed] for each in experiments]
             values = {"points": np.array(points, float), **sweep_times(experiments, root, scheduler, name)}
