@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 
 from descent.repro.claims import Interval, JudgedClaim
 from descent.repro.estimates import Estimate
-from descent.repro.tables import estimate_text, interval_text
 
 WIDTH, HEIGHT, EDGE = 300, 34, 8  # in SVG units; nothing is drawn nearer to an end than EDGE
 
@@ -35,7 +33,10 @@ def position(region: Interval, estimates: Sequence[Estimate]) -> tuple[Callable[
 
 
 def strip(judged: JudgedClaim) -> str:
-    """The row of a claim that was measured, as an SVG element; empty for one that was not."""
+    """The row of a claim that was measured, as an SVG element; empty for one that was not.
+
+    It is hidden from screen readers: the card says the same numbers in words below it.
+    """
     if judged.measured is None:
         return ""
     region = judged.claim.region(judged.preset)
@@ -44,25 +45,23 @@ def strip(judged: JudgedClaim) -> str:
     def x(value: float) -> float:
         return min(max(place(value) * WIDTH, EDGE), WIDTH - EDGE)
 
-    def mark(estimate: Estimate, y: float, kind: str) -> str:
+    def mark(estimate: Estimate, y: int, kind: str) -> str:
         outside = not EDGE <= place(estimate.value) * WIDTH <= WIDTH - EDGE
         at = x(estimate.value)
         line = ""
         if estimate.low is not None and estimate.high is not None:
-            line = f'<line x1="{x(estimate.low):.1f}" x2="{x(estimate.high):.1f}" y1="{y}" y2="{y}"/>'
+            line = f'<path d="M{x(estimate.low):.4g} {y}H{x(estimate.high):.4g}"/>'
         tip = 5 if at > WIDTH / 2 else -5
         dot = (
-            f'<path d="M{at + tip:.1f} {y} L{at - tip / 2:.1f} {y - 4} L{at - tip / 2:.1f} {y + 4} Z"/>'
+            f'<path d="M{at + tip:.4g} {y}l{-1.5 * tip:g}-4v8z"/>'
             if outside
-            else f'<circle cx="{at:.1f}" cy="{y}" r="4"/>'
+            else f'<circle cx="{at:.4g}" cy="{y}" r="4"/>'
         )
         return f'<g class="{kind}">{line}{dot}</g>'
 
     nulls = "".join(mark(null, HEIGHT - 8, "null") for null in judged.nulls.values())
-    said = f"measured {estimate_text(judged.measured)}, accepted {interval_text(region)}"
-    said += "".join(f", {name} {estimate_text(null)}" for name, null in judged.nulls.items())
     return (
-        f'<svg class="forest" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(said)}">'
-        f'<rect class="region" x="{begin * WIDTH:.1f}" width="{(end - begin) * WIDTH:.1f}" y="0" height="{HEIGHT}"/>'
+        f'<svg class="forest" viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true">'
+        f'<rect class="region" x="{begin * WIDTH:.4g}" width="{(end - begin) * WIDTH:.4g}" height="{HEIGHT}"/>'
         f"{mark(judged.measured, 11, 'measured')}{nulls}</svg>"
     )

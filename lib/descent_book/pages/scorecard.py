@@ -29,8 +29,19 @@ class ScorecardDirective(Table):
             return [lines]
         order = {verdict: number for number, verdict in enumerate(get_args(Verdict))}
         worst_first = sorted(judged, key=lambda claim: order[claim.verdict])
-        cards = nodes.container("", *(self.card(claim) for claim in worst_first), classes=["scores"])
-        return [lines, nodes.raw("", self.filters(worst_first), format="html"), cards]
+        cards = nodes.container("", *(part for claim in worst_first for part in self.card(claim)), classes=["scores"])
+        return [lines, self.files(judged), html(self.filters(worst_first)), cards]
+
+    def files(self, judged: Sequence[JudgedClaim]) -> nodes.paragraph:
+        """A link to the registration of each chapter, where its history is, too; once, since the cards are many."""
+        theme = self.config.html_theme_options
+        root, branch = theme.get("repository_url", ""), theme.get("repository_branch", "main")
+        line = nodes.paragraph("", "Registrations, with their history: ", classes=["detail"])
+        for number, chapter in enumerate(dict.fromkeys(claim.id.partition(".")[0] for claim in judged)):
+            uri = f"{root}/blob/{branch}/notebooks/claims/{chapter}.yml"
+            line += [nodes.Text(", " if number else ""), nodes.reference("", chapter, refuri=uri)]
+        line += nodes.Text(".")
+        return line
 
     def filters(self, judged: Sequence[JudgedClaim]) -> str:
         """Three choices that a script brings to life; without scripts they stay hidden, and all cards are shown."""
@@ -47,8 +58,11 @@ class ScorecardDirective(Table):
         )
         return f'<form class="score-filters" hidden>{chosen}<output aria-live="polite"></output></form>'
 
-    def card(self, judged: JudgedClaim) -> nodes.container:
-        """One claim: its sentence and verdict, a row of the forest plot, and what is registered of it."""
+    def card(self, judged: JudgedClaim) -> list[nodes.Node]:
+        """One claim: its sentence and verdict, a row of the forest plot, and what is registered of it.
+
+        The boxes are plain HTML, without the classes of docutils, as there are three to each of many claims.
+        """
         claim, chapter = judged.claim, judged.id.partition(".")[0]
         cite = f" {{cite:p}}`{claim.cite}`" if claim.cite else ""
         name: nodes.Node = nodes.literal(text=judged.id)
@@ -58,19 +72,19 @@ class ScorecardDirective(Table):
         verdict = nodes.paragraph(text=judged.verdict, classes=["verdict"])
         numbers = f"measured {FIELDS['measured'](judged)}; accepted {FIELDS['accepted'](judged)}"
         numbers += "".join(f"; {name}: {estimate_text(null)}" for name, null in judged.nulls.items())
-        picture = nodes.container("", verdict, nodes.raw("", strip(judged), format="html"), *self.text("", numbers)[1:])
-        text = nodes.container("", *self.markdown(claim.sentence + cite), head, *self.registration(judged))
         kinds = [
             f"{what}-{one}" for what, one in (("chapter", chapter), ("kind", claim.kind), ("verdict", judged.verdict))
         ]
-        card = nodes.container("", text, picture, classes=["score", *map(nodes.make_id, kinds)])
-        card["ids"].append(anchor := nodes.make_id(f"score-{judged.id}"))
+        anchor = nodes.make_id(f"score-{judged.id}")
         note_target(self.env, row_label(judged.id), self.env.docname, anchor)
-        return card
+        classes = " ".join(map(nodes.make_id, kinds))
+        return [html(f'<div class="score {classes}" id="{anchor}"><div>'), *self.markdown(claim.sentence + cite), head,
+                *self.registration(judged), html("</div><div>"), verdict, html(strip(judged)),
+                *self.text("", numbers)[1:], html("</div></div>")]  # fmt: skip
 
     def registration(self, judged: JudgedClaim) -> list[nodes.Node]:
         """What is registered, and how it came to be so, behind a fold."""
-        claim, theme = judged.claim, self.config.html_theme_options
+        claim = judged.claim
         units = f"{judged.measured.units} measured" if judged.measured else "not measured in this edition"
         statistic = "" if "resampled" in claim.unit else f"; {claim.statistic}"  # else one that the sentence names
         rows = [
@@ -82,20 +96,30 @@ class ScorecardDirective(Table):
             ("Smallest effect that matters", claim.smallest_effect),
             *((f"Amended {each.date}", each.reason) for each in claim.amended),
         ]
-        file = f"notebooks/claims/{judged.id.partition('.')[0]}.yml"
-        root, branch = theme.get("repository_url", ""), theme.get("repository_branch", "main")
-        link = nodes.paragraph("", "", nodes.reference("", "Registration", refuri=f"{root}/blob/{branch}/{file}"))
         items = [
             nodes.definition_list_item("", nodes.term(text=term), nodes.definition("", *self.markdown(str(text))))
             for term, text in rows
             if text
         ]
         opened, closed = "<details><summary>Registration, reason and history</summary>", "</details>"
-        return [nodes.raw("", opened, format="html"), nodes.definition_list("", *items), link,
-                nodes.raw("", closed, format="html")]  # fmt: skip
+        return [html(opened), nodes.definition_list("", *items), html(closed)]
+
+
+def html(text: str) -> nodes.raw:
+    """A piece of HTML between the nodes of a page."""
+    return nodes.raw("", text, format="html")
+
+
+def shorten_links(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Leave out what a hundred cards repeat: each citation's whole entry as the title of its link, and a wrapper."""
+    for link in doctree.findall(nodes.reference) if page == "scorecard" else ():
+        link.attributes.pop("reftitle", None)
+        for wrapper in [each for each in link.findall(nodes.inline) if "std-ref" in each["classes"]]:
+            wrapper.replace_self(wrapper.children)
 
 
 def setup(app: Sphinx) -> None:
     """Register this module with Sphinx."""
     app.add_directive("scorecard", ScorecardDirective)
     app.add_js_file("scorecard.js")
+    app.connect("doctree-resolved", shorten_links, priority=900)
