@@ -101,6 +101,19 @@ def starts() -> dict[str, OneLayerTransformer]:
     return {"at the start": first, "at the end of a run": last}
 
 
+def batch() -> Batch:
+    """The pairs that are shown, and their sums."""
+    task = modular_task("addition", P)
+    shown, _ = split_pairs(len(task), FRACTION, SEED)
+    return task.pairs[shown], task.targets[shown]
+
+
+def pair(model: OneLayerTransformer) -> list[tuple[nn.Module, Loss]]:
+    """Copies with ours, and with the textbook's pass over all positions."""
+    ours, textbook = copy.deepcopy(model), copy.deepcopy(model)
+    return [(ours, cross_entropy_in_double), (textbook, of_textbook(lambda x: every_position(textbook, x)))]
+
+
 def compared(task: str, model: OneLayerTransformer, batch: Batch) -> list[Result]:
     """Milliseconds a step, times slower than ours, largest difference of the logits; ours also against its limit."""
     ours, plain, textbook = (copy.deepcopy(model) for _ in range(3))
@@ -132,8 +145,5 @@ def run() -> list[Result]:
     if "PEERS" not in os.environ:
         print("PEERS is not set: the published code is left out", file=sys.stderr)
     keep_freed_memory()  # for all of them, as training has it
-    task = modular_task("addition", P)
-    shown, _ = split_pairs(len(task), FRACTION, SEED)
-    batch = task.pairs[shown], task.targets[shown]
     with deterministic(cores()):
-        return [row for when, model in starts().items() for row in compared(f"{TASK}, {when}", model, batch)]
+        return [row for when, model in starts().items() for row in compared(f"{TASK}, {when}", model, batch())]

@@ -8,6 +8,7 @@ numbers, and with a seed for each. All take turns, with as many threads as this 
 medians over the turns. Before that the loss and gradients of one batch are compared.
 
 The limit is that of the five products of a step, 10 B m n operations a model, at the measured rate of a square product.
+The growth with the number of models and of features is the exponent of a least-squares line in logarithms.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,6 +77,27 @@ def apart() -> tuple[float, float]:
     return loss, float((mine.W.grad - W.grad).abs().max() / W.grad.abs().max())
 
 
+def growth() -> list[Result]:
+    """Seconds a step as a power of the number of models, and of features, of which a tenth are dimensions."""
+    cases = {
+        "models": {k: ToyModels(N, M, [0] * k, DENSITY[:1]) for k in (10, 20, 40, 80)},
+        "features": {n: ToyModels(n, n // 10, [0] * MODELS, DENSITY) for n in (100, 200, 400, 800)},
+    }
+    results = []
+    for name, sizes in cases.items():
+        works = {
+            str(size): lambda _, toys=toys: train_toy_models(toys, ToyTraining(STEPS, BATCH)) and None
+            for size, toys in sizes.items()
+        }
+        measured = interleaved(works, 3)
+        taken = [measured[str(size)][0] / (STEPS + 1) for size in sizes]
+        figures = {"exponent": float(np.polyfit(np.log(list(sizes)), np.log(taken), 1)[0])}
+        figures["exponent of operations"] = 1.0 if name == "models" else 2.0
+        figures |= {f"ms at {size}": 1e3 * each for size, each in zip(sizes, taken, strict=True)}
+        results.append(Result("growth of milliseconds a step, ours", f"with {name}", figures))
+    return results
+
+
 def run() -> list[Result]:
     """Milliseconds a step of all models, models times steps a second, times ours; ours also against its limit."""
     keep_freed_memory()
@@ -100,4 +123,5 @@ def run() -> list[Result]:
         if name.startswith("ours"):
             figures |= {"times its limit": seconds / limit, "loss apart": loss, "gradient apart": gradient}
         results.append(Result(TASK, name, figures))
-    return results
+    with deterministic(cores()):
+        return results + growth()

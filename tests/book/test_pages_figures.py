@@ -237,7 +237,6 @@ def test_scorecard_page(pages: dict[str, str]) -> None:
         assert f">{expected}<" in text.replace("'", "’"), expected
     assert re.search(r'href="references\.html#[\w-]+"', text)
     assert re.search(r">\d+ replications: \d+ not reproduced<", text)
-    assert 'href="https://github.com/anatomy-of-descent/anatomy-of-descent/commits/' in text
     cards = re.findall(r'<div class="[^"]*\bscore\b[^"]*verdict-([a-z-]+)', text)
     assert cards == sorted(cards, key=["not-reproduced", "holds"].index)
 

@@ -103,3 +103,18 @@ def test_the_still_picture_stays_for_a_kind_that_no_script_draws(browser: object
     assert visit.count(".explorable-canvas") == 0
     assert visit.faults == []
     visit.page.close()
+
+
+def test_a_change_of_the_pages_mode_reaches_what_is_drawn(browser: object, tmp_path: Path) -> None:  # noqa: F811
+    visit = Visit(browser, page_with(tmp_path, DATA))
+    assert visit.until("document.querySelector('.explorable-canvas .main-svg')")
+    style = "html[data-theme=dark] { --pst-color-text-base: rgb(206, 214, 221); } * { transition: color 9s; }"
+    visit.page.add_style_tag(content=style)
+    visit.page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    drawn = "document.querySelector('.explorable-canvas text.ytitle').style.fill"
+    assert visit.until(f"{drawn} === 'rgb(206, 214, 221)'")
+    assert (
+        visit.page.evaluate("document.querySelector('.explorable-canvas').layout.shapes[0].line.color")
+        == "rgb(206, 214, 221)"
+    )
+    visit.page.close()

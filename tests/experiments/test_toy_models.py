@@ -1,6 +1,7 @@
 """The toy models: gradients against automatic differentiation, inputs against statistics, runs against themselves."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,7 @@ from descent.experiments.toy_models import (
 )
 from descent.features.geometry import dimensionality
 from descent.repro.seeding import deterministic
+from descent.training.loop import DivergenceError
 
 SHORT = ToyTraining(steps=30, batch=64, learning_rate=1e-2)
 
@@ -95,6 +97,38 @@ def test_parts_in_processes_give_the_same_models_in_order() -> None:
             assert torch.equal(getattr(apart, name), getattr(whole, name)), name
     with pytest.raises(ValueError, match="workers=0: expected at least 1"):
         train_toy_models_in_parts(toys(), SHORT, 0)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 9])
+def test_threads_share_the_models_and_give_the_bits_of_one(threads: int) -> None:
+    with deterministic(1):
+        whole = train_toy_models(toys(), replace(SHORT, every=10), start=0.5 * toys().start())
+    with deterministic(threads):
+        shared = train_toy_models(toys(), replace(SHORT, every=10), start=0.5 * toys().start())
+        assert torch.get_num_threads() == threads
+        with ThreadPoolExecutor(1) as pool:  # a thread that comes later has as many as before
+            assert pool.submit(torch.get_num_threads).result() == threads
+    for name in ("W", "b", "kept", "losses"):
+        assert torch.equal(getattr(shared, name), getattr(whole, name)), name
+
+
+def test_weights_that_diverge_in_any_thread_are_refused_by_their_seeds() -> None:
+    with deterministic(2), pytest.raises(DivergenceError, match=r"seeds \[4, 9, 4, 1\]"):
+        train_toy_models(toys(), replace(SHORT, learning_rate=1e38))
+
+
+def test_an_interrupt_ends_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, steps = ToyInputs.draw, []
+
+    def interrupted(inputs: ToyInputs) -> None:
+        steps.append(len(inputs.stream))
+        if len(inputs.stream) == 1 and len(steps) > 4:  # the second thread's only model
+            raise KeyboardInterrupt
+        draw(inputs)
+
+    monkeypatch.setattr(ToyInputs, "draw", interrupted)
+    with deterministic(2), pytest.raises(KeyboardInterrupt):
+        train_toy_models(toys().part([0, 1, 2]), replace(SHORT, steps=10**9))
 
 
 def test_kept_weights_are_those_before_their_step() -> None:

@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from threading import Event
 from typing import cast
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,7 +38,7 @@ from descent.repro.seeding import deterministic, numpy_generator, torch_generato
 from descent.training.loop import DivergenceError
 
 KINDS = ("relu", "linear", "layernorm")
-BLOCK = 1 << 18  # numbers in one array of a block, 1 MiB
+BLOCK = 1 << 19  # numbers in one array of a block, 2 MiB
 GPU_BLOCK = 1 << 26  # a GPU wants few and large products
 EPSILON = 1e-5  # of the layer normalisation
 FLOAT = torch.float32  # whatever the default type: a seed decides the numbers
@@ -103,7 +106,7 @@ class ToyModels:
         """Density `(k, n)`, importance `(k, n)`, noise `(k, 1)`."""
         return cast("tuple[Tensor, Tensor, Tensor]", (self.density, self.importance, self.noise))
 
-    def part(self, chosen: Sequence[int]) -> ToyModels:
+    def part(self, chosen: Sequence[int] | NDArray[np.integer]) -> ToyModels:
         """The models with these numbers; raises ValueError for a mask."""
         numbers = np.asarray(list(chosen))
         if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
@@ -305,6 +308,9 @@ def train_toy_models(
 ) -> TrainedToys:
     """Train the models side by side, in this process, with the text `progress` before a bar if there is one.
 
+    On the CPU the models are shared out over as many threads as torch has here, and each thread multiplies by itself:
+    one product of this size takes as long on two cores as on one. Every model's bits are those of one thread.
+
     Args:
         toys: the models.
         recipe: how they are trained.
@@ -316,8 +322,37 @@ def train_toy_models(
         DivergenceError: weights that are not finite after the last step; names the seeds of their models.
     """
     _check_start(start, toys)
-    first = toys.start() if start is None else start.to(FLOAT)
     keep_freed_memory()  # otherwise each step asks the system for its arrays again
+    threads, stop = torch.get_num_threads() if compute_device().type == "cpu" else 1, Event()
+    shares = np.array_split(np.arange(len(toys)), min(threads, len(toys)))
+
+    def train(number: int) -> TrainedToys:
+        share = shares[number]
+        given = None if start is None else start[share]
+        return _train_share(toys.part(share), recipe, None if number else progress, given, stop)
+
+    if len(shares) == 1:
+        return _finite(train(0))
+    try:
+        with ThreadPoolExecutor(len(shares), "toys", torch.set_num_threads, (threads // len(shares),)) as pool:
+            try:
+                begun = [pool.submit(train, number) for number in range(len(shares))]
+                wait(begun, return_when=FIRST_EXCEPTION)
+            finally:
+                stop.set()  # where one fails or a reader interrupts, all end
+    finally:
+        torch.set_num_threads(threads)  # threads that are yet to come take over what was last set in any
+    failed = [error for each in begun if (error := each.exception()) and not isinstance(error, CancelledError)]
+    if failed:
+        raise failed[0]
+    return _finite(_joined(toys, [each.result() for each in begun], torch.arange(len(toys))))
+
+
+def _train_share(
+    toys: ToyModels, recipe: ToyTraining, progress: str | None, start: Tensor | None, stop: Event
+) -> TrainedToys:
+    """Train in this thread."""
+    first = toys.start() if start is None else start.to(FLOAT)
     device = compute_device()
     W, b, both = _side_by_side(first.to(device), torch.zeros(len(toys), toys.n, device=device, dtype=FLOAT))
     optimizer = torch.optim.AdamW([both], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
@@ -326,6 +361,8 @@ def train_toy_models(
     kept, losses = [], []
     with torch.no_grad():
         for step in tqdm(range(recipe.steps + 1), desc=progress, disable=progress is None, mininterval=0.5):
+            if stop.is_set():
+                raise CancelledError
             inputs.draw()
             measured = toy_gradients(W, b, inputs, toys, step in marks)
             if measured is not None:
@@ -333,11 +370,25 @@ def train_toy_models(
                 losses.append(measured.cpu())
             if step < recipe.steps:
                 optimizer.step()
-    finite = W.flatten(1).isfinite().all(1) & b.isfinite().all(1)
-    if seeds := [seed for seed, good in zip(toys.seeds, finite.tolist(), strict=True) if not good]:
-        raise DivergenceError(f"models of seeds {seeds[:9]}: weights are not finite; try a smaller learning rate")
     steps = torch.tensor(sorted(marks))
     return TrainedToys(toys, W.detach().cpu(), b.detach().cpu(), steps, torch.stack(kept), torch.stack(losses))
+
+
+def _finite(trained: TrainedToys) -> TrainedToys:
+    """The same, if all weights are finite."""
+    finite = trained.W.flatten(1).isfinite().all(1) & trained.b.isfinite().all(1)
+    if seeds := [seed for seed, good in zip(trained.toys.seeds, finite.tolist(), strict=True) if not good]:
+        raise DivergenceError(f"models of seeds {seeds[:9]}: weights are not finite; try a smaller learning rate")
+    return trained
+
+
+def _joined(toys: ToyModels, parts: Sequence[TrainedToys], order: Tensor) -> TrainedToys:
+    """All models in one, taken from the parts' in this order."""
+
+    def joined(name: str, along: int) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts], along).index_select(along, order)
+
+    return TrainedToys(toys, joined("W", 0), joined("b", 0), parts[0].steps, joined("kept", 1), joined("losses", 1))
 
 
 def _check_start(start: Tensor | None, toys: ToyModels) -> None:
@@ -377,11 +428,7 @@ def train_toy_models_in_parts(
     ]
     parts: list[TrainedToys] = Parallel(n_jobs=len(jobs))(jobs)
     order = torch.tensor([number for part in chosen for number in part]).argsort()
-
-    def joined(name: str, along: int) -> Tensor:
-        return torch.cat([getattr(part, name) for part in parts], along).index_select(along, order)
-
-    return TrainedToys(toys, joined("W", 0), joined("b", 0), parts[0].steps, joined("kept", 1), joined("losses", 1))
+    return _joined(toys, parts, order)
 
 
 def _train_on_one_thread(

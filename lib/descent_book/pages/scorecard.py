@@ -112,10 +112,10 @@ def html(text: str) -> nodes.raw:
 
 def shorten_links(app: Sphinx, doctree: nodes.document, page: str) -> None:
     """Leave out what a hundred cards repeat: each citation's whole entry as the title of its link, and a wrapper."""
-    for link in doctree.findall(nodes.reference) if page == "scorecard" else ():
+    for link in list(doctree.findall(nodes.reference)) if page == "scorecard" else ():
         link.attributes.pop("reftitle", None)
         for wrapper in [each for each in link.findall(nodes.inline) if "std-ref" in each["classes"]]:
-            wrapper.replace_self(wrapper.children)
+            wrapper.parent.replace(wrapper, wrapper.children)
 
 
 def setup(app: Sphinx) -> None:

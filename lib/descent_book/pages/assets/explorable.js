@@ -10,14 +10,26 @@ document.addEventListener("DOMContentLoaded", () => {
     return made;
   }
 
+  // the colour of text: the page's own, since that of a place fades from one mode into the other
+  const ink = (place) => getComputedStyle(place).getPropertyValue("--pst-color-text-base").trim() || getComputedStyle(place).color;
+
+  // the layout of a plot of this height, whose lines and text have this colour
+  function layoutIn(colour) {
+    const axis = { fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)", zeroline: false };
+    return (height, x, y, more = {}) => ({
+      height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13, color: colour },
+      paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)", xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y }, ...more,
+    });
+  }
+
   // how many of the values are at least the threshold
   const above = (values, threshold) => values.filter((value) => value >= threshold).length;
 
   function layout(place, threshold, length) {
-    const colour = getComputedStyle(place).color;
+    const colour = ink(place);
     const axis = { type: "log", fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)" };
     return {
-      height: 380, margin: { l: 55, r: 10, t: 10, b: 45 }, showlegend: false, dragmode: false, font: { size: 14 },
+      height: 380, margin: { l: 55, r: 10, t: 10, b: 45 }, showlegend: false, dragmode: false, font: { size: 14, color: colour },
       paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)",
       xaxis: { ...axis, title: { text: "index i" }, range: [0, Math.log10(length)], dtick: 1 },
       yaxis: { ...axis, title: { text: "σᵢ / σ₁" }, range: [LEAST, 0.05], dtick: 1 },
@@ -54,7 +66,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
     slider.addEventListener("input", update);
     choice.addEventListener("change", update);
-    return update();
+    return update().then(() => update);
   }
 
   // ---- a saddle to play with: two coordinates, the steps of PyTorch's optimisers, and what theory predicts ----
@@ -251,10 +263,10 @@ document.addEventListener("DOMContentLoaded", () => {
       current.steps = Math.round(current.steps);
       const surface = surfaceOf(current), points = walk(current), steps = points.map((_, t) => t);
       tell(points, surface);
-      const colour = getComputedStyle(place).color, config = { responsive: true, displayModeBar: false };
+      const colour = ink(place), config = { responsive: true, displayModeBar: false };
       const axis = { fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)", zeroline: false };
       const layout = (height, x, y) => ({
-        height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13 },
+        height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13, color: colour },
         paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)", xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y },
       });
       const { up, down } = isolines(surface.value), [x, y] = [0, 1].map((i) => points.map((each) => each[i]));
@@ -315,7 +327,7 @@ document.addEventListener("DOMContentLoaded", () => {
     chosen.addEventListener("change", () => change("", chosen.value));
     for (const [name, each] of Object.entries(selects)) each.addEventListener("change", () => change(name, each.value));
     for (const [name, { input, read }] of Object.entries(sliders)) input.addEventListener("input", () => change(name, read()));
-    return draw().then(() => maps[0].on("plotly_afterplot", settle));
+    return draw().then(() => maps[0].on("plotly_afterplot", settle)).then(() => draw);
   }
 
   // ---- superposition: n features in a plane, x' = ReLU(W^T W x + b), trained as the reader watches ----
@@ -428,12 +440,8 @@ document.addEventListener("DOMContentLoaded", () => {
 
     function draw() {
       tell();
-      const n = current.features, colour = getComputedStyle(place).color, config = { responsive: true, displayModeBar: false };
-      const axis = { fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)", zeroline: false };
-      const layout = (height, x, y, more = {}) => ({
-        height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13 },
-        paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)", xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y }, ...more,
-      });
+      const n = current.features, colour = ink(place), config = { responsive: true, displayModeBar: false };
+      const layout = layoutIn(colour);
       const all = Array.from({ length: n }, (_, i) => i), of = (i) => COLOURS[i % COLOURS.length];
       const rays = all.map((i) => ({
         x: [0, column(weights, i)[0]], y: [0, column(weights, i)[1]], name: `feature ${i + 1}`, mode: "lines",
@@ -526,7 +534,7 @@ document.addEventListener("DOMContentLoaded", () => {
     }
     begin();
     while (step < until) train(CHUNK); // it opens on what training gives; what moves, a reader has asked for
-    return draw().then(() => maps[0].on("plotly_afterplot", settle));
+    return draw().then(() => maps[0].on("plotly_afterplot", settle)).then(() => draw);
   }
 
   // ---- a network that comes to add: kept weights by a slider, its losses, its embedding's spectrum and ring ----
@@ -560,12 +568,8 @@ document.addEventListener("DOMContentLoaded", () => {
       shown.textContent = `${step}`;
       slider.setAttribute("aria-valuetext", `step ${step}; loss: ${told.join(", ")}`);
       said.value = `Step ${step}. Loss: ${told.join(", ")}.`;
-      const colour = getComputedStyle(place).color, config = { responsive: true, displayModeBar: false };
-      const axis = { fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)", zeroline: false };
-      const layout = (height, x, y, more = {}) => ({
-        height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13 },
-        paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)", xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y }, ...more,
-      });
+      const colour = ink(place), config = { responsive: true, displayModeBar: false };
+      const layout = layoutIn(colour);
       const marker = { type: "line", yref: "paper", y0: 0, y1: 1, x0: step, x1: step, line: { color: colour, width: 1.5, dash: "dot" } };
       const lines = data.losses.map((y, i) => ({
         x: data.steps, y: y.map((each) => (each > 0 ? each : null)), name: MADE_OF[i], mode: "lines",
@@ -590,14 +594,17 @@ document.addEventListener("DOMContentLoaded", () => {
 
     slider.addEventListener("input", draw);
     chosen.addEventListener("change", draw);
-    return draw();
+    return draw().then(() => draw);
   }
 
-  const KINDS = { threshold, saddle, superposition, grokking };
+  const KINDS = { threshold, saddle, superposition, grokking }; // each gives what draws it again
   for (const place of document.querySelectorAll(".explorable")) {
     const data = window.explorables?.[place.dataset.explorable];
     if (!data || !window.Plotly || !KINDS[data.kind]) continue;
     const still = place.querySelector("img");
-    KINDS[data.kind](place, data).then(() => { if (still) still.hidden = true; });
+    KINDS[data.kind](place, data).then((draw) => {
+      if (still) still.hidden = true;
+      new MutationObserver(() => draw()).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    });
   }
 });
