@@ -264,11 +264,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const surface = surfaceOf(current), points = walk(current), steps = points.map((_, t) => t);
       tell(points, surface);
       const colour = ink(place), config = { responsive: true, displayModeBar: false };
-      const axis = { fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)", zeroline: false };
-      const layout = (height, x, y) => ({
-        height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13, color: colour },
-        paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)", xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y },
-      });
+      const layout = layoutIn(colour);
       const { up, down } = isolines(surface.value), [x, y] = [0, 1].map((i) => points.map((each) => each[i]));
       const thin = (name, [x, y], color) => ({ x, y, name, mode: "lines", hoverinfo: "skip", line: { width: 1, color } });
       const path = {
