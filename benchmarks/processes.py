@@ -75,8 +75,8 @@ def curvature() -> Hot:
 
 
 def spectrum() -> Hot:
-    """The Gram matrix of 469 gradients of 101,770 numbers, beside the thin SVD."""
-    rows = numpy_generator(0, "rows").standard_normal((469, 101_770), dtype=np.float32)
+    """The Gram matrix of 117 gradients of 101,770 numbers, beside the thin SVD."""
+    rows = numpy_generator(0, "rows").standard_normal((117, 101_770), dtype=np.float32)
     return Hot(lambda _: gram_matrix(rows), lambda _: np.linalg.svd(rows, full_matrices=False), 1, 0)
 
 
