@@ -25,7 +25,6 @@ from descent.experiments.grokking_measures import (
     embedding_frequencies,
     first_lasting_step,
     generalisation_course,
-    losses_without_components,
     path_gradients,
     progress_measures,
     train_and_test_losses,
@@ -35,7 +34,6 @@ from descent.models.flat_weights import Layout, flatten, unflatten
 from descent.models.transformer import every_position
 from descent.repro.records import Record
 from descent.repro.seeding import deterministic
-from descent.spectra.singular_values import gram_matrix, singular_spectrum
 from descent.training.loop import Batch
 
 SMALL = ModularExperiment(p=13, fraction=0.5, width=16, heads=2, hidden=24, steps=60, every=20)
@@ -275,17 +273,6 @@ def test_a_course_reads_the_curves() -> None:
 def test_grok_times_refuse_a_run_without_a_look() -> None:
     with pytest.raises(ValueError, match="every=50, steps=20"):
         GeneralisationTimes((ModularExperiment(steps=20, every=50),))
-
-
-def test_without_components_takes_off_each_rows_own_part(small: GrokkingRun) -> None:
-    rows = small.stack.rows
-    left, values, right = np.linalg.svd(rows.astype(float) - rows.mean(0), full_matrices=False)
-    losses = losses_without_components(small, singular_spectrum(gram_matrix(rows), centre=True), 2)
-    less = rows[1] - left[1, 1] * values[1] * right[1]
-    expected = train_and_test_losses(small, [less])
-    for name in expected:
-        assert losses[name].shape == (3, 2)
-        assert losses[name][1, 1] == pytest.approx(expected[name][0], rel=1e-4)
 
 
 def test_the_logit_gram_is_of_all_examples_and_answers(small: GrokkingRun) -> None:

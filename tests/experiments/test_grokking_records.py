@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from descent.experiments import grokking_records
+from descent.experiments import grokking_records, grokking_removal
 from descent.experiments.grokking import ModularExperiment, train_modular_transformer
 from descent.experiments.grokking_measures import GeneralisationTimes, progress_measures, train_and_test_losses
 from descent.experiments.grokking_records import (
     frequency_sets,
     key_frequencies_of_run,
     make_grokking,
-    make_grokking_basins,
     measure_curves,
     measure_spectra,
     read_record,
@@ -23,6 +22,7 @@ from descent.experiments.grokking_records import (
     recorded_experiments,
     train_or_load,
 )
+from descent.experiments.grokking_removal import make_grokking_basins, read_removal
 from descent.experiments.induction_heads import InductionExperiment
 from descent.repro.records import Record, record_path
 from descent.repro.seeding import deterministic
@@ -50,6 +50,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "OPERATIONS": ("subtraction", "squares"),
     }.items():
         monkeypatch.setattr(grokking_records, name, value)
+        if hasattr(grokking_removal, name):
+            monkeypatch.setattr(grokking_removal, name, value)
     return tmp_path
 
 
@@ -90,7 +92,7 @@ def test_what_the_chapters_take_from_a_run() -> None:
     assert not np.allclose(deeper["gradients"], deeper["batch gradients"])
     assert deeper["gradient frequencies"].shape == (4, 6)
     assert deeper["raw frequencies"].shape == (2, 6)
-    assert deeper["centred test_loss"].shape == (4, 2)
+    assert deeper["centred frequencies"].shape == (2, 6)
     assert not np.allclose(deeper["raw frequencies"], deeper["centred frequencies"])
     vector = singular_spectrum(gram_matrix(rows)).right(rows, 1)[:, 0]
     table = vector[run.stack.layout.slices()["W_E"]].reshape(16, 14)[:, :13]
@@ -111,7 +113,14 @@ def test_records_are_made_once_and_again_from_the_kept_runs(project: Path, monke
     assert times.values["points"].tolist() == [[0.5, 1.0, 0.0], [0.6, 1.0, 0.0]]
     assert times.values["generalised"].shape == (2,)
     first = {path: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
-    assert len(first) == 8
+    assert len(first) == 11
+    undecayed, removal = (
+        Record.load(record_path(project, "grokking_basins", name)) for name in ("removal-undecayed", "removal-0")
+    )
+    assert "direction" in removal.values
+    assert "direction" not in undecayed.values
+    assert removal.settings["key"] == key_frequencies_of_run(train_or_load(SMALL(steps=40, seed=0), project))
+    assert removal.values["chord train_loss"].shape == (grokking_removal.CHORD,)
     copying = Record.load(record_path(project, "grokking_basins", "induction"))
     assert copying.values["gram"].shape == (3, 3)
     others = Record.load(record_path(project, "grokking", "others"))
@@ -147,6 +156,12 @@ def test_a_record_of_another_set_up_is_made_again(project: Path, monkeypatch: py
     make_all(project)
     new = {path.name: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
     assert {name for name in old if old[name] != new[name]} == {"seed-0.npz", "seed-1.npz", "times.npz"}
+    monkeypatch.setattr(grokking_removal, "LIMIT", 50)
+    make_grokking_basins(project, "")
+    for name in ("removal-0", "removal-1", "removal-undecayed"):
+        path = record_path(project, "grokking_basins", name)
+        assert path.read_bytes() != old[path.name]
+        assert Record.load(path).values["steps"].tolist() == [0, 10, 20, 30, 40]
     assert Record.load(record_path(project, "grokking", "seed-1")).values["steps"].tolist() == [0, 10, 20, 30, 40]
 
 
@@ -162,6 +177,12 @@ def test_a_record_of_another_experiment_is_refused_by_name(project: Path) -> Non
         )
         with pytest.raises(ValueError, match=pattern):
             read_record(project, chapter, name, SMALL(learning_rate=2e-3))
+    for name in ("removal-0", "removal-undecayed"):
+        assert read_removal(project, name, SMALL()).name == name
+        with pytest.raises(
+            ValueError, match=rf"{name}\.npz: made from experiment=.*: make records CHAPTER=grokking_basins$"
+        ):
+            read_removal(project, name, SMALL(learning_rate=2e-3))
     path, other = (record_path(project, "grokking", f"seed-{seed}") for seed in (0, 1))
     path.write_bytes(other.read_bytes())
     found, wanted = SMALL(steps=30, seed=1).digest(), SMALL(steps=40, seed=0).digest()

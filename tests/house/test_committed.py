@@ -11,6 +11,7 @@ from descent.data.datasets import Dataset
 from descent.experiments.cifar_resnets import PLANE_LIMIT, PUBLISHED, PublishedNetwork
 from descent.experiments.grokking import ModularExperiment
 from descent.experiments.grokking_records import STEPS, read_record
+from descent.experiments.grokking_removal import read_removal, removal_experiments
 from descent.experiments.induction_heads import InductionExperiment
 from descent.experiments.landscape_records import (
     CURVATURE_IMAGES,
@@ -90,6 +91,16 @@ def test_records_of_runs_are_of_the_experiments_that_would_be_trained_today() ->
         for name in [*names, *(f"seed-{seed}" for seed in STEPS)]:
             assert read_record(ROOT, chapter, name, ModularExperiment()).name == name
     Record.load(record_path(ROOT, "grokking_basins", "induction"), **dataclasses.asdict(InductionExperiment()))
+
+
+def test_records_of_removals_are_of_the_experiments_that_would_be_trained_today() -> None:
+    base = ModularExperiment()
+    paths = {name: record_path(ROOT, "grokking_basins", name) for name in removal_experiments(base)}
+    found = [read_removal(ROOT, name, base) for name, path in paths.items() if path.is_file()]
+    assert len(found) in (0, len(paths))  # all of them, once they are made
+    for record in found:
+        assert len(record.values["looks"]) == len(record.values["test_loss mean"]) == 75
+        assert np.isfinite(record.values["test_loss mean"]).all()
 
 
 def test_both_chapters_records_of_a_seed_are_of_one_run() -> None:

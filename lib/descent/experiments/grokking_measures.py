@@ -25,7 +25,7 @@ from descent.spectra.fourier_modulo_p import (
     gini,
     restricted_logits,
 )
-from descent.spectra.singular_values import Spectrum, gram_matrix
+from descent.spectra.singular_values import gram_matrix
 from descent.training.loop import MiniBatches, TrainingPlan, fit
 
 Array = NDArray[np.float64]
@@ -135,32 +135,6 @@ def weight_and_logit_grams(run: GrokkingRun, progress: str | None = None) -> dic
     for index, row in enumerate(tqdm(rows, desc=progress, disable=progress is None)):
         logits[index] = run.logits(row).flatten().numpy()
     return {"weights": gram_matrix(rows), "logits": gram_matrix(logits)}
-
-
-def losses_without_components(
-    run: GrokkingRun, spectrum: Spectrum, count: int, progress: str | None = None
-) -> dict[str, Array]:
-    """Losses of each kept set of weights after its own part along one singular component, u_tk s_k v_k, is subtracted.
-
-    Args:
-        run: a run, whose kept weights are measured.
-        spectrum: that of these weights, centred or not; what is subtracted has no mean in it where it is centred.
-        count: number of components.
-        progress: text before a progress bar; None shows none.
-
-    Returns:
-        As `train_and_test_losses`, but `(m, count)` each.
-    """
-    rows = run.stack.rows
-    directions = spectrum.right(rows, count)
-    coefficients = spectrum.left[:, :count] * spectrum.values[:count]
-    reduced = (
-        row - coefficient * direction
-        for row, own in zip(rows, coefficients, strict=True)
-        for coefficient, direction in zip(own, directions.T, strict=True)
-    )
-    counted = tqdm(reduced, desc=progress, disable=progress is None, total=coefficients.size)
-    return {name: values.reshape(len(rows), count) for name, values in train_and_test_losses(run, counted).items()}
 
 
 def embedding_frequencies(run: GrokkingRun, rows: NDArray[np.floating]) -> Array:

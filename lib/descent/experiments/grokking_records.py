@@ -19,7 +19,6 @@ from descent.experiments.grokking import GrokkingRun, ModularExperiment, train_m
 from descent.experiments.grokking_measures import (
     GeneralisationTimes,
     embedding_frequencies,
-    losses_without_components,
     path_gradients,
     progress_measures,
     train_and_test_losses,
@@ -92,9 +91,8 @@ def measure_spectra(run: GrokkingRun, count: int, progress: str | None = None) -
 
     Returns:
         Gram matrices `(m, m)`: `weights`, `logits`, `gradients` (full batch), `batch gradients` (of 256 examples, or of
-        an eighth of them). `gradient frequencies` `(m, (p - 1) / 2)`. Of the weights as they are (`raw`) and less
-        their mean (`centred`): `raw frequencies` `(count, (p - 1) / 2)` of the singular vectors' W_E, and
-        `raw test_loss` and so on, see `losses_without_components`.
+        an eighth of them). `gradient frequencies` `(m, (p - 1) / 2)`. Of the singular vectors of the weights as they
+        are, `raw frequencies` `(count, (p - 1) / 2)` of their W_E; of those less their mean, `centred frequencies`.
     """
     rows = run.stack.rows
     gradients = path_gradients(run, rows, progress=progress)
@@ -104,8 +102,6 @@ def measure_spectra(run: GrokkingRun, count: int, progress: str | None = None) -
     for name, centre in (("raw", False), ("centred", True)):
         spectrum = singular_spectrum(measured["weights"], centre)
         measured[f"{name} frequencies"] = embedding_frequencies(run, spectrum.right(rows, count).T)
-        losses = losses_without_components(run, spectrum, count, progress)
-        measured |= {f"{name} {curve}": values for curve, values in losses.items()}
     return measured
 
 
@@ -301,12 +297,4 @@ def make_grokking(root: Path, scheduler: str) -> None:
     make_times_record(root, scheduler)
 
 
-def make_grokking_basins(root: Path, scheduler: str) -> None:
-    """Make what is missing of the records of the chapter `grokking_basins`, all on this machine."""
-    for seed in STEPS:
-        make_seed_records(seed, root)
-    make_undecayed_record(root)
-    make_induction_record(root)
-
-
-CHAPTERS = {"grokking": make_grokking, "grokking_basins": make_grokking_basins}
+CHAPTERS = {"grokking": make_grokking}

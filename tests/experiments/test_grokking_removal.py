@@ -1,0 +1,160 @@
+"""A direction is taken out of weights: against plain singular vectors, and steps whose lengths are known on paper."""
+
+import numpy as np
+import pytest
+import torch
+
+from descent.experiments.grokking import GrokkingRun, ModularExperiment, train_modular_transformer
+from descent.experiments.grokking_measures import mean_loss, train_and_test_losses
+from descent.experiments.grokking_removal import (
+    KeptPath,
+    losses_of_halves,
+    measure_removal,
+    principal_direction,
+    removal_steps,
+    run_direction,
+)
+from descent.repro.seeding import deterministic
+from descent.spectra.singular_values import gram_matrix
+
+SMALL = ModularExperiment(p=13, fraction=0.5, width=16, heads=2, hidden=24, steps=80, every=10, learning_rate=0.01)
+
+
+@pytest.fixture(scope="module")
+def small() -> GrokkingRun:
+    with deterministic(1):
+        return train_modular_transformer(SMALL)
+
+
+@pytest.fixture(scope="module")
+def path(small: GrokkingRun) -> KeptPath:
+    return KeptPath.of(small, np.ones(small.stack.layout.size))
+
+
+@pytest.fixture(scope="module")
+def steps(path: KeptPath) -> dict[str, np.ndarray]:
+    return removal_steps(path, 3, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_component_is_the_singular_vector_of_rows_less_their_mean(number: int) -> None:
+    rows = np.random.default_rng(1).standard_normal((6, 40)).cumsum(0) + 5
+    found = principal_direction(rows, gram_matrix(rows), number)
+    right = np.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][number]
+    assert abs(found.vector @ right) == pytest.approx(1, abs=1e-9)
+    np.testing.assert_allclose(found.mean, rows.mean(0))
+    after = rows[2] + found.to_mean(rows[2])
+    assert found.vector @ (after - rows.mean(0)) == pytest.approx(0, abs=1e-9)
+    assert found.vector @ (rows[2] + found.to_zero(rows[2])) == pytest.approx(0, abs=1e-9)
+    across = np.eye(40) - np.outer(right, right)  # nothing else is moved
+    np.testing.assert_allclose(across @ after, across @ rows[2], atol=1e-9)
+
+
+def test_the_past_ends_at_the_checkpoint(path: KeptPath) -> None:
+    found = path.past(3)
+    rows = path.rows[:4].astype(float)
+    right = np.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][0]
+    assert abs(found.vector @ right) == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(found.mean, rows.mean(0), atol=1e-7)
+    assert abs(path.first.vector @ right) < 0.999
+
+
+def test_controls_are_as_long_as_the_removal_to_the_mean(path: KeptPath, steps: dict[str, np.ndarray]) -> None:
+    size = np.linalg.norm(steps["mean"])
+    for name in ("shrink", "random", "span", "other", "end", "swapped"):
+        assert np.linalg.norm(steps[name]) == pytest.approx(size, rel=1e-9), name
+    weights = path.rows[3].astype(float)
+    np.testing.assert_allclose(steps["shrink"] / size, -weights / np.linalg.norm(weights))
+    np.testing.assert_allclose(steps["end"] / size, (path.end - weights) / np.linalg.norm(path.end - weights))
+    other = path.other @ (path.first.mean - weights)  # towards the run's mean
+    assert path.other @ steps["other"] * np.sign(other) == pytest.approx(size)
+    np.testing.assert_allclose(steps["zero"], -(path.first.vector @ weights) * path.first.vector)
+    np.testing.assert_allclose(steps["past zero"], path.past(3).to_zero(weights))
+    np.testing.assert_allclose(steps["second mean"], path.second.to_mean(weights))
+
+
+def test_a_step_to_the_end_does_not_pass_it(path: KeptPath) -> None:
+    last = len(path.rows) - 1
+    near = KeptPath(path.rows, path.gram, path.first, path.second, path.rows[last].astype(float) + 1e-6, path.other)
+    found = removal_steps(near, last, np.random.default_rng(0))["end"]
+    np.testing.assert_allclose(found, near.end - near.rows[last], rtol=1e-6)
+
+
+def test_the_two_parts_make_the_removal_and_are_at_right_angles(path: KeptPath, steps: dict[str, np.ndarray]) -> None:
+    np.testing.assert_allclose(steps["along"] + steps["across"], steps["mean"])
+    assert steps["along"] @ steps["across"] == pytest.approx(0, abs=1e-9)
+    way = path.end - path.rows[3]
+    assert abs(steps["along"] @ way) == pytest.approx(np.linalg.norm(steps["along"]) * np.linalg.norm(way))
+    np.testing.assert_allclose(steps["along"] + steps["across swapped"], steps["swapped"])
+    assert steps["across swapped"] @ way == pytest.approx(0, abs=1e-9)
+    assert np.linalg.norm(steps["across swapped"]) == pytest.approx(np.linalg.norm(steps["across"]))
+
+
+def test_a_direction_in_the_span_is_one_and_evenly_drawn(path: KeptPath) -> None:
+    rows = path.rows.astype(float)
+    right = np.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][: len(rows) - 1]
+    drawn = np.array([path.in_span(np.random.default_rng(seed)) for seed in range(300)])
+    np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1)
+    shares = (drawn @ right.T) ** 2
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(shares.mean(0), 1 / len(right), rtol=0.35)
+
+
+def test_waves_and_memory_swap_what_they_say(small: GrokkingRun) -> None:
+    before, after = (small.stack.rows[index].astype(float) for index in (2, 6))
+    targets = small.task.targets[small.test]
+
+    def split(weights: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = small.logits(weights).double().view(13, 13, 13)
+        total = torch.zeros(13, 13, 13, dtype=torch.float64) + logits.mean((0, 1))
+        for kind in (torch.cos, torch.sin):
+            a = torch.arange(13.0, dtype=torch.float64)
+            wave = kind(2 * np.pi * 4 * (a[:, None] + a[None]) / 13) * np.sqrt(2) / 13
+            total = total + wave[:, :, None] * torch.einsum("ab,abc->c", wave, logits)
+        return total.view(169, 13), logits.view(169, 13) - total.view(169, 13)
+
+    (waves, memory), (later_waves, later_memory) = split(before), split(after)
+    swapped = losses_of_halves(small, small.logits(before), small.logits(after), [4])
+    assert swapped[0] == pytest.approx(mean_loss((later_waves + memory)[small.test], targets), rel=1e-9)
+    assert swapped[1] == pytest.approx(mean_loss((waves + later_memory)[small.test], targets), rel=1e-9)
+
+
+def test_losses_are_those_of_the_changed_weights(small: GrokkingRun) -> None:
+    with deterministic(1):
+        found = measure_removal(small, run_direction(small), [4], 2)
+        again = measure_removal(small, run_direction(small), [4], 2)
+    assert found["looks"].tolist() == [1, 3, 5, 7]
+    whole = train_and_test_losses(small, small.stack.rows)
+    np.testing.assert_allclose(found["test_loss"], whole["test_loss"], rtol=1e-6)
+    rows = small.stack.rows.astype(float)
+    v = np.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][0]
+    removed = rows[5] - v @ (rows[5] - rows.mean(0)) * v
+    expected = train_and_test_losses(small, [removed])["test_loss"][0]
+    assert found["test_loss mean"][2] == pytest.approx(expected, rel=1e-5)
+    assert found["length mean"][2] == pytest.approx(abs(v @ (rows[5] - rows.mean(0))), rel=1e-5)
+    assert found["length other"][2] == pytest.approx(found["length mean"][2])
+    assert found["test_loss other"][2] == pytest.approx(expected, rel=1e-5)  # its own direction, towards the mean
+    assert {name for name in found if name.startswith(("waves", "memory"))} == {
+        f"{part} {name}" for part in ("waves", "memory") for name in ("mean", "end", "shrink")
+    }
+    for name in found:
+        np.testing.assert_array_equal(found[name], again[name])
+
+
+@pytest.mark.parametrize("stride", [0, -1])
+def test_a_stride_without_a_look_is_refused(small: GrokkingRun, stride: int) -> None:
+    with pytest.raises(ValueError, match=f"stride={stride}, 8 kept weights: expected a stride of 1 or more"):
+        measure_removal(small, np.ones(small.stack.layout.size), [4], stride)
+
+
+def test_the_chord_begins_where_memorisation_ends(small: GrokkingRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def line(start: int) -> np.ndarray:
+        ends = small.stack.rows[start], small.final()
+        rows = [(1 - part) * ends[0] + part * ends[1] for part in np.linspace(0, 1, 21)]
+        return train_and_test_losses(small, rows)["train_loss"]
+
+    direction = np.ones(small.stack.layout.size)
+    assert small.losses.min() > 0.01  # never memorised: the line begins at the last kept weights
+    np.testing.assert_allclose(measure_removal(small, direction, [4], 7)["chord train_loss"], line(-1), rtol=1e-5)
+    monkeypatch.setattr("descent.experiments.grokking_removal.first_lasting_step", lambda values, below: 2)
+    np.testing.assert_allclose(measure_removal(small, direction, [4], 7)["chord train_loss"], line(2), rtol=1e-5)
