@@ -8,13 +8,17 @@ from descent.experiments.grokking import GrokkingRun, ModularExperiment, train_m
 from descent.experiments.grokking_measures import mean_loss, train_and_test_losses
 from descent.experiments.grokking_removal import (
     KeptPath,
+    highest_between,
     losses_of_halves,
     measure_removal,
     principal_direction,
+    recompute_removal,
     removal_steps,
     run_direction,
 )
+from descent.repro.records import Record, provenance
 from descent.repro.seeding import deterministic
+from descent.spectra.fourier_modulo_p import restricted_logits
 from descent.spectra.singular_values import gram_matrix
 
 SMALL = ModularExperiment(p=13, fraction=0.5, width=16, heads=2, hidden=24, steps=80, every=10, learning_rate=0.01)
@@ -33,7 +37,7 @@ def path(small: GrokkingRun) -> KeptPath:
 
 @pytest.fixture(scope="module")
 def steps(path: KeptPath) -> dict[str, np.ndarray]:
-    return removal_steps(path, 3, np.random.default_rng(0))
+    return removal_steps(path, 3, np.random.default_rng(0), 6)
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -59,10 +63,22 @@ def test_the_past_ends_at_the_checkpoint(path: KeptPath) -> None:
     assert abs(path.first.vector @ right) < 0.999
 
 
-def test_controls_are_as_long_as_the_removal_to_the_mean(path: KeptPath, steps: dict[str, np.ndarray]) -> None:
+def test_controls_are_as_long_as_their_removals(path: KeptPath, steps: dict[str, np.ndarray]) -> None:
     size = np.linalg.norm(steps["mean"])
     for name in ("shrink", "random", "span", "other", "end", "swapped"):
         assert np.linalg.norm(steps[name]) == pytest.approx(size, rel=1e-9), name
+    distance = np.linalg.norm(path.end - path.rows[3].astype(float))
+    for name in ("shrink", "random", "span", "end"):
+        length = np.linalg.norm(steps["zero"])
+        length = min(length, distance) if name == "end" else length
+        assert np.linalg.norm(steps[f"{name} of zero"]) == pytest.approx(length, rel=1e-9), name
+    for removal in ("past mean", "past zero"):
+        for name in ("shrink", "random"):
+            length = np.linalg.norm(steps[removal])
+            assert np.linalg.norm(steps[f"{name} of {removal}"]) == pytest.approx(length, rel=1e-9), (name, removal)
+    early = path.rows[:6].astype(float)
+    v = np.linalg.svd(early - early.mean(0), full_matrices=False)[2][0]
+    np.testing.assert_allclose(steps["early mean"], -(v @ (path.rows[3] - early.mean(0))) * v, atol=1e-6)
     weights = path.rows[3].astype(float)
     np.testing.assert_allclose(steps["shrink"] / size, -weights / np.linalg.norm(weights))
     np.testing.assert_allclose(steps["end"] / size, (path.end - weights) / np.linalg.norm(path.end - weights))
@@ -76,7 +92,7 @@ def test_controls_are_as_long_as_the_removal_to_the_mean(path: KeptPath, steps: 
 def test_a_step_to_the_end_does_not_pass_it(path: KeptPath) -> None:
     last = len(path.rows) - 1
     near = KeptPath(path.rows, path.gram, path.first, path.second, path.rows[last].astype(float) + 1e-6, path.other)
-    found = removal_steps(near, last, np.random.default_rng(0))["end"]
+    found = removal_steps(near, last, np.random.default_rng(0), 6)["end"]
     np.testing.assert_allclose(found, near.end - near.rows[last], rtol=1e-6)
 
 
@@ -88,6 +104,30 @@ def test_the_two_parts_make_the_removal_and_are_at_right_angles(path: KeptPath, 
     np.testing.assert_allclose(steps["along"] + steps["across swapped"], steps["swapped"])
     assert steps["across swapped"] @ way == pytest.approx(0, abs=1e-9)
     assert np.linalg.norm(steps["across swapped"]) == pytest.approx(np.linalg.norm(steps["across"]))
+
+
+def test_the_part_towards_zero_and_the_rest_make_the_removal(path: KeptPath, steps: dict[str, np.ndarray]) -> None:
+    np.testing.assert_allclose(steps["inward"] + steps["beside"], steps["mean"])
+    weights = path.rows[3].astype(float)
+    assert steps["beside"] @ weights == pytest.approx(0, abs=1e-9)
+    assert abs(steps["inward"] @ weights) == pytest.approx(np.linalg.norm(steps["inward"]) * np.linalg.norm(weights))
+
+
+def test_lines_between_kept_weights_end_inside_the_run(small: GrokkingRun) -> None:
+    found = highest_between(small, np.array([1, 3, 5, 7]), 3)
+    assert np.isnan(found["line 3 train_loss"]).tolist() == [True, False, True, True]
+    ends = (small.stack.rows[index].astype(float) for index in (0, 6))
+    first, last = ends
+    rows = [(1 - part) * first + part * last for part in (0.25, 0.5, 0.75)]
+    assert found["line 3 test_loss"][1] == train_and_test_losses(small, rows)["test_loss"].max()
+
+
+def test_the_past_of_a_record_is_computed_again(small: GrokkingRun) -> None:
+    with deterministic(1):
+        values = measure_removal(small, run_direction(small), [4], 2)
+        assert recompute_removal(Record("removal", values, {}, provenance(0)), SMALL) < 1e-6
+        values["test_loss past zero"] = values["test_loss past zero"] * 1.1
+        assert 0.05 < recompute_removal(Record("removal", values, {}, provenance(0)), SMALL) < 0.2
 
 
 def test_a_direction_in_the_span_is_one_and_evenly_drawn(path: KeptPath) -> None:
@@ -135,8 +175,12 @@ def test_losses_are_those_of_the_changed_weights(small: GrokkingRun) -> None:
     assert found["length other"][2] == pytest.approx(found["length mean"][2])
     assert found["test_loss other"][2] == pytest.approx(expected, rel=1e-5)  # its own direction, towards the mean
     assert {name for name in found if name.startswith(("waves", "memory"))} == {
-        f"{part} {name}" for part in ("waves", "memory") for name in ("mean", "end", "shrink")
+        f"{part} {name}" for part in ("waves", "memory") for name in ("mean", "zero", "end", "shrink", "random")
     }
+    right = small.logits(removed)[small.test].argmax(1) == small.task.targets[small.test]
+    assert found["test_accuracy mean"][2] == pytest.approx(float(right.double().mean()), abs=1e-9)
+    waves = restricted_logits(small.logits(rows[5]).double(), [4])[small.test]
+    assert found["restricted"][2] == pytest.approx(mean_loss(waves, small.task.targets[small.test]), rel=1e-6)
     for name in found:
         np.testing.assert_array_equal(found[name], again[name])
 
@@ -145,16 +189,3 @@ def test_losses_are_those_of_the_changed_weights(small: GrokkingRun) -> None:
 def test_a_stride_without_a_look_is_refused(small: GrokkingRun, stride: int) -> None:
     with pytest.raises(ValueError, match=f"stride={stride}, 8 kept weights: expected a stride of 1 or more"):
         measure_removal(small, np.ones(small.stack.layout.size), [4], stride)
-
-
-def test_the_chord_begins_where_memorisation_ends(small: GrokkingRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    def line(start: int) -> np.ndarray:
-        ends = small.stack.rows[start], small.final()
-        rows = [(1 - part) * ends[0] + part * ends[1] for part in np.linspace(0, 1, 21)]
-        return train_and_test_losses(small, rows)["train_loss"]
-
-    direction = np.ones(small.stack.layout.size)
-    assert small.losses.min() > 0.01  # never memorised: the line begins at the last kept weights
-    np.testing.assert_allclose(measure_removal(small, direction, [4], 7)["chord train_loss"], line(-1), rtol=1e-5)
-    monkeypatch.setattr("descent.experiments.grokking_removal.first_lasting_step", lambda values, below: 2)
-    np.testing.assert_allclose(measure_removal(small, direction, [4], 7)["chord train_loss"], line(2), rtol=1e-5)

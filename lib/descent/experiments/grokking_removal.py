@@ -18,11 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from descent.experiments.grokking import GrokkingRun, ModularExperiment
-from descent.experiments.grokking_measures import first_lasting_step, mean_loss, train_and_test_losses
+from descent.experiments.grokking import GrokkingRun, ModularExperiment, train_modular_transformer
+from descent.experiments.grokking_measures import (
+    accuracy,
+    first_lasting_step,
+    mean_loss,
+    train_and_test_losses,
+)
 from descent.experiments.grokking_records import (
     LIMIT,
     STEPS,
+    frequency_sets,
     key_frequencies_of_run,
     make_induction_record,
     make_seed_records,
@@ -30,7 +36,7 @@ from descent.experiments.grokking_records import (
     train_or_load,
 )
 from descent.repro.machine import cores
-from descent.repro.records import Record, find_record, provenance, record_path
+from descent.repro.records import Record, find_record, provenance, record_path, relative_difference
 from descent.repro.seeding import deterministic, numpy_generator
 from descent.spectra.fourier_modulo_p import restricted_logits
 from descent.spectra.singular_values import gram_matrix, singular_spectrum
@@ -38,8 +44,16 @@ from descent.spectra.singular_values import gram_matrix, singular_spectrum
 Array = NDArray[np.float64]
 UNDECAYED = "removal-undecayed"
 LOOK_STRIDE = 2  # kept weights from one look of a record to the next
-CHORD = 21  # points on the straight line between two kept weights
-SWAPPED = ("mean", "end", "shrink")  # steps whose effect is divided into waves and memory
+SWAPPED = ("mean", "zero", "end", "shrink")  # steps whose effect is divided into waves and memory
+REACHES = (4, 12)  # kept weights on each side of a look, between which straight lines are drawn
+INNER = (0.25, 0.5, 0.75)  # places on these lines
+EARLY = 1.25  # rows up to so many times the step of the switch give the direction of `early mean`
+CONTROLS = {
+    "mean": ("end", "shrink", "random", "span"),
+    "zero": ("end", "shrink", "random", "span"),
+    "past mean": ("shrink", "random"),
+    "past zero": ("shrink", "random"),
+}  # removal -> the steps that are taken as long as it
 
 
 @dataclass(frozen=True)
@@ -128,49 +142,67 @@ class KeptPath:
         return drawn / float(np.linalg.norm(drawn))
 
 
-def removal_steps(path: KeptPath, index: int, generator: np.random.Generator) -> dict[str, Array]:
-    """What is added to one row of a path, `(P,)` each: removals, and steps as long as the first of them.
+def removal_steps(path: KeptPath, index: int, generator: np.random.Generator, known: int) -> dict[str, Array]:
+    """What is added to one row of a path, `(P,)` each: removals, and steps as long as each of them.
 
     Args:
         path: a run's.
         index: of the row, at least 1.
         generator: of the random directions.
+        known: number of the path's first rows from which the direction of `early mean` comes, at least 2.
 
     Returns:
-        `mean` and `zero`, the two removals along component 0 of the whole run; `past mean` and `past zero`, along that
-        of the rows up to this one; `second mean` and `second zero`, along component 1. As long as `mean`: `end`
-        straight to the last weights (or to them, where they are nearer); `shrink`, towards zero; `random`; `span`,
-        random in the span of the rows; `other`, along another run's direction towards this run's mean. And `mean` in
-        two parts: `along`, that along the way to the last weights, and `across`, the rest; `swapped`, the first part
-        with one as long as the second in a random direction of the span, across the way too.
+        `mean` and `zero`, the two removals along component 0 of the whole run; `early mean`, to the mean, of the first
+        `known` rows; `past mean` and `past zero`, of the rows up to this one; `second mean` and `second zero`, along
+        component 1. As long as `mean`: `end` straight to the last weights (or to them, where they are nearer);
+        `shrink`, towards zero; `random`; `span`, random in the span of the rows; `other`, along another run's direction
+        towards this run's mean. The first four also as long as `zero`, and `shrink` and `random` as long as removals of
+        the past, under `NAME of REMOVAL`. And `mean` in two parts, twice: `along` the way to the last weights and
+        `across` it; `inward`, along the way to zero, and `beside` it. `swapped` is `along` with a part as long as
+        `across` in a random direction of the span, across the way too, which alone is `across swapped`.
     """
-    weights = path.rows[index].astype(np.float64)
-    past, removed = path.past(index), path.first.to_mean(weights)
-    size, way = float(np.linalg.norm(removed)), path.end - weights
-    distance = float(np.linalg.norm(way))
-    ahead = way / max(distance, float(np.finfo(float).tiny))
-    along = float(ahead @ removed) * ahead
-    aside = path.in_span(generator)
-    aside -= float(ahead @ aside) * ahead
-    aside *= float(np.linalg.norm(removed - along) / np.linalg.norm(aside))
-    random, sideways = generator.standard_normal(len(weights)), float(path.other @ (path.first.mean - weights))
-    return {
-        "mean": removed,
+    weights, past = path.rows[index].astype(np.float64), path.past(index)
+    removals = {
+        "mean": path.first.to_mean(weights),
         "zero": path.first.to_zero(weights),
         "past mean": past.to_mean(weights),
         "past zero": past.to_zero(weights),
-        "second mean": path.second.to_mean(weights),
-        "second zero": path.second.to_zero(weights),
-        "end": min(size, distance) * ahead,
-        "shrink": -size * weights / float(np.linalg.norm(weights)),
-        "random": size * random / float(np.linalg.norm(random)),
-        "span": size * path.in_span(generator),
-        "other": size * float(np.sign(sideways)) * path.other,
-        "along": along,
-        "across": removed - along,
-        "swapped": along + aside,
-        "across swapped": aside,
     }
+    way, sideways = path.end - weights, float(path.other @ (path.first.mean - weights))
+    distance, size = float(np.linalg.norm(way)), float(np.linalg.norm(removals["mean"]))
+    units = {
+        "end": way / max(distance, float(np.finfo(float).tiny)),
+        "shrink": -weights / float(np.linalg.norm(weights)),
+        "random": _unit(generator.standard_normal(len(weights))),
+        "span": path.in_span(generator),
+    }
+    steps = {**removals, "other": size * float(np.sign(sideways)) * path.other}
+    for removal, names in CONTROLS.items():
+        length = float(np.linalg.norm(removals[removal]))
+        for name in names:
+            control = name if removal == "mean" else f"{name} of {removal}"
+            steps[control] = (min(length, distance) if name == "end" else length) * units[name]
+    early = path.past(min(known, len(path.rows)) - 1)
+    steps |= {"early mean": early.to_mean(weights), "second mean": path.second.to_mean(weights)}
+    steps |= {"second zero": path.second.to_zero(weights), **_parts(removals["mean"], units)}
+    aside = _across(path.in_span(generator), units["end"])
+    steps["across swapped"] = float(np.linalg.norm(steps["across"])) * _unit(aside)
+    steps["swapped"] = steps["along"] + steps["across swapped"]
+    return steps
+
+
+def _unit(vector: Array) -> Array:
+    return vector / max(float(np.linalg.norm(vector)), float(np.finfo(float).tiny))
+
+
+def _across(vector: Array, unit: Array) -> Array:
+    return vector - float(unit @ vector) * unit
+
+
+def _parts(removed: Array, units: dict[str, Array]) -> dict[str, Array]:
+    """A step in two parts at right angles: along the way to the last weights, and along the way to zero."""
+    across, beside = (_across(removed, units[name]) for name in ("end", "shrink"))
+    return {"along": removed - across, "across": across, "inward": removed - beside, "beside": beside}
 
 
 def losses_of_halves(
@@ -188,15 +220,23 @@ def losses_of_halves(
     return first, second
 
 
-def losses_on_chord(run: GrokkingRun, start: int) -> dict[str, Array]:
-    """Training and test loss on the straight line from the kept weights number `start` to the last weights.
+def highest_between(run: GrokkingRun, looks: NDArray[np.integer], reach: int) -> dict[str, Array]:
+    """The highest loss inside the straight line between the kept weights `reach` before and after each look.
 
     Returns:
-        `chord train_loss` and `chord test_loss`, `(CHORD,)` each, at equal distances, the ends included.
+        `line REACH train_loss` and `line REACH test_loss`, `(len(looks),)`, over the places INNER; NaN where the line
+        would begin before the first kept weights or end after the last ones.
     """
-    first, last = run.stack.rows[start].astype(np.float64), run.final().astype(np.float64)
-    losses = train_and_test_losses(run, ((1 - part) * first + part * last for part in np.linspace(0, 1, CHORD)))
-    return {f"chord {name}": losses[name] for name in ("train_loss", "test_loss")}
+    names, rows = ("train_loss", "test_loss"), run.stack.rows
+    found = {name: np.full(len(looks), np.nan) for name in names}
+    for place, look in enumerate(looks):
+        if look - reach < 0 or look + reach >= len(rows):
+            continue
+        before, after = (rows[look + way * reach].astype(np.float64) for way in (-1, 1))
+        losses = train_and_test_losses(run, ((1 - part) * before + part * after for part in INNER))
+        for name in names:
+            found[name][place] = losses[name].max()
+    return {f"line {reach} {name}": values for name, values in found.items()}
 
 
 def measure_removal(
@@ -216,38 +256,67 @@ def measure_removal(
         progress: text before a progress bar; None shows none.
 
     Returns:
-        `steps` `(m,)`, `train_loss` `(m,)`, `test_loss` `(m,)` of the kept weights; `looks` `(n,)`, indices of kept
-        weights; for each name of a step `test_loss NAME` `(n,)` and `length NAME` `(n,)`; for `mean`, `end`, `shrink`
-        the test losses `waves NAME` `(n,)` and `memory NAME` `(n,)` of `losses_of_halves`; what `losses_on_chord` gives
-        from where the training loss stays below 0.01, or from the last kept weights where it does not.
+        `steps` `(m,)`, losses and accuracies `(m,)` of the kept weights as in `train_and_test_losses`; `looks` `(n,)`,
+        indices of kept weights; for each name of a step `test_loss NAME`, `test_accuracy NAME` and `length NAME`
+        `(n,)`; for those in SWAPPED the test losses `waves NAME` and `memory NAME` `(n,)` of `losses_of_halves`, and
+        `waves random`, `memory random` of the step `mean` with as many other frequencies; `restricted`, the test loss
+        `(n,)` of the waves alone; and what `highest_between` gives for REACHES.
 
     Raises:
         ValueError: the stride is below 1, or leaves no look.
     """
-    looks = np.arange(1, len(run.stack.rows), max(stride, 0) or len(run.stack.rows))
+    rows = run.stack.rows
+    looks = np.arange(1, len(rows), max(stride, 0) or len(rows))
     if stride < 1 or not len(looks):
-        raise ValueError(f"stride={stride}, {len(run.stack.rows)} kept weights: expected a stride of 1 or more, a look")
+        raise ValueError(f"stride={stride}, {len(rows)} kept weights: expected a stride of 1 or more, a look")
     path, generator = KeptPath.of(run, other), numpy_generator(run.experiment.seed, "removal")
-    targets = run.task.targets[run.test]
+    losses = train_and_test_losses(run, rows)
+    switch = first_lasting_step(losses["test_loss"], 1.0)
+    known = len(rows) if switch is None else max(2, round(EARLY * switch) + 1)
+    drawn = frequency_sets(frequencies, [], run.experiment.p, run.experiment.seed)["random"]
     found: list[dict[str, float]] = []
     for index in tqdm(looks, desc=progress, disable=progress is None):
-        one: dict[str, float] = {}
-        weights = path.rows[index].astype(np.float64)
-        before = run.logits(weights)
-        for name, step in removal_steps(path, int(index), generator).items():
-            after = run.logits(weights + step)
-            one[f"length {name}"] = float(np.linalg.norm(step))
-            one[f"test_loss {name}"] = mean_loss(after[run.test], targets)
-            if name in SWAPPED:
-                halves = losses_of_halves(run, before, after, frequencies)
-                one[f"waves {name}"], one[f"memory {name}"] = halves
-        found.append(one)
-    losses = train_and_test_losses(run, path.rows)
-    learned = first_lasting_step(losses["train_loss"], 0.01)
-    start = len(path.rows) - 1 if learned is None else learned
-    whole: dict[str, NDArray[Any]] = {name: losses[name] for name in ("train_loss", "test_loss")}
-    whole |= {"steps": run.stack.steps.astype(float), "looks": looks, **losses_on_chord(run, start)}
+        weights = rows[index].astype(np.float64)
+        steps = removal_steps(path, int(index), generator, known)
+        found.append(_measure_steps(run, weights, steps, frequencies, drawn))
+    whole: dict[str, NDArray[Any]] = {"steps": run.stack.steps.astype(float), **losses, "looks": looks}
+    for reach in REACHES:
+        whole |= highest_between(run, looks, reach)
     return {**whole, **{name: np.array([one[name] for one in found]) for name in found[0]}}
+
+
+def _measure_steps(
+    run: GrokkingRun, weights: Array, steps: dict[str, Array], frequencies: Sequence[int], drawn: Sequence[int]
+) -> dict[str, float]:
+    """What `measure_removal` keeps of one look; `drawn` are the random frequencies."""
+    before, targets = run.logits(weights), run.task.targets[run.test]
+    one = {"restricted": mean_loss(restricted_logits(before.double(), frequencies)[run.test], targets)}
+    for name, step in steps.items():
+        after = run.logits(weights + step)
+        one[f"length {name}"] = float(np.linalg.norm(step))
+        one[f"test_loss {name}"] = mean_loss(after[run.test], targets)
+        one[f"test_accuracy {name}"] = accuracy(after[run.test], targets)
+        sets = {name: frequencies} if name in SWAPPED else {}
+        for label, chosen in (sets | ({"random": drawn} if name == "mean" else {})).items():
+            one[f"waves {label}"], one[f"memory {label}"] = losses_of_halves(run, before, after, chosen)
+    return one
+
+
+def recompute_removal(record: Record, experiment: ModularExperiment) -> float:
+    """Train the first steps of a recorded run again and take the past out of them; the largest relative difference.
+
+    Compared are the lengths and test losses of the removals of the past at the first look, which need no later weights.
+    """
+    run = train_modular_transformer(replace(experiment, steps=1 + experiment.every))
+    rows, largest = run.stack.rows, 0.0
+    weights, past = rows[1].astype(np.float64), principal_direction(rows, gram_matrix(rows))
+    for name, step in (("past mean", past.to_mean(weights)), ("past zero", past.to_zero(weights))):
+        logits = run.logits(weights + step)[run.test]
+        anew = {"length": float(np.linalg.norm(step)), "test_loss": mean_loss(logits, run.task.targets[run.test])}
+        kept = {kind: record.values[f"{kind} {name}"][:1] for kind in anew}
+        parts = (relative_difference(kept[kind], np.array([anew[kind]])).max() for kind in anew)
+        largest = max(largest, *map(float, parts))
+    return largest
 
 
 def removal_experiments(base: ModularExperiment) -> dict[str, ModularExperiment]:
@@ -263,7 +332,8 @@ def removal_settings(name: str, base: ModularExperiment) -> dict[str, object]:
         "experiment": experiments[name].digest(),
         "other": experiments[_other_of(name)].digest(),
         "stride": LOOK_STRIDE,
-        "chord": CHORD,
+        "lines": [*REACHES, *INNER],
+        "early": EARLY,
     }
 
 
