@@ -1,4 +1,4 @@
-"""Eight numbers of `grokking_basins` again, from the arrays that a run at preset `quick` keeps, by other code.
+"""Nine numbers of `grokking_basins` again, from the arrays that a run at preset `quick` keeps, by other code.
 
 Nothing of the library is imported: what the chapter judges is written out from its words, with NumPy and SciPy alone.
 Only the networks themselves are taken as given, by the losses and Gram matrices that were measured on them.
@@ -71,11 +71,19 @@ def before_the_switch(arrays, n):
     return [i for i in range(len(looks)) if learned <= looks[i] < switch], looks
 
 
+def with_looks(arrays, seeds):
+    kept = []
+    for n in seeds:
+        early, looks = before_the_switch(arrays, n)
+        if early and looks[-1] >= moments(arrays, f"removal {n}")[1]:
+            kept.append(n)
+    return kept
+
+
 def decades(arrays, n, name):
     early, looks = before_the_switch(arrays, n)
     before = arrays[f"removal {n} test_loss"]
-    fallen = [np.log10(before[looks[i]] / arrays[f"removal {n} {name}"][i]) for i in early]
-    return np.mean(fallen) if fallen else 0.0
+    return np.mean([np.log10(before[looks[i]] / arrays[f"removal {n} {name}"][i]) for i in early])
 
 
 @pytest.mark.parametrize(("claim", "matrix"), [("checkpoint_svd_5", "weights"), ("gradient_rank_10", "gradients")])
@@ -86,38 +94,59 @@ def test_singular_values_above_a_tenth(kept, claim, matrix):
 
 
 @pytest.mark.parametrize(
-    ("claim", "name"),
-    [("removal_helps_then_hurts", "mean"), ("removal_to_zero", "zero"), ("removal_past_only", "past mean")],
+    ("claim", "names"),
+    [
+        ("removal_helps_then_hurts", ["mean"]),
+        ("removal_to_zero", ["zero"]),
+        ("removal_past_only", ["past mean", "past zero"]),
+    ],
 )
-def test_shares_of_looks_that_help_and_hurt(kept, claim, name):
+def test_shares_of_looks_that_help_and_hurt(kept, claim, names):
     measured, arrays, seeds = kept
     values = []
-    for n in seeds:
+    for n in with_looks(arrays, seeds):
         early, looks = before_the_switch(arrays, n)
         switch = moments(arrays, f"removal {n}")[1]
-        whole, after = arrays[f"removal {n} test_loss"][looks], arrays[f"removal {n} test_loss {name}"]
-        helped = [after[i] < whole[i] and after[i] < np.log(P) for i in early]
-        hurt = [after[i] > whole[i] for i in range(len(looks)) if looks[i] >= switch]
-        values.append(min(np.mean(helped) if helped else 0, np.mean(hurt) if hurt else 0))
+        loss, right = (arrays[f"removal {n} {kind}"][looks] for kind in ("test_loss", "test_accuracy"))
+        best = 0
+        for name in names:
+            after, answers = (arrays[f"removal {n} {kind} {name}"] for kind in ("test_loss", "test_accuracy"))
+            helped = [after[i] < min(loss[i], np.log(P)) and answers[i] > right[i] for i in early]
+            hurt = [after[i] > loss[i] for i in range(len(looks)) if looks[i] >= switch]
+            best = max(best, min(np.mean(helped), np.mean(hurt)))
+        values.append(best)
     compare(measured[claim], values)
 
 
 def test_the_part_that_is_due_to_the_way_to_the_end(kept):
     measured, arrays, seeds = kept
     values = []
-    for n in seeds:
+    for n in with_looks(arrays, seeds):
         both, way, rest = (decades(arrays, n, f"test_loss {name}") for name in ("mean", "along", "across"))
-        values.append((way + (both - rest)) / 2 / both if both > 0.05 else 1.0)
+        values.append((rest + (both - way)) / 2 - (way + (both - rest)) / 2)
     compare(measured["nearer_to_end"], values)
 
 
 def test_the_part_that_is_due_to_less_memory(kept):
     measured, arrays, seeds = kept
     values = []
-    for n in seeds:
+    for n in with_looks(arrays, seeds):
         both, memory, waves = (decades(arrays, n, name) for name in ("test_loss mean", "memory mean", "waves mean"))
-        values.append((memory + (both - waves)) / 2 / both if both > 0.05 else 0.0)
+        values.append((memory + (both - waves)) / 2 - (waves + (both - memory)) / 2)
     compare(measured["less_memory"], values)
+
+
+def test_the_height_of_a_straight_line_across_the_switch(kept):
+    measured, arrays, seeds = kept
+    values = []
+    for n in seeds:
+        switch, looks = moments(arrays, f"removal {n}")[1], arrays[f"removal {n} looks"]
+        nearest = int(np.argmin([abs(look - switch) for look in looks]))
+        loss = np.log10(arrays[f"removal {n} train_loss"])
+        top = np.log10(arrays[f"removal {n} line 4 train_loss"][nearest])
+        higher = max(loss[looks[nearest] - 4], loss[looks[nearest] + 4])
+        values.append((top - higher) / (loss.max() - loss.min()))
+    compare(measured["no_barrier_on_lines"], values)
 
 
 def test_the_change_of_the_training_loss_at_the_switch(kept):
