@@ -103,7 +103,7 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ("gradient_svd", {"epochs": 1, "batch_size": 75, "components": 10}),
     ("grokking", {"p": 5, "every": 400, "limit": 400, "scheduler": "tcp://[::1]:8786"}),
     ("grokking", {"p": 401, "fractions": [0.99, 0.01], "decays": [10.0, 0.001], "tasks": []}),
-    ("grokking_basins", {"p": 113, "every": 90, "stride": 7, "copy_sizes": [2, 6, 2, 4, 1]}),
+    ("grokking_basins", {"p": 113, "every": 65, "stride": 7, "copy_sizes": [2, 6, 2, 4, 1]}),
     ("resnet_landscape", {"dataset": "cifar10", "width": 16, "depths": [110, 20], "grid_side": 13}),
     ("resnet_landscape", {"grid_side": 49, "depths": [14, 20], "scaling": "none", "width": 32}),
     ("resnet_landscape", {"planes": 100, "curvature_images": 50}),

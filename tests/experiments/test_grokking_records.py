@@ -120,7 +120,7 @@ def test_records_are_made_once_and_again_from_the_kept_runs(project: Path, monke
     assert "direction" in removal.values
     assert "direction" not in undecayed.values
     assert removal.settings["key"] == key_frequencies_of_run(train_or_load(SMALL(steps=40, seed=0), project))
-    assert removal.values["chord train_loss"].shape == (grokking_removal.CHORD,)
+    assert removal.values["test_accuracy zero"].shape == removal.values["looks"].shape
     copying = Record.load(record_path(project, "grokking_basins", "induction"))
     assert copying.values["gram"].shape == (3, 3)
     others = Record.load(record_path(project, "grokking", "others"))
