@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, minimize, minimize_scalar
 from scipy.special import ndtr
 
+from descent.repro.numbers import as_real
+
 Array = NDArray[np.float64]
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(96)
 NODES, WEIGHTS = (NODES + 1) / 2, WEIGHTS / 2  # from -1 to 1 onto 0 to 1
@@ -63,9 +65,11 @@ def learnt_loss(kind: str, scale: float, bias: float, density: float, noise: flo
         noise: standard deviation of the noise on each input.
 
     Raises:
-        ValueError: an unknown kind, a density or noise out of range.
+        ValueError: an unknown kind, a density or noise out of range, a scale below 0.
     """
     _check(density, noise, kind)
+    if scale < 0:
+        raise ValueError(f"scale={scale}: expected a squared length, at least 0")
     absent, spread = 1 - density, scale * noise
     nothing = float(_error(np.array(bias), spread * (1 if kind == "single" else np.sqrt(2)), 0.0))
     if kind == "single":
@@ -115,15 +119,17 @@ def best_bias(kind: str, density: float, noise: float = 0.0) -> LossMinimum:
 
 @cache
 def best_length_and_bias(kind: str, density: float, noise: float = 0.0) -> LossMinimum:
-    """The best length and bias together; raises as `learnt_loss` does."""
-    start, _ = _bounded_bias(kind, density, noise)
-    minimum = minimize(
-        lambda point: learnt_loss(kind, point[0], point[1], density, noise),
-        [1.0, start], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-12},
-    )  # fmt: skip
-    if not minimum.success:
-        raise ValueError(f"{kind}, density={density}, noise={noise}: the search for a minimum did not converge")
-    return LossMinimum(float(minimum.x[0]), float(minimum.x[1]), float(minimum.fun))
+    """The best length and bias together, never worse than length 0; raises as `learnt_loss` does."""
+    for start in ([1.0, _bounded_bias(kind, density, noise)[0]], [0.1, density / 2]):  # the second if noise is large
+        minimum = minimize(
+            lambda point: learnt_loss(kind, abs(point[0]), point[1], density, noise),
+            start, method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-12},
+        )  # fmt: skip
+        if not minimum.success:
+            raise ValueError(f"{kind}, density={density}, noise={noise}: the search for a minimum did not converge")
+        if minimum.fun < ignored_loss(density):
+            return LossMinimum(abs(float(minimum.x[0])), float(minimum.x[1]), float(minimum.fun))
+    return LossMinimum(0.0, density / 2, ignored_loss(density))
 
 
 def candidate_losses(density: float, importance: float) -> dict[str, float]:
@@ -145,9 +151,14 @@ def sharing_boundary(density: ArrayLike) -> Array:
     """The least relative importance at which two features share a dimension, `(k,) -> (k,)`; NaN where they never do.
 
     By symmetry they share it up to the inverse of this. At bias 0, which is nearly best, it is 2 d / (4 - 5 d).
+
+    Raises:
+        ValueError: densities that are no real numbers, not in one row, or out of range.
     """
-    ratios = []
-    for d in np.atleast_1d(np.asarray(density, float)):
+    ratios, given = [], np.atleast_1d(as_real(density, "density"))
+    if given.ndim > 1:
+        raise ValueError(f"density of shape {given.shape}: expected (k,)")
+    for d in given:
         shared, lost = best_bias("pair", float(d)).loss, ignored_loss(float(d))
         ratios.append(shared / (lost - shared) if 2 * shared <= lost else np.nan)
     return np.array(ratios)
