@@ -13,9 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
@@ -24,12 +26,14 @@ from descent.repro.numbers import as_real, check_whole
 LEARNT = 0.5  # a feature with a larger norm counts as learnt
 
 
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    """A copy in an order of bytes and of a width that torch has."""
+    return np.array(array, np.float32 if array.dtype == np.float32 else np.float64)
+
+
 def _map(W: Tensor, one: bool = False) -> Tensor:
     """W as a tensor of float32 or float64, with its gradient; `one` says that it has to be one map."""
-    if not isinstance(W, Tensor):
-        given = as_real(W, "W")
-        W = torch.from_numpy(np.array(given, np.float32 if given.dtype == np.float32 else float))
-    W = W.to_dense()
+    W = W.to_dense() if isinstance(W, Tensor) else torch.from_numpy(_native(as_real(W, "W")))
     if W.ndim < 2 or 0 in W.shape or W.is_complex() or W.dtype == torch.bool or (one and W.ndim > 2):
         wanted = "(m, n), one map" if one else "(..., m, n)"
         raise ValueError(f"W of shape {tuple(W.shape)}: expected {wanted}, the features as columns of real numbers")
