@@ -462,17 +462,25 @@ def _train_on_one_thread(
         return train_toy_models(toys, recipe, progress, start)
 
 
+def checked_weights(toys: ToyModels, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as float32; raises ValueError for shapes other than W `(k, m, n)` and b `(k, n)`."""
+    k, m, n = len(toys), toys.m, toys.n
+    W, b = _tensor(W, "W"), _tensor(b, "b")
+    if W.shape != (k, m, n) or b.shape != (k, n):
+        raise ValueError(f"W {tuple(W.shape)}, b {tuple(b.shape)}: expected ({k}, {m}, {n}), ({k}, {n})")
+    return W, b
+
+
 def fresh_losses(toys: ToyModels, W: Tensor, b: Tensor, batches: int = 16, batch: int = 4096) -> Tensor:
     """Losses `(k,)` on fresh inputs, made of the same uniform numbers for all models; mean per input and feature.
+
+    Models that see the same inputs share their luck; where losses are ranked, `toy_theory.expected_losses` has none.
 
     Raises:
         ValueError: weights of other shapes than W `(k, m, n)` and b `(k, n)`, or no input.
     """
-    k, m, n = len(toys), toys.m, toys.n
     check_whole(batches=batches, batch=batch)
-    W, b = _tensor(W, "W"), _tensor(b, "b")
-    if W.shape != (k, m, n) or b.shape != (k, n):
-        raise ValueError(f"W {tuple(W.shape)}, b {tuple(b.shape)}: expected ({k}, {m}, {n}), ({k}, {n})")
+    W, b = checked_weights(toys, W, b)
     inputs = ToyInputs(replace(toys, seeds=[0] * len(toys)), batch, "toy tests")
     total = torch.zeros(len(toys), dtype=torch.float64, device="cpu")
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
