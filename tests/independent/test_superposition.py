@@ -47,7 +47,7 @@ def shares(W: np.ndarray) -> np.ndarray:
 
 
 def in_figures(W: np.ndarray) -> int:
-    """How many columns stand in a figure of two or more with a name: parts joined by cosines above 0.2, whose cosines fit one."""
+    """How many columns stand in a figure of two or more: parts joined by cosines above 0.2, whose cosines fit one."""
     unit = W / np.linalg.norm(W, axis=0)
     near, left, count = np.abs(unit.T @ unit) > 0.2, set(range(W.shape[1])), 0
     while left:
@@ -93,7 +93,7 @@ def test_cells_beside_the_phase_line(results: Any) -> None:
     x = np.concatenate([[0], u, 0 * u, np.repeat(u, 80)])
     y = np.concatenate([[0], 0 * u, u, np.tile(u, 80)])
     tries = record["losses"].shape[1]
-    kinds, right = [], []
+    kinds = []
     for cell, (d, (_, r)) in enumerate(zip(record["density"], record["importance"], strict=True)):
         chance = np.concatenate([[(1 - d) ** 2], d * (1 - d) * v, d * (1 - d) * v, d**2 * np.outer(v, v).ravel()])
         losses = []
