@@ -309,4 +309,4 @@ def make_grokking_basins(root: Path, scheduler: str) -> None:
     make_induction_record(root)
 
 
-CHAPTERS = {"grokking": make_grokking, "grokking_basins": make_grokking_basins}
+CHAPTERS = {"grokking_basins": make_grokking_basins}
