@@ -152,6 +152,15 @@ def test_a_failing_cell_leaves_the_good_edition_and_the_other_chapter_finishes(t
     assert not (root / "_build/failed/bad.ipynb").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="kernels are spoken to through ports there")
+def test_no_other_run_can_take_what_a_kernel_is_spoken_to_through(tmp_path):
+    said = "from ipykernel.connect import get_connection_info\nprint(get_connection_info(unpack=True)['transport'])"
+    root = write_project(tmp_path / "p", a=said + "\n1")
+    assert edition(root, "run")[0] == 0
+    cells = read(root / "_build/editions/quick/a.ipynb")["cells"]
+    assert any("ipc" in str(cell.get("outputs")) for cell in cells)
+
+
 def test_an_error_is_told_with_its_notes_and_a_group_with_its_parts(tmp_path):
     noted = "error = ValueError('a | b')\nerror.add_note('to mend: give c')\nraise error"
     group = "raise ExceptionGroup('several', [ValueError('a | b'), ExceptionGroup('inner', [OSError(3, 'c')])])"

@@ -250,16 +250,6 @@ def run_notebook(
         Exception: papermill's PapermillExecutionError for a failing cell; nbclient's for a timeout or a dead kernel.
     """
     import papermill
-    from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import AsyncKernelManager
-
-    class ThisInterpreter(AsyncKernelManager):
-        """Starts kernels of this interpreter, whatever kernels the machine has registered."""
-
-        @property
-        def kernel_spec(self) -> KernelSpec:
-            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
-            return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
     number, heading = 0, ""
 
@@ -271,19 +261,47 @@ def run_notebook(
         elif headings := _HEADING.findall(cell.source):
             heading = headings[-1]
 
-    papermill.execute_notebook(
-        notebook,
-        output,
-        dict(parameters),
-        kernel_name="python3",
-        language="python",
-        kernel_manager_class=ThisInterpreter,
-        on_cell_start=cell_start,
-        progress_bar=False,
-        execution_timeout=timeout,
-        record_timing=False,
-        cwd=output.parent,
-    )
+    with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+        papermill.execute_notebook(
+            notebook,
+            output,
+            dict(parameters),
+            kernel_name="python3",
+            language="python",
+            kernel_manager_class=_kernels_of_this_interpreter(Path(sockets)),
+            on_cell_start=cell_start,
+            progress_bar=False,
+            execution_timeout=timeout,
+            record_timing=False,
+            cwd=output.parent,
+        )
+
+
+def _kernels_of_this_interpreter(sockets: Path) -> type:
+    """A class of kernel managers that start this interpreter, whatever kernels the machine has registered.
+
+    The kernel is spoken to through files in the folder `sockets`, of this run alone: a TCP port that was free when it
+    was chosen can be taken by another run before the kernel binds it, and the kernel dies. Windows has ports only.
+    """
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
+
+    class ThisInterpreter(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
+            return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+        @default("transport")
+        def _transport_of_this_run(self) -> str:
+            return "tcp" if os.name == "nt" else "ipc"
+
+        @default("connection_file")
+        def _connection_file_of_this_run(self) -> str:
+            return str(sockets / "kernel.json")
+
+    return ThisInterpreter
 
 
 def _claims(results: Path) -> list[dict[str, Any]]:
