@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
+import joblib
 import pytest
 import torch
 from torch import Tensor
 
+from descent.experiments import toy_models
 from descent.experiments.toy_models import (
     BLOCK,
     KINDS,
@@ -112,6 +115,56 @@ def test_threads_share_the_models_and_give_the_bits_of_one(threads: int) -> None
         assert torch.equal(getattr(shared, name), getattr(whole, name)), name
 
 
+@pytest.mark.parametrize("batch", [17, 250])
+def test_bits_depend_on_no_neighbour_at_any_batch(batch: int) -> None:
+    models, recipe = ToyModels(8, 5, range(4)), ToyTraining(5, batch, 0.01)
+    with deterministic(1):
+        whole = train_toy_models(models, recipe)
+        for number in range(4):
+            alone = train_toy_models(models.part([number]), recipe)
+            assert torch.equal(alone.W[0], whole.W[number])
+            assert torch.equal(alone.b[0], whole.b[number])
+            assert torch.equal(alone.losses[:, 0], whole.losses[:, number])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_share_multiplies_with_one_thread(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, threads = ToyInputs.draw, set()
+
+    def watched(inputs: ToyInputs) -> None:
+        threads.add(torch.get_num_threads())
+        draw(inputs)
+
+    monkeypatch.setattr(ToyInputs, "draw", watched)
+    with deterministic(4):
+        train_toy_models(toys().part(range(count)), replace(SHORT, steps=2))
+        assert torch.get_num_threads() == 4
+    assert threads == {1}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("around", [lambda: torch.autocast("cpu", torch.bfloat16), lambda: torch.device("meta")])
+def test_contexts_of_torch_change_no_bit(around: Callable[[], AbstractContextManager], threads: int) -> None:
+    models, recipe = toys(noise=0.1), replace(SHORT, steps=3, every=2)
+    with deterministic(threads):
+        plain = train_toy_models(models, recipe)
+        losses = fresh_losses(models, plain.W, plain.b, 1, 64)
+        with around():
+            within = train_toy_models(replace(models, noise=0.1), recipe, start=models.start())
+            assert torch.equal(fresh_losses(models, plain.W, plain.b, 1, 64), losses)
+    for name in ("W", "b", "kept", "losses", "steps"):
+        assert torch.equal(getattr(within, name), getattr(plain, name)), name
+
+
+def test_parts_are_processes_whatever_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(SHORT, steps=2)
+    whole = train_toy_models(toys(), recipe)
+    monkeypatch.setattr(toy_models, "deterministic", None)  # what runs in this process would fail
+    with joblib.parallel_config(backend="threading"):
+        apart = train_toy_models_in_parts(toys(), recipe, 2)
+    assert torch.equal(apart.W, whole.W)
+
+
 def test_weights_that_diverge_in_any_thread_are_refused_by_their_seeds() -> None:
     with deterministic(2), pytest.raises(DivergenceError, match=r"seeds \[4, 9, 4, 1\]"):
         train_toy_models(toys(), replace(SHORT, learning_rate=1e38))
@@ -214,7 +267,11 @@ def test_blocks_cover_all_models() -> None:
         ({"density": 0.0}, "density=0 to 0: expected above 0 and at most 1"),
         ({"density": 1.5}, "density=1.5 to 1.5: expected above 0"),
         ({"density": [0.1, 0.2]}, r"density of shape \(2, 1\): expected a number, 4 of them"),
+        ({"density": 1e-5}, "density=1e-05 to 1e-05: expected above 0 and at most 1, and at least 1.52588e-05"),
         ({"importance": 0.0}, "importance=0, noise=0: expected importances above 0"),
+        ({"importance": 1e25}, r"importance: the largest of each model is 1e\+25 to 1e\+25, expected 1e-06 to 1e\+12"),
+        ({"importance": [1.0, 1.0, 1e-30, 1.0]}, "the largest of each model is 1e-30 to 1, expected 1e-06"),
+        ({"seeds": 5}, "seeds=5: expected a sequence"),
         ({"noise": -1.0}, "noise=-1"),
         ({"n": 0}, "n=0: expected at least 1, a whole number"),
         ({"seeds": []}, "seeds=0: expected at least 1"),
@@ -225,9 +282,20 @@ def test_bad_models_are_refused_by_name(changes: dict, sentence: str) -> None:
         toys(**changes)
 
 
+@pytest.mark.parametrize("importance", [1e-6, 1e12])
+def test_importances_at_the_ends_train(importance: float) -> None:
+    models, recipe = ToyModels(2, 2, [0, 1], 0.3, importance), ToyTraining(300, 64, 1e-2)
+    before = fresh_losses(models, models.start(), torch.zeros(2, 2), 2, 512)
+    trained = train_toy_models(models, recipe)
+    assert (fresh_losses(models, trained.W, trained.b, 2, 512) < 0.2 * before).all()
+
+
 def test_bad_recipes_are_refused() -> None:
     for bad in ({"steps": 0}, {"batch": 0}, {"every": 0}):
         with pytest.raises(ValueError, match="at least 1"):
+            ToyTraining(**bad)
+    for bad in ({"learning_rate": "0.1"}, {"weight_decay": None}):
+        with pytest.raises(ValueError, match="learning_rate or weight_decay is of type"):
             ToyTraining(**bad)
     for bad in ({"learning_rate": 0.0}, {"weight_decay": -1.0}):
         with pytest.raises(ValueError, match="positive learning rate"):

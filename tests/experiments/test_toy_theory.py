@@ -12,6 +12,7 @@ from descent.experiments.toy_theory import (
     best_length_and_bias,
     bias_noise_ratio,
     candidate_losses,
+    expected_losses,
     ignored_loss,
     learnt_loss,
     sharing_boundary,
@@ -89,3 +90,44 @@ def test_bad_theory_is_refused() -> None:
         learnt_loss("triple", 1, 0, 0.1)
     with pytest.raises(ValueError, match="importance=0: expected a positive number"):
         candidate_losses(0.1, 0)
+
+
+def test_expected_losses_of_two_digons_are_those_on_paper() -> None:
+    d, rare = 0.05, torch.tensor([0.05, 0.02, 0.01])
+    density, b, W = torch.full((3, 5), d), torch.zeros(3, 5), torch.zeros(3, 2, 5)
+    density[:, 0], b[:, 0] = rare, rare / 2
+    W[:, 0, 1:3] = W[:, 1, 3:] = torch.tensor([1.0, -1.0])
+    on_paper = (4 * d**2 / 6 + rare / 3 - rare**2 / 4).double() / 5
+    models = ToyModels(5, 2, [0, 1, 2], density)
+    for seed in (0, 1):
+        found = torch.from_numpy(expected_losses(models, W, b, seed=seed))
+        torch.testing.assert_close(found, on_paper, rtol=1e-3, atol=0)
+
+
+def test_expected_losses_are_those_of_many_inputs_and_do_not_know_the_order_of_features() -> None:
+    draw = torch.Generator().manual_seed(0)
+    importance = torch.tensor([1.0, 2.0, 0.5, 1.0])
+    models = ToyModels(4, 2, [3, 4], [[0.1, 0.3, 0.2, 0.5], [0.6, 0.05, 0.3, 0.3]], importance=importance[None])
+    W, b = torch.randn(2, 2, 4, generator=draw), 0.1 * torch.randn(2, 4, generator=draw)
+    found = expected_losses(models, W, b)
+    drawn = fresh_losses(models, W, b, 20, 1 << 14)
+    torch.testing.assert_close(torch.from_numpy(found), drawn, rtol=0.02, atol=0)
+    order = [2, 0, 3, 1]
+    density, weights, _ = models.tensors()
+    other = ToyModels(4, 2, [0, 0], density[:, order], importance=weights[:, order])
+    assert expected_losses(other, W[..., order], b[:, order]) == pytest.approx(found, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("models", "points", "message"),
+    [
+        (ToyModels(11, 2, [0]), 256, "models of 11 features"),
+        (ToyModels(4, 2, [0], kind="linear"), 256, "kind 'linear'"),
+        (ToyModels(4, 2, [0], noise=0.1), 256, "noise up to 0.1"),
+        (ToyModels(4, 2, [0]), 100, "points=100: expected a power of two"),
+        (ToyModels(3, 2, [0]), 256, r"W \(1, 2, 4\)"),
+    ],
+)
+def test_expected_losses_refuse_what_they_do_not_cover(models: ToyModels, points: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        expected_losses(models, torch.zeros(1, 2, 4), torch.zeros(1, 4), points)

@@ -43,7 +43,16 @@ def test_weights_in_any_form_have_the_same_losses(trained: Any) -> None:
         assert torch.equal(fresh_losses(TOYS, form(done.W), form(done.b), 2, 64), losses)
 
 
-@pytest.mark.parametrize("form", [np.array, torch.tensor, list, lambda v: torch.tensor(v).bfloat16()])
+@pytest.mark.parametrize("form", [lambda w: w.numpy(), lambda w: w.tolist(), lambda w: w.clone().requires_grad_()])
+def test_a_start_in_any_form(form: Callable[[Any], Any]) -> None:
+    start = TOYS.start()
+    assert torch.equal(train_toy_models(TOYS, RECIPE, start=form(start)).W, train_toy_models(TOYS, RECIPE).W)
+
+
+FORMS = [lambda v: np.array(v, ">f8"), lambda v: np.array(v, np.longdouble), lambda v: np.array(v)[::-1][::-1]]
+
+
+@pytest.mark.parametrize("form", [np.array, torch.tensor, list, lambda v: torch.tensor(v).bfloat16(), *FORMS])
 def test_settings_in_any_form(form: Callable[[Any], Any]) -> None:
     toys = ToyModels(4, 2, [0, 1], importance=form([[1.0, 0.5, 0.25, 0.125]]), density=form([0.5, 0.25]))
     assert toys.importance.tolist() == [[1.0, 0.5, 0.25, 0.125]] * 2
@@ -66,6 +75,12 @@ def test_settings_in_any_form(form: Callable[[Any], Any]) -> None:
         (lambda: ToyTraining(steps=float("nan")), "steps=nan"),  # type: ignore[arg-type]
         (lambda: ToyTraining(batch=2.0), r"batch=2\.0"),  # type: ignore[arg-type]
         (lambda: ToyTraining(every=0), "every=0: expected at least 1"),
+        (lambda: train_toy_models(TOYS, RECIPE, start=TOYS.start() * np.nan), "start of shape .* finite numbers"),
+        (lambda: train_toy_models(TOYS, RECIPE, start=TOYS.start() + 1j), "start is of type complex64"),
+        (lambda: train_toy_models(TOYS, RECIPE, start=TOYS.start() > 0), "start is of type bool"),
+        (lambda: ToyInputs(TOYS, 0), "batch=0: expected at least 1"),
+        (lambda: TOYS.part([-1]), "expected their numbers, 0 to 1"),
+        (lambda: TOYS.part([5]), "expected their numbers, 0 to 1"),
         (lambda: TOYS.part([[0]]), "expected their numbers, 0 to 1"),  # type: ignore[list-item]
         (lambda: fresh_losses(TOYS, torch.zeros(2, 2, 4) + 1j, torch.zeros(2, 4)), "W is of type complex64"),
         (lambda: fresh_losses(TOYS, torch.zeros(2, 2, 4), torch.zeros(2, 4), 1.5), r"batches=1\.5"),  # type: ignore[arg-type]

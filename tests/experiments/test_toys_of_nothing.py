@@ -153,6 +153,35 @@ def test_a_loss_of_no_number_is_none() -> None:
             assert math.isnan(learnt_loss(kind, 1.0, NAN, 0.5, noise))
 
 
+@pytest.mark.parametrize("kind", ["single", "pair"])
+def test_a_squared_length_is_not_negative(kind: str) -> None:
+    with pytest.raises(ValueError, match="scale=-1: expected a squared length, at least 0"):
+        learnt_loss(kind, -1, 0.0, 0.5)
+
+
+@pytest.mark.parametrize("noise", [0.5, 5.0, 50.0])
+@pytest.mark.parametrize("kind", ["single", "pair"])
+def test_the_best_length_is_no_worse_than_none(kind: str, noise: float) -> None:
+    best = best_length_and_bias(kind, 0.02, noise)
+    assert best.loss <= ignored_loss(0.02)
+    assert best.loss == pytest.approx(learnt_loss(kind, best.scale, best.bias, 0.02, noise), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("density", "sentence"),
+    [
+        (np.ma.masked_greater([0.1, 0.2], 0.15), "density is a masked array"),
+        (0.1 + 0j, "density is of type complex128"),
+        ("0.1", "density is of type <U3"),
+        (True, "density is of type bool"),
+        ([[0.1, 0.2]], r"density of shape \(1, 2\): expected \(k,\)"),
+    ],
+)
+def test_a_boundary_is_of_a_row_of_densities(density: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        sharing_boundary(density)
+
+
 @pytest.mark.parametrize(("kind", "noise"), [("single", 0.5), ("single", 2.0), ("pair", 0.4), ("pair", 5.0)])
 def test_a_best_bias_at_the_end_of_the_search_is_none(kind: str, noise: float) -> None:
     biases = np.linspace(-3, 1, 81)

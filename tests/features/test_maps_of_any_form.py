@@ -44,6 +44,9 @@ FORMS: dict[str, Callable[[torch.Tensor], Any]] = {
     "parameter": nn.Parameter,
     "sparse": lambda w: w.to_sparse(),
     "read only": lambda w: np.broadcast_to(w.numpy(), w.shape),
+    "other byte order": lambda w: w.numpy().astype(">f4"),
+    "long doubles": lambda w: w.numpy().astype(np.longdouble),
+    "turned twice": lambda w: w.numpy()[:, ::-1].copy()[:, ::-1],
 }
 MEASURES: list[Callable[[Any], Any]] = [
     feature_norms, feature_directions, is_learnt, dimensions_per_feature, dimensionality, interference, cosines,
@@ -104,6 +107,8 @@ def test_dimensionality_has_a_gradient() -> None:
         (lambda: dimensionality(W.numpy() + 0j), "W is of type complex64: expected real numbers"),
         (lambda: feature_norms(np.ma.masked_less(W.numpy(), 0)), "W is a masked array"),
         (lambda: cosines(W.repeat(2, 1, 1)), r"W of shape \(2, 2, 4\): expected \(m, n\), one map"),
+        (lambda: dimensionality(W > 0), "expected .* columns of real numbers"),
+        (lambda: figure_name(W * math.nan), "a number that is not finite, so that nobody knows its figure"),
         (lambda: figure_name(W.repeat(2, 1, 1)), r"expected \(m, n\), one map"),
         (lambda: figure_name(torch.zeros(2, 0)), r"W of shape \(2, 0\)"),
         (lambda: cluster_edges(W.numpy() + 0j), "W is of type complex64"),

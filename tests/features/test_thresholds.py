@@ -14,6 +14,7 @@ from descent.features.geometry import (
     interference,
     is_learnt,
     random_directions,
+    simplex,
 )
 
 
@@ -115,3 +116,13 @@ def test_the_antiprisms_squares_stand_where_every_share_is_alike() -> None:
     W = figure_frame("square antiprism")
     torch.testing.assert_close(W @ W.T, 8 / 3 * torch.eye(3, dtype=torch.float64), rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(W.norm(dim=0), torch.ones(8, dtype=torch.float64), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e200, 1e-200])
+def test_edges_of_flat_columns_are_those_of_their_hull_at_any_scale(scale: float) -> None:
+    square = torch.tensor([[1.0, -1, -1, 1, 0], [1, 1, -1, -1, 0], [0] * 5], dtype=torch.float64)
+    assert cluster_edges(scale * square) == [(0, 1), (0, 3), (1, 2), (2, 3)], "its centre is no corner"
+    line = torch.tensor([[1.0, 3, 0, 2], [0] * 4, [0] * 4], dtype=torch.float64)
+    assert cluster_edges(scale * line) == [(1, 2)]
+    assert cluster_edges(scale * torch.ones(3, 5, dtype=torch.float64)) == []
+    assert len(cluster_edges(scale * simplex(3))) == 6

@@ -24,7 +24,7 @@ TENTH = np.cos(2 * np.pi / 5 * np.array([1, 2]))
 CORNERS = 2 * np.pi / 8 * np.arange(8)
 ANTIPRISM = np.stack([np.cos(CORNERS) * (2 / 3) ** 0.5, np.sin(CORNERS) * (2 / 3) ** 0.5, [3**-0.5, -(3**-0.5)] * 4])
 COSINES = {
-    1: [[]], 2: [[-1.0]], 3: [[-1 / 2] * 3], 4: [[-1 / 3] * 6], 5: [[-1 / 4] * 10, sorted([*TENTH] * 5)],
+    2: [[-1.0]], 3: [[-1 / 2] * 3], 4: [[-1 / 3] * 6], 5: [[-1 / 4] * 10, sorted([*TENTH] * 5)],
     8: [sorted(a @ b for a, b in combinations(ANTIPRISM.T, 2))],
 }  # fmt: skip
 
@@ -47,7 +47,7 @@ def shares(W: np.ndarray) -> np.ndarray:
 
 
 def in_figures(W: np.ndarray) -> int:
-    """How many columns stand in a figure with a name: parts joined by cosines above 0.2, whose cosines fit one."""
+    """How many columns stand in a figure of two or more: parts joined by cosines above 0.2, whose cosines fit one."""
     unit = W / np.linalg.norm(W, axis=0)
     near, left, count = np.abs(unit.T @ unit) > 0.2, set(range(W.shape[1])), 0
     while left:
@@ -76,7 +76,7 @@ def test_figures_lines_and_sums_of_the_equal_features(results: Any) -> None:
     d_star = (m / (networks**2).sum((1, 2))).reshape(record["inverse"].shape)
     np.testing.assert_allclose(record["d_star"], d_star, rtol=1e-5)
     learnt = [W[:, np.linalg.norm(W, axis=0) > 0.5] for W in networks]
-    counts, lines = [W.shape[1] for W in learnt], np.array([1, 3 / 4, 2 / 3, 1 / 2, 2 / 5, 3 / 8])
+    counts, lines = [W.shape[1] for W in learnt], np.array([3 / 4, 2 / 3, 1 / 2, 2 / 5, 3 / 8])
     named = [in_figures(W) for W in learnt]
     lined = [int((np.abs(shares(W)[:, None] - lines) <= 0.02).any(1).sum()) for W in learnt]
     assert by_curve(named, d_star, counts) == pytest.approx(claims["features_in_figures"], abs=1e-6)
@@ -93,7 +93,7 @@ def test_cells_beside_the_phase_line(results: Any) -> None:
     x = np.concatenate([[0], u, 0 * u, np.repeat(u, 80)])
     y = np.concatenate([[0], 0 * u, u, np.tile(u, 80)])
     tries = record["losses"].shape[1]
-    kinds, right = [], []
+    kinds = []
     for cell, (d, (_, r)) in enumerate(zip(record["density"], record["importance"], strict=True)):
         chance = np.concatenate([[(1 - d) ** 2], d * (1 - d) * v, d * (1 - d) * v, d**2 * np.outer(v, v).ravel()])
         losses = []
@@ -105,10 +105,10 @@ def test_cells_beside_the_phase_line(results: Any) -> None:
         p, q = record["w"].reshape(-1, tries, 2)[cell][int(np.argmin(losses))]
         kinds.append(min(abs(p), abs(q)) > 0.5 and p * q < 0)
     beside = np.array(kinds[:-4]).reshape(-1, 4)
-    right = (beside == [False, False, True, True]).mean()
-    assert right == pytest.approx(claims["phase_boundary"], abs=1.5 / beside.size)
-    lower = (beside[:, :2] == [False, True]).mean()
-    assert lower == pytest.approx(claims["phase_lengths"], abs=1.5 / (beside.size / 2))
+    one_cell = 1.5 / len(beside)  # another rule of quadrature may choose another training there
+    assert (~beside[:, 1]).mean() == pytest.approx(claims["phase_boundary"], abs=one_cell)
+    lower = (beside[:, :2] == [False, True]).all(1).mean()
+    assert lower == pytest.approx(claims["phase_lengths"], abs=one_cell)
 
 
 def test_the_line_for_free_lengths_is_the_least_of_a_fraction() -> None:
@@ -176,3 +176,13 @@ def test_two_digons_and_a_pentagon_in_the_plane(results: Any) -> None:
             regular = kept.sum() == corners and np.abs(gaps - 360 / corners).max() < 12
             right[row, group] = regular and np.abs(shares(W)[kept] - 2 / corners).max() < 0.03
     assert right.all(0).mean() == claims["pentagon"]
+
+
+def test_losses_of_two_digons_are_those_on_paper(results: Any) -> None:
+    """Where the odd feature is rarest of all, the best training from near two digons has their least loss on paper."""
+    _, record = results
+    _, digons = record["branches"]
+    for base, losses in zip((0.05, 0.1), digons, strict=True):
+        rare = base / 6  # the largest ratio of preset quick
+        least = (4 * base**2 / 6 + rare / 3 - rare**2 / 4) / 5  # columns of length one, biases of 0
+        assert losses[-1].min() == pytest.approx(least, rel=0.1)

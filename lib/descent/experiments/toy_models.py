@@ -5,6 +5,7 @@ Feature i is 0 with probability 1 - d_i, its density being d_i, else uniform on 
 and features of I_i (x_i - x'_i)^2. Tensors of several models have their number first: W is `(k, m, n)`, b `(k, n)`.
 
 Everything random of a model comes from its own seed: its weights do not depend on those trained beside it, bit for bit.
+So that every model's arrays begin alike in memory, a batch is filled up to a multiple of 16 rows, which do not count.
 Models of one seed start at the same weights and see the same uniform numbers, each as inputs of its own density.
 
 The gradient is written out. With z = W^T h + b, h = W x and g = 2 I (ReLU(z) - x) [z > 0] / (B n),
@@ -43,11 +44,18 @@ GPU_BLOCK = 1 << 26  # a GPU wants few and large products
 EPSILON = 1e-5  # of the layer normalisation
 FLOAT = torch.float32  # whatever the default type: a seed decides the numbers
 LANES = 64  # what fills no whole vector register is rounded differently: bits would depend on a model's neighbours
+ROWS = 16  # of float32, a cache line: products of matrices that begin elsewhere in one are rounded differently, too
+LEAST_DENSITY = 2.0**-16  # below it, uniform numbers of 24 bits leave a feature that is present less than 256 values
+
+
+def _tensor(values: object, name: str) -> Tensor:
+    """Real numbers in any form, as float32 on the CPU."""
+    return torch.from_numpy(np.array(as_real(values, name), float)).to(FLOAT)  # of any width and order of bytes
 
 
 def _per_feature(values: float | Sequence[float] | Tensor, count: int, n: int, name: str) -> Tensor:
     """A number, one per model `(k,)`, or one per model and feature `(k, n)`, expanded to `(k, n)` float32."""
-    given = torch.tensor(as_real(values, name), dtype=FLOAT)
+    given = _tensor(values, name)
     if given.ndim == 1 and len(given) == count == n > 1:
         raise ValueError(f"{name} of shape ({n},): give ({n}, 1), one for each model, or (1, {n}), for each feature")
     given = given.unsqueeze(-1) if given.ndim == 1 else given
@@ -71,7 +79,9 @@ class ToyModels:
         kind: "relu"; "linear", without the ReLU; or "layernorm", ReLU(W^T LN(W x) + b) with LN without parameters.
 
     Raises:
-        ValueError: a size below 1, no seed, a value out of range or of a shape that means two things, an unknown kind.
+        ValueError: a size below 1, no seed, a value out of range or of a shape that means two things, an unknown kind;
+            a density below LEAST_DENSITY; a model whose largest importance is outside 1e-6 to 1e12, where Adam's
+            epsilon would outweigh the gradients, or their squares leave float32.
     """
 
     n: int
@@ -83,6 +93,8 @@ class ToyModels:
     kind: str = "relu"
 
     def __post_init__(self) -> None:
+        if not hasattr(self.seeds, "__len__"):
+            raise ValueError(f"seeds={self.seeds}: expected a sequence, one for each model")
         check_whole(n=self.n, m=self.m, seeds=len(self.seeds))
         for seed in self.seeds:
             check_whole(0, seed=seed)
@@ -92,12 +104,15 @@ class ToyModels:
             filled = _per_feature(getattr(self, name), len(self), 1 if name == "noise" else self.n, name)
             object.__setattr__(self, name, filled)
         density, importance, noise = self.tensors()
-        if not (density.min() > 0 and density.max() <= 1):
+        if not (density.min() >= LEAST_DENSITY and density.max() <= 1):
             ends = f"{float(density.min()):g} to {float(density.max()):g}"
-            raise ValueError(f"density={ends}: expected above 0 and at most 1")
+            raise ValueError(f"density={ends}: expected above 0 and at most 1, and at least {LEAST_DENSITY:g}")
         if not (importance.min() > 0 and noise.min() >= 0 and (importance.max() + noise.max()).isfinite()):
             low = f"importance={float(importance.min()):g}, noise={float(noise.min()):g}"
             raise ValueError(f"{low}: expected importances above 0 and noise of at least 0, none infinite")
+        if not ((largest := importance.amax(1)).min() >= 1e-6 and largest.max() <= 1e12):
+            ends = f"{float(largest.min()):g} to {float(largest.max()):g}"
+            raise ValueError(f"importance: the largest of each model is {ends}, expected 1e-06 to 1e+12")
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -107,9 +122,9 @@ class ToyModels:
         return cast("tuple[Tensor, Tensor, Tensor]", (self.density, self.importance, self.noise))
 
     def part(self, chosen: Sequence[int] | NDArray[np.integer]) -> ToyModels:
-        """The models with these numbers; raises ValueError for a mask."""
+        """The models with these numbers; raises ValueError for a mask, or a number that none has."""
         numbers = np.asarray(list(chosen))
-        if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+        if numbers.dtype.kind not in "iu" or numbers.ndim != 1 or not ((numbers >= 0) & (numbers < len(self))).all():
             raise ValueError(f"models {numbers}: expected their numbers, 0 to {len(self) - 1}")
         seeds = [self.seeds[number] for number in numbers]
         density, importance, noise = (values[numbers] for values in self.tensors())
@@ -118,30 +133,33 @@ class ToyModels:
     def start(self) -> Tensor:
         """Initial W `(k, m, n)`: Gaussian with Xavier's variance 2 / (m + n), each model's from its own seed."""
         sources = [torch_generator(seed, "toy weights") for seed in self.seeds]
-        drawn = [torch.randn(self.m, self.n, generator=source, dtype=FLOAT) for source in sources]
+        drawn = [torch.randn(self.m, self.n, generator=source, dtype=FLOAT, device="cpu") for source in sources]
         return torch.stack(drawn).mul_(math.sqrt(2 / (self.m + self.n)))
 
 
 class ToyInputs:
     """Batches of inputs for some models, from one stream of uniform numbers for each different seed.
 
-    The streams are called `name`; their numbers are drawn on the CPU, `batch` rows at once, and go to `device`.
+    The streams are called `name`; their numbers are drawn on the CPU, `batch` rows at once, and go to `device`. There
+    are `width` rows, a multiple of ROWS; those beyond `batch` are for place alone.
     """
 
     def __init__(
         self, models: ToyModels, batch: int, name: str = "toy inputs", device: torch.device | str = "cpu"
     ) -> None:
+        check_whole(batch=batch)
         different = sorted(set(models.seeds))
         density, _, noise = models.tensors()
-        self.batch, self.n = batch, models.n
-        self.stream = torch.tensor([different.index(seed) for seed in models.seeds])
+        self.batch, self.n, self.width = batch, models.n, -(-batch // ROWS) * ROWS
+        self.stream = torch.tensor([different.index(seed) for seed in models.seeds], device="cpu")
         self._sources = [numpy_generator(seed, name) for seed in different]  # torch's are slower by a half
         self._noises = [torch_generator(seed, f"{name}, noise") for seed in different]
-        self._drawn = torch.empty(1 + bool(noise.any()), len(different), self.n, batch, dtype=FLOAT)
+        shape = 1 + bool(noise.any()), len(different), self.n, self.width
+        self._drawn = torch.empty(shape, dtype=FLOAT, device="cpu")
         self.device = torch.device(device)
         self.slope, self.noise = (values.to(self.device).unsqueeze(-1) for values in (1 / density, noise))
         together = next(model_blocks(len(models), batch * self.n, self.device)).stop
-        shape = 3, together, self.n, batch  # x, x' and error of a block, reused
+        shape = 3, together, self.n, self.width  # x, x' and error of a block, reused
         self.space = torch.empty(shape, device=self.device, dtype=FLOAT)
 
     def draw(self) -> None:
@@ -156,18 +174,19 @@ class ToyInputs:
         self.gaussian = there[0] if there else None
 
     def block(self, models: slice, into: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Inputs of some models, written to `into` if given, and those with noise, `(j, n, batch)`; after a `draw`."""
+        """Inputs of some models, and with noise, `(j, n, batch)`; after a `draw`. `into` is filled with all `width`."""
+        batch = slice(self.batch if into is None else self.width)
         stream = self.stream[models]
         one = bool((stream == stream[0]).all())
         rows = stream.to(self.device)
-        uniform = self.uniform[int(stream[0])] if one else self.uniform.index_select(0, rows)
+        uniform = (self.uniform[int(stream[0])] if one else self.uniform.index_select(0, rows))[..., batch]
         slope = self.slope[models]
         x = torch.mul(uniform, slope, out=into)  # addcmul takes longer than these three
         x.add_(1 - slope).clamp_(min=0)
         if self.gaussian is None:
             return x, x
         gaussian = self.gaussian[int(stream[0])] if one else self.gaussian.index_select(0, rows)
-        return x, torch.addcmul(x, gaussian, self.noise[models])
+        return x, torch.addcmul(x, gaussian[..., batch], self.noise[models])
 
 
 def model_blocks(count: int, size: int, device: torch.device) -> Iterator[slice]:
@@ -206,9 +225,10 @@ def toy_gradients(W: Tensor, b: Tensor, inputs: ToyInputs, models: ToyModels, lo
         h = torch.bmm(w, seen)
         y, factor = _normalised(h) if models.kind == "layernorm" else (h, h)
         torch.bmm(w.mT, y, out=out).add_(b[part].unsqueeze(-1))
-        torch.sub(out, x, out=error)
+        error = torch.sub(out, x, out=error) if measured is None else _error(out, x, models.kind)
+        if inputs.batch < inputs.width:
+            error[..., inputs.batch :] = 0
         if measured is not None:
-            error = _error(out, x, models.kind)
             measured[part] = (error.square().sum(2) * weight[:, 0]).sum(1) / (inputs.batch * inputs.n)
         if models.kind != "linear":  # nothing passes where the ReLU is off
             torch.ops.aten.threshold_backward.grad_input(error, out, 0, grad_input=error)
@@ -267,7 +287,7 @@ class ToyTraining:
         every: steps from one kept set of weights to the next; None keeps the last only.
 
     Raises:
-        ValueError: a count below 1, or a rate that is not positive.
+        ValueError: a count below 1, or a rate that is no number or not positive.
     """
 
     steps: int = 10_000
@@ -278,7 +298,8 @@ class ToyTraining:
 
     def __post_init__(self) -> None:
         check_whole(steps=self.steps, batch=self.batch, every=1 if self.every is None else self.every)
-        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf):
+        rate, decay = as_real([self.learning_rate, self.weight_decay], "learning_rate or weight_decay")
+        if not (0 < rate < math.inf and 0 <= decay < math.inf):
             raise ValueError(f"{self}: expected a positive learning rate and a weight decay of at least 0")
 
 
@@ -309,7 +330,8 @@ def train_toy_models(
     """Train the models side by side, in this process, with the text `progress` before a bar if there is one.
 
     On the CPU the models are shared out over as many threads as torch has here, and each thread multiplies by itself:
-    one product of this size takes as long on two cores as on one. Every model's bits are those of one thread.
+    one product of this size takes as long on two cores as on one. Every model's bits are those of one thread, also in a
+    context of autocast or of another default device.
 
     Args:
         toys: the models.
@@ -318,10 +340,10 @@ def train_toy_models(
         start: initial W `(k, m, n)`; None for that of the seeds, `toys.start()`. Biases start at zero.
 
     Raises:
-        ValueError: `start` has another shape.
+        ValueError: `start` has another shape, or is not of finite real numbers.
         DivergenceError: weights that are not finite after the last step; names the seeds of their models.
     """
-    _check_start(start, toys)
+    start = _checked_start(start, toys)
     keep_freed_memory()  # otherwise each step asks the system for its arrays again
     threads, stop = torch.get_num_threads() if compute_device().type == "cpu" else 1, Event()
     shares = np.array_split(np.arange(len(toys)), min(threads, len(toys)))
@@ -331,10 +353,10 @@ def train_toy_models(
         given = None if start is None else start[share]
         return _train_share(toys.part(share), recipe, None if number else progress, given, stop)
 
-    if len(shares) == 1:
+    if threads == 1:
         return _finite(train(0))
     try:
-        with ThreadPoolExecutor(len(shares), "toys", torch.set_num_threads, (threads // len(shares),)) as pool:
+        with ThreadPoolExecutor(len(shares), "toys", torch.set_num_threads, (1,)) as pool:
             try:
                 begun = [pool.submit(train, number) for number in range(len(shares))]
                 wait(begun, return_when=FIRST_EXCEPTION)
@@ -345,21 +367,21 @@ def train_toy_models(
     failed = [error for each in begun if (error := each.exception()) and not isinstance(error, CancelledError)]
     if failed:
         raise failed[0]
-    return _finite(_joined(toys, [each.result() for each in begun], torch.arange(len(toys))))
+    return _finite(_joined(toys, [each.result() for each in begun], range(len(toys))))
 
 
 def _train_share(
     toys: ToyModels, recipe: ToyTraining, progress: str | None, start: Tensor | None, stop: Event
 ) -> TrainedToys:
     """Train in this thread."""
-    first = toys.start() if start is None else start.to(FLOAT)
+    first = toys.start() if start is None else start
     device = compute_device()
     W, b, both = _side_by_side(first.to(device), torch.zeros(len(toys), toys.n, device=device, dtype=FLOAT))
     optimizer = torch.optim.AdamW([both], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     inputs = ToyInputs(toys, recipe.batch, device=device)
     marks = {recipe.steps, *(range(0, recipe.steps, recipe.every) if recipe.every else ())}
     kept, losses = [], []
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
         for step in tqdm(range(recipe.steps + 1), desc=progress, disable=progress is None, mininterval=0.5):
             if stop.is_set():
                 raise CancelledError
@@ -370,7 +392,7 @@ def _train_share(
                 losses.append(measured.cpu())
             if step < recipe.steps:
                 optimizer.step()
-    steps = torch.tensor(sorted(marks))
+    steps = torch.tensor(sorted(marks), device="cpu")
     return TrainedToys(toys, W.detach().cpu(), b.detach().cpu(), steps, torch.stack(kept), torch.stack(losses))
 
 
@@ -382,18 +404,21 @@ def _finite(trained: TrainedToys) -> TrainedToys:
     return trained
 
 
-def _joined(toys: ToyModels, parts: Sequence[TrainedToys], order: Tensor) -> TrainedToys:
+def _joined(toys: ToyModels, parts: Sequence[TrainedToys], order: Sequence[int]) -> TrainedToys:
     """All models in one, taken from the parts' in this order."""
+    taken = torch.tensor(order, device="cpu")
 
     def joined(name: str, along: int) -> Tensor:
-        return torch.cat([getattr(part, name) for part in parts], along).index_select(along, order)
+        return torch.cat([getattr(part, name) for part in parts], along).index_select(along, taken)
 
     return TrainedToys(toys, joined("W", 0), joined("b", 0), parts[0].steps, joined("kept", 1), joined("losses", 1))
 
 
-def _check_start(start: Tensor | None, toys: ToyModels) -> None:
-    if start is not None and start.shape != (len(toys), toys.m, toys.n):
-        raise ValueError(f"start of shape {tuple(start.shape)}: expected ({len(toys)}, {toys.m}, {toys.n})")
+def _checked_start(start: object, toys: ToyModels) -> Tensor | None:
+    given, shape = None if start is None else _tensor(start, "start"), (len(toys), toys.m, toys.n)
+    if given is not None and not (given.shape == shape and given.isfinite().all()):
+        raise ValueError(f"start of shape {tuple(given.shape)}: expected {shape}, finite numbers")
+    return given
 
 
 def _side_by_side(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -413,22 +438,21 @@ def train_toy_models_in_parts(
     """Train in processes of one thread each; models of one seed go together, as they share their uniform numbers.
 
     Raises:
-        ValueError: no worker, or `start` has another shape than `(k, m, n)`.
+        ValueError: no worker, or `start` as in `train_toy_models`.
         DivergenceError: as `train_toy_models`.
     """
     check_whole(workers=workers)
     by_seed = np.argsort(np.array(toys.seeds), kind="stable")
     chosen = [part.tolist() for part in np.array_split(by_seed, min(workers, len(toys)))]
-    _check_start(start, toys)
+    start = _checked_start(start, toys)
     jobs = [
         delayed(_train_on_one_thread)(
             toys.part(part), recipe, None if i else progress, None if start is None else start[part]
         )
         for i, part in enumerate(chosen)
     ]
-    parts: list[TrainedToys] = Parallel(n_jobs=len(jobs))(jobs)
-    order = torch.tensor([number for part in chosen for number in part]).argsort()
-    return _joined(toys, parts, order)
+    parts: list[TrainedToys] = Parallel(len(jobs), backend="loky")(jobs)  # threads would share one thread count
+    return _joined(toys, parts, np.argsort(by_seed).tolist())
 
 
 def _train_on_one_thread(
@@ -438,20 +462,28 @@ def _train_on_one_thread(
         return train_toy_models(toys, recipe, progress, start)
 
 
+def checked_weights(toys: ToyModels, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as float32; raises ValueError for shapes other than W `(k, m, n)` and b `(k, n)`."""
+    k, m, n = len(toys), toys.m, toys.n
+    W, b = _tensor(W, "W"), _tensor(b, "b")
+    if W.shape != (k, m, n) or b.shape != (k, n):
+        raise ValueError(f"W {tuple(W.shape)}, b {tuple(b.shape)}: expected ({k}, {m}, {n}), ({k}, {n})")
+    return W, b
+
+
 def fresh_losses(toys: ToyModels, W: Tensor, b: Tensor, batches: int = 16, batch: int = 4096) -> Tensor:
     """Losses `(k,)` on fresh inputs, made of the same uniform numbers for all models; mean per input and feature.
+
+    Models that see the same inputs share their luck; where losses are ranked, `toy_theory.expected_losses` has none.
 
     Raises:
         ValueError: weights of other shapes than W `(k, m, n)` and b `(k, n)`, or no input.
     """
-    k, m, n = len(toys), toys.m, toys.n
     check_whole(batches=batches, batch=batch)
-    W, b = (torch.as_tensor(as_real(each, name), dtype=FLOAT) for each, name in ((W, "W"), (b, "b")))
-    if W.shape != (k, m, n) or b.shape != (k, n):
-        raise ValueError(f"W {tuple(W.shape)}, b {tuple(b.shape)}: expected ({k}, {m}, {n}), ({k}, {n})")
+    W, b = checked_weights(toys, W, b)
     inputs = ToyInputs(replace(toys, seeds=[0] * len(toys)), batch, "toy tests")
-    total = torch.zeros(len(toys), dtype=torch.float64)
-    with torch.no_grad():
+    total = torch.zeros(len(toys), dtype=torch.float64, device="cpu")
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
         for _ in range(batches):
             inputs.draw()
             total += batch_losses(W, b, inputs, toys).double()

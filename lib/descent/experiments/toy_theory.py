@@ -1,4 +1,4 @@
-"""The expected loss of the smallest toy models, by quadrature: one feature alone, and two on one dimension.
+"""The expected loss of small toy models, by quadrature: one feature alone, two on one dimension, and a few in any W.
 
 An input is 0 with probability 1 - d, d the density, else uniform on 0 to 1; noise on it is Gaussian, and the target has
 none. The output is ReLU(W^T W (x + noise) + b). Losses are per feature, importance 1. The candidates and the phase
@@ -14,11 +14,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, minimize, minimize_scalar
 from scipy.special import ndtr
+from scipy.stats import qmc
+from torch import Tensor
+
+from descent.experiments.toy_models import ToyModels, checked_weights
+from descent.repro.numbers import as_real, check_whole
+from descent.repro.seeding import numpy_generator
 
 Array = NDArray[np.float64]
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(96)
 NODES, WEIGHTS = (NODES + 1) / 2, WEIGHTS / 2  # from -1 to 1 onto 0 to 1
 KINDS = ("single", "pair")
+MOST_FEATURES = 10  # of `expected_losses`, which goes through all sets of them
 
 
 def _density(x: Array) -> Array:
@@ -63,9 +70,11 @@ def learnt_loss(kind: str, scale: float, bias: float, density: float, noise: flo
         noise: standard deviation of the noise on each input.
 
     Raises:
-        ValueError: an unknown kind, a density or noise out of range.
+        ValueError: an unknown kind, a density or noise out of range, a scale below 0.
     """
     _check(density, noise, kind)
+    if scale < 0:
+        raise ValueError(f"scale={scale}: expected a squared length, at least 0")
     absent, spread = 1 - density, scale * noise
     nothing = float(_error(np.array(bias), spread * (1 if kind == "single" else np.sqrt(2)), 0.0))
     if kind == "single":
@@ -115,15 +124,17 @@ def best_bias(kind: str, density: float, noise: float = 0.0) -> LossMinimum:
 
 @cache
 def best_length_and_bias(kind: str, density: float, noise: float = 0.0) -> LossMinimum:
-    """The best length and bias together; raises as `learnt_loss` does."""
-    start, _ = _bounded_bias(kind, density, noise)
-    minimum = minimize(
-        lambda point: learnt_loss(kind, point[0], point[1], density, noise),
-        [1.0, start], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-12},
-    )  # fmt: skip
-    if not minimum.success:
-        raise ValueError(f"{kind}, density={density}, noise={noise}: the search for a minimum did not converge")
-    return LossMinimum(float(minimum.x[0]), float(minimum.x[1]), float(minimum.fun))
+    """The best length and bias together, never worse than length 0; raises as `learnt_loss` does."""
+    for start in ([1.0, _bounded_bias(kind, density, noise)[0]], [0.1, density / 2]):  # the second if noise is large
+        minimum = minimize(
+            lambda point: learnt_loss(kind, abs(point[0]), point[1], density, noise),
+            start, method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-12},
+        )  # fmt: skip
+        if not minimum.success:
+            raise ValueError(f"{kind}, density={density}, noise={noise}: the search for a minimum did not converge")
+        if minimum.fun < ignored_loss(density):
+            return LossMinimum(abs(float(minimum.x[0])), float(minimum.x[1]), float(minimum.fun))
+    return LossMinimum(0.0, density / 2, ignored_loss(density))
 
 
 def candidate_losses(density: float, importance: float) -> dict[str, float]:
@@ -145,9 +156,14 @@ def sharing_boundary(density: ArrayLike) -> Array:
     """The least relative importance at which two features share a dimension, `(k,) -> (k,)`; NaN where they never do.
 
     By symmetry they share it up to the inverse of this. At bias 0, which is nearly best, it is 2 d / (4 - 5 d).
+
+    Raises:
+        ValueError: densities that are no real numbers, not in one row, or out of range.
     """
-    ratios = []
-    for d in np.atleast_1d(np.asarray(density, float)):
+    ratios, given = [], np.atleast_1d(as_real(density, "density"))
+    if given.ndim > 1:
+        raise ValueError(f"density of shape {given.shape}: expected (k,)")
+    for d in given:
         shared, lost = best_bias("pair", float(d)).loss, ignored_loss(float(d))
         ratios.append(shared / (lost - shared) if 2 * shared <= lost else np.nan)
     return np.array(ratios)
@@ -172,3 +188,40 @@ def bias_noise_ratio(density: float) -> float:
         return (1 - density) * clipped - density / 4 * beta
 
     return float(brentq(slope, 0.0, 40.0))
+
+
+def expected_losses(toys: ToyModels, W: Tensor, b: Tensor, points: int = 256, seed: int = 0) -> Array:
+    """The expected losses of models of few features, `(k,)`: mean per input and feature, weighted by importance.
+
+    The 2^n sets of features that can be present together are gone through one by one. In each the inputs are `points`
+    of a scrambled Sobol sequence, and its mean error counts with the chance of the set at the densities of the model.
+    So rare sets have as many points as frequent ones, and solutions can be ranked whose losses differ by 1e-3.
+
+    Args:
+        toys: the models; no more than MOST_FEATURES features, kind "relu", no noise.
+        W: `(k, m, n)`.
+        b: `(k, n)`.
+        points: for each set, a power of two.
+        seed: of the scrambling; how far two seeds differ is the error.
+
+    Raises:
+        ValueError: models of another kind, with noise or too many features, weights of other shapes, other `points`.
+    """
+    check_whole(points=points)
+    check_whole(0, seed=seed)
+    density, importance, noise = (values.double().numpy() for values in toys.tensors())
+    if toys.kind != "relu" or noise.any() or toys.n > MOST_FEATURES:
+        given = f"{toys.n} features, kind {toys.kind!r}, noise up to {noise.max():g}"
+        raise ValueError(f"models of {given}: expected at most {MOST_FEATURES}, 'relu' and no noise")
+    if points & (points - 1):
+        raise ValueError(f"points={points}: expected a power of two")
+    maps, biases = (values.double().numpy() for values in checked_weights(toys, W, b))
+    sobol = qmc.Sobol(toys.n, rng=numpy_generator(seed, "expected losses")).random(points).T  # (n, points)
+    sets = np.arange(2**toys.n) >> np.arange(toys.n)[:, None] & 1  # (n, 2^n), whether each feature is present
+    x = (sets[:, :, None] * sobol[:, None]).reshape(toys.n, -1)
+    losses = []
+    for w, bias, d, weight in zip(maps, biases, density, importance, strict=True):
+        error = np.maximum(w.T @ (w @ x) + bias[:, None], 0) - x
+        chance = np.where(sets, d[:, None], 1 - d[:, None]).prod(0)
+        losses.append((weight @ np.square(error, out=error)).reshape(-1, points).mean(1) @ chance / toys.n)
+    return np.array(losses)

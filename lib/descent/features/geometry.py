@@ -13,9 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
@@ -24,10 +26,15 @@ from descent.repro.numbers import as_real, check_whole
 LEARNT = 0.5  # a feature with a larger norm counts as learnt
 
 
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    """A copy in an order of bytes and of a width that torch has."""
+    return np.array(array, np.float32 if array.dtype == np.float32 else np.float64)
+
+
 def _map(W: Tensor, one: bool = False) -> Tensor:
     """W as a tensor of float32 or float64, with its gradient; `one` says that it has to be one map."""
-    W = W.to_dense() if isinstance(W, Tensor) else torch.from_numpy(as_real(W, "W").copy())
-    if W.ndim < 2 or 0 in W.shape or W.is_complex() or (one and W.ndim > 2):
+    W = W.to_dense() if isinstance(W, Tensor) else torch.from_numpy(_native(as_real(W, "W")))
+    if W.ndim < 2 or 0 in W.shape or W.is_complex() or W.dtype == torch.bool or (one and W.ndim > 2):
         wanted = "(m, n), one map" if one else "(..., m, n)"
         raise ValueError(f"W of shape {tuple(W.shape)}: expected {wanted}, the features as columns of real numbers")
     return W if W.dtype in (torch.float32, torch.float64) else W.double()
@@ -207,7 +214,12 @@ def figure_name(W: Tensor) -> str:
     """The name of the figure that the columns of `W` `(m, k)` form, or else "other"; no rotation or length changes it.
 
     In ascending order, no cosine between the columns differs by more than 0.15 from that of the figure.
+
+    Raises:
+        ValueError: more than one map, or a number is not finite.
     """
+    if not _map(W).isfinite().all():
+        raise ValueError("W has a number that is not finite, so that nobody knows its figure")
     ours = cosines(_map(W).double())
     for name in FIGURES:
         known = _cosines_of(name)
@@ -263,7 +275,7 @@ def figure_composition(W: Tensor) -> str:
 def cluster_edges(W: Tensor) -> list[tuple[int, int]]:
     """The pairs of columns of `W` `(3, k)` that are edges of their convex hull, without edges between coplanar faces.
 
-    Fewer than four columns, or columns that lie in a plane, are joined around their polygon instead.
+    Columns that lie in a plane are joined around the polygon that is their hull there, those on a line at its two ends.
 
     Raises:
         ValueError: the columns have not three dimensions, or a number is not finite.
@@ -273,15 +285,17 @@ def cluster_edges(W: Tensor) -> list[tuple[int, int]]:
     points = as_real(W, "W").astype(np.float64).T
     if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
         raise ValueError(f"W of shape {points.T.shape}: expected (3, k), finite numbers")
-    if len(points) < 4:
-        return list(combinations(range(len(points)), 2))
-    left, size, _ = np.linalg.svd((points - points.mean(0)).T, full_matrices=False)
-    flat = int((size > 0.05 * size[0]).sum())
-    if flat < 3:
-        flattened = (points - points.mean(0)) @ left
-        order = np.argsort(np.arctan2(flattened[:, 1], flattened[:, 0])).tolist()
-        pairs = zip(order, order[1:] + order[:1], strict=True)
-        return sorted({(min(pair), max(pair)) for pair in pairs})
+    points = np.ldexp(points, -np.frexp(np.abs(points).max(initial=0))[1])
+    centred = points - points.mean(0) if len(points) else points
+    left, size, _ = np.linalg.svd(centred.T, full_matrices=False)
+    flat = int((size > 0.05 * size.max(initial=1e-12)).sum())
+    if flat == 0:
+        return []
+    if flat == 1:
+        ends = int((centred @ left[:, 0]).argmin()), int((centred @ left[:, 0]).argmax())
+        return [(min(ends), max(ends))]
+    if flat == 2:
+        return sorted((min(pair), max(pair)) for pair in ConvexHull(centred @ left[:, :2]).simplices.tolist())
     hull = ConvexHull(points)
     faces: dict[tuple[int, int], list[int]] = {}
     for number, corners in enumerate(hull.simplices.tolist()):
