@@ -285,21 +285,16 @@ def _kernels_of_this_interpreter(sockets: Path) -> type:
     """
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
-    from traitlets import default
 
     class ThisInterpreter(AsyncKernelManager):
+        def __init__(self, **options: Any) -> None:
+            transport = "tcp" if os.name == "nt" else "ipc"
+            super().__init__(transport=transport, connection_file=str(sockets / "kernel.json"), **options)
+
         @property
         def kernel_spec(self) -> KernelSpec:
             argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
             return KernelSpec(argv=argv, display_name="Python 3", language="python")
-
-        @default("transport")
-        def _transport_of_this_run(self) -> str:
-            return "tcp" if os.name == "nt" else "ipc"
-
-        @default("connection_file")
-        def _connection_file_of_this_run(self) -> str:
-            return str(sockets / "kernel.json")
 
     return ThisInterpreter
 
