@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from descent.experiments.grokking import GrokkingRun, ModularExperiment, train_modular_transformer
-from descent.experiments.grokking_measures import mean_loss, train_and_test_losses
+from descent.experiments.grokking_measures import highest_between, mean_loss, reaches_as_long, train_and_test_losses
 from descent.experiments.grokking_removal import (
     KeptPath,
-    highest_between,
     losses_of_halves,
     measure_removal,
     principal_direction,
@@ -114,12 +113,21 @@ def test_the_part_towards_zero_and_the_rest_make_the_removal(path: KeptPath, ste
 
 
 def test_lines_between_kept_weights_end_inside_the_run(small: GrokkingRun) -> None:
-    found = highest_between(small, np.array([1, 3, 5, 7]), 3)
-    assert np.isnan(found["line 3 train_loss"]).tolist() == [True, False, True, True]
+    train, test = highest_between(small, np.array([1, 3, 5, 7, 4]), np.array([3, 3, 3, 3, 0]))
+    assert np.isnan(train).tolist() == [True, False, True, True, True]
     ends = (small.stack.rows[index].astype(float) for index in (0, 6))
     first, last = ends
     rows = [(1 - part) * first + part * last for part in (0.25, 0.5, 0.75)]
-    assert found["line 3 test_loss"][1] == train_and_test_losses(small, rows)["test_loss"].max()
+    assert test[1] == train_and_test_losses(small, rows)["test_loss"].max()
+
+
+def test_lines_reach_until_they_are_as_long_as_that_across_the_switch() -> None:
+    places = np.array([0.0, 10, 19, 27, 34, 40, 45, 49, 52, 54, 55, 56, 57, 58, 59])[:, None]
+    gram, looks = places @ places.T, np.array([1, 4, 6, 8, 10, 13])
+    found = reaches_as_long(gram, looks, 10, 4)  # that line is from 45 to 59
+    assert found.tolist() == [1, 2, 2, 3, 4, 0]
+    assert not reaches_as_long(gram, looks, None, 4).any()
+    assert not reaches_as_long(gram, looks, 1, 4).any()  # that line would begin before the run
 
 
 def test_the_past_of_a_record_is_computed_again(small: GrokkingRun) -> None:

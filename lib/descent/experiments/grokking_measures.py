@@ -29,6 +29,7 @@ from descent.spectra.singular_values import gram_matrix
 from descent.training.loop import MiniBatches, TrainingPlan, fit
 
 Array = NDArray[np.float64]
+INNER = (0.25, 0.5, 0.75)  # places on straight lines between kept weights
 
 
 def mean_loss(logits: Tensor, targets: Tensor) -> float:
@@ -225,3 +226,45 @@ class GeneralisationTimes:
             plan = TrainingPlan(experiment.steps, start.scheduler, (look,))
             fit(start.model, cross_entropy_in_double, start.batches, start.optimizer, plan)
         return generalisation_course(*np.array(looks, float).T)
+
+
+def highest_between(run: GrokkingRun, looks: NDArray[np.integer], reaches: NDArray[np.integer]) -> tuple[Array, Array]:
+    """The highest loss inside the straight line between the kept weights `reaches` before and after each look.
+
+    Returns:
+        The training and the test loss, `(len(looks),)` each, over the places INNER; NaN where there is no reach, or the
+        line would begin before the first kept weights or end after the last ones.
+    """
+    rows, found = run.stack.rows, np.full((2, len(looks)), np.nan)
+    for place, (look, reach) in enumerate(zip(looks, reaches, strict=True)):
+        if reach < 1 or look - reach < 0 or look + reach >= len(rows):
+            continue
+        before, after = (rows[look + way * reach].astype(np.float64) for way in (-1, 1))
+        losses = train_and_test_losses(run, ((1 - part) * before + part * after for part in INNER))
+        found[:, place] = losses["train_loss"].max(), losses["test_loss"].max()
+    return found[0], found[1]
+
+
+def reaches_as_long(gram: Array, looks: NDArray[np.integer], switch: int | None, reach: int) -> NDArray[np.int64]:
+    """How far the line around each look has to reach to be at least as long in weights as that across the switch.
+
+    Args:
+        gram: `(m, m)`, the Gram matrix of kept weights.
+        looks: `(n,)`, indices of kept weights.
+        switch: index of the kept weights where the test loss has dropped; None for nowhere.
+        reach: of the line across it, to each side of the look nearest to it.
+
+    Returns:
+        `(n,)` numbers of kept weights, the least that do; 0 where none does, or where there is no line across the switch.
+    """
+    found, squares = np.zeros(len(looks), np.int64), np.diag(gram)
+    middle = -1 if switch is None else int(looks[np.abs(looks - switch).argmin()])
+    first, last = middle - reach, middle + reach
+    if first < 0 or last >= len(gram):
+        return found
+    length = squares[first] + squares[last] - 2 * gram[first, last]
+    for place, look in enumerate(looks):
+        reaches = np.arange(1, min(look, len(gram) - 1 - look) + 1)
+        lengths = squares[look - reaches] + squares[look + reaches] - 2 * gram[look - reaches, look + reaches]
+        found[place] = next(iter(reaches[lengths >= length]), 0)
+    return found

@@ -20,9 +20,12 @@ from tqdm import tqdm
 
 from descent.experiments.grokking import GrokkingRun, ModularExperiment, train_modular_transformer
 from descent.experiments.grokking_measures import (
+    INNER,
     accuracy,
     first_lasting_step,
+    highest_between,
     mean_loss,
+    reaches_as_long,
     train_and_test_losses,
 )
 from descent.experiments.grokking_records import (
@@ -46,7 +49,6 @@ UNDECAYED = "removal-undecayed"
 LOOK_STRIDE = 2  # kept weights from one look of a record to the next
 SWAPPED = ("mean", "zero", "end", "shrink")  # steps whose effect is divided into waves and memory
 REACHES = (4, 12)  # kept weights on each side of a look, between which straight lines are drawn
-INNER = (0.25, 0.5, 0.75)  # places on these lines
 EARLY = 1.25  # rows up to so many times the step of the switch give the direction of `early mean`
 CONTROLS = {
     "mean": ("end", "shrink", "random", "span"),
@@ -220,25 +222,6 @@ def losses_of_halves(
     return first, second
 
 
-def highest_between(run: GrokkingRun, looks: NDArray[np.integer], reach: int) -> dict[str, Array]:
-    """The highest loss inside the straight line between the kept weights `reach` before and after each look.
-
-    Returns:
-        `line REACH train_loss` and `line REACH test_loss`, `(len(looks),)`, over the places INNER; NaN where the line
-        would begin before the first kept weights or end after the last ones.
-    """
-    names, rows = ("train_loss", "test_loss"), run.stack.rows
-    found = {name: np.full(len(looks), np.nan) for name in names}
-    for place, look in enumerate(looks):
-        if look - reach < 0 or look + reach >= len(rows):
-            continue
-        before, after = (rows[look + way * reach].astype(np.float64) for way in (-1, 1))
-        losses = train_and_test_losses(run, ((1 - part) * before + part * after for part in INNER))
-        for name in names:
-            found[name][place] = losses[name].max()
-    return {f"line {reach} {name}": values for name, values in found.items()}
-
-
 def measure_removal(
     run: GrokkingRun,
     other: NDArray[np.floating],
@@ -260,7 +243,8 @@ def measure_removal(
         indices of kept weights; for each name of a step `test_loss NAME`, `test_accuracy NAME` and `length NAME`
         `(n,)`; for those in SWAPPED the test losses `waves NAME` and `memory NAME` `(n,)` of `losses_of_halves`, and
         `waves random`, `memory random` of the step `mean` with as many other frequencies; `restricted`, the test loss
-        `(n,)` of the waves alone; and what `highest_between` gives for REACHES.
+        `(n,)` of the waves alone; `reach long` `(n,)` of `reaches_as_long`; and for lines that reach so far, and for each
+        of REACHES, `line long train_loss` or `line REACH train_loss` and the test loss, `(n,)`, of `highest_between`.
 
     Raises:
         ValueError: the stride is below 1, or leaves no look.
@@ -280,8 +264,9 @@ def measure_removal(
         steps = removal_steps(path, int(index), generator, known)
         found.append(_measure_steps(run, weights, steps, frequencies, drawn))
     whole: dict[str, NDArray[Any]] = {"steps": run.stack.steps.astype(float), **losses, "looks": looks}
-    for reach in REACHES:
-        whole |= highest_between(run, looks, reach)
+    whole["reach long"] = reaches_as_long(path.gram, looks, switch, REACHES[0])
+    for name, reaches in {"long": whole["reach long"], **{str(r): np.full(len(looks), r) for r in REACHES}}.items():
+        whole[f"line {name} train_loss"], whole[f"line {name} test_loss"] = highest_between(run, looks, reaches)
     return {**whole, **{name: np.array([one[name] for one in found]) for name in found[0]}}
 
 
@@ -332,7 +317,7 @@ def removal_settings(name: str, base: ModularExperiment) -> dict[str, object]:
         "experiment": experiments[name].digest(),
         "other": experiments[_other_of(name)].digest(),
         "stride": LOOK_STRIDE,
-        "lines": [*REACHES, *INNER],
+        "lines": [*REACHES, *INNER, "long"],
         "early": EARLY,
     }
 
