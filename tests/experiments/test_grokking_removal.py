@@ -113,21 +113,29 @@ def test_the_part_towards_zero_and_the_rest_make_the_removal(path: KeptPath, ste
 
 
 def test_lines_between_kept_weights_end_inside_the_run(small: GrokkingRun) -> None:
-    train, test = highest_between(small, np.array([1, 3, 5, 7, 4]), np.array([3, 3, 3, 3, 0]))
-    assert np.isnan(train).tolist() == [True, False, True, True, True]
-    ends = (small.stack.rows[index].astype(float) for index in (0, 6))
-    first, last = ends
-    rows = [(1 - part) * first + part * last for part in (0.25, 0.5, 0.75)]
-    assert test[1] == train_and_test_losses(small, rows)["test_loss"].max()
+    looks, reaches = np.array([1, 3, 5, 7, 4, 2]), np.array([3, 3, 3, 3, np.nan, 1.5])
+    found = highest_between(small, looks, reaches, (0.25, 0.5))
+    assert np.isnan(found["train_loss"]).tolist() == [True, False, True, True, True, False]
+    kept = small.stack.rows.astype(float)
+    for number, (first, last) in {1: (kept[0], kept[6]), 5: ((kept[0] + kept[1]) / 2, (kept[3] + kept[4]) / 2)}.items():
+        losses = train_and_test_losses(small, [first + part * (last - first) for part in (0.25, 0.5, 0, 1)])
+        assert found["test_loss"][number] == pytest.approx(losses["test_loss"][:2].max())
+        assert found["ends"][number] == pytest.approx(losses["train_loss"][2:].max())
 
 
 def test_lines_reach_until_they_are_as_long_as_that_across_the_switch() -> None:
-    places = np.array([0.0, 10, 19, 27, 34, 40, 45, 49, 52, 54, 55, 56, 57, 58, 59])[:, None]
-    gram, looks = places @ places.T, np.array([1, 4, 6, 8, 10, 13])
-    found = reaches_as_long(gram, looks, 10, 4)  # that line is from 45 to 59
-    assert found.tolist() == [1, 2, 2, 3, 4, 0]
-    assert not reaches_as_long(gram, looks, None, 4).any()
-    assert not reaches_as_long(gram, looks, 1, 4).any()  # that line would begin before the run
+    angles = np.linspace(0, 3, 15) ** 1.5
+    rows = np.column_stack([np.cos(angles), np.sin(angles), angles]) * np.linspace(5, 1, 15)[:, None]
+    looks = np.array([1, 4, 6, 8, 10, 13])
+    found = reaches_as_long(rows @ rows.T, looks, 10, 4)
+    wanted = np.linalg.norm(rows[14] - rows[6])
+    for look, reach in zip(looks, found, strict=True):
+        ends = [np.array([np.interp(look + way * reach, range(15), axis) for axis in rows.T]) for way in (-1, 1)]
+        assert np.isnan(reach) or np.linalg.norm(ends[1] - ends[0]) == pytest.approx(wanted)
+    assert found[4] == pytest.approx(4)
+    assert 0 < np.isfinite(found).sum() < len(looks)
+    assert np.isnan(reaches_as_long(rows @ rows.T, looks, None, 4)).all()
+    assert np.isnan(reaches_as_long(rows @ rows.T, looks, 1, 4)).all()  # that line would begin before the run
 
 
 def test_the_past_of_a_record_is_computed_again(small: GrokkingRun) -> None:

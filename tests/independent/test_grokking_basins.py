@@ -136,19 +136,34 @@ def test_the_part_that_is_due_to_less_memory(kept):
     compare(measured["less_memory"], values)
 
 
-def test_the_height_of_a_straight_line_across_the_switch(kept):
+def lines(arrays, n):
+    """Height of the line across the switch, and of those before it that are as long in weights, in heights of axes."""
+    (learned, switch), looks = moments(arrays, f"removal {n}"), arrays[f"removal {n} looks"]
+    loss, gram = np.log10(arrays[f"removal {n} train_loss"]), arrays[f"{n} weights"]
+
+    def apart(a, b):
+        return np.sqrt(gram[a, a] - 2 * gram[a, b] + gram[b, b])
+
+    def height(name, place, reach):
+        top = np.log10(arrays[f"removal {n} line {name} train_loss"][place])
+        return (top - max(loss[looks[place] - reach], loss[looks[place] + reach])) / (loss.max() - loss.min())
+
+    nearest = int(np.argmin([abs(look - switch) for look in looks]))
+    wanted, before, short = apart(looks[nearest] - 4, looks[nearest] + 4), [], False
+    for place, look in enumerate(looks):
+        reach = next((r for r in range(1, look + 1) if look + r < len(loss) and apart(look - r, look + r) >= wanted), 0)
+        assert reach == arrays[f"removal {n} reach long"][place]
+        if reach and look - reach >= learned and look + reach < switch - 4:
+            before.append(height("long", place, reach))
+        short = short or (look - 4 >= learned and look + 4 < switch - 4)
+    return height("4", nearest, 4), before if short else []
+
+
+def test_the_height_of_a_straight_line_across_the_switch_and_before_it(kept):
     measured, arrays, seeds = kept
-    values = []
-    for n in seeds:
-        (learned, switch), looks = moments(arrays, f"removal {n}"), arrays[f"removal {n} looks"]
-        if not any(learned + 4 < look < switch - 4 for look in looks):
-            continue  # no line on the plateau to be compared with
-        nearest = int(np.argmin([abs(look - switch) for look in looks]))
-        loss = np.log10(arrays[f"removal {n} train_loss"])
-        top = np.log10(arrays[f"removal {n} line 4 train_loss"][nearest])
-        higher = max(loss[looks[nearest] - 4], loss[looks[nearest] + 4])
-        values.append((top - higher) / (loss.max() - loss.min()))
-    compare(measured["no_barrier_on_lines"], values)
+    found = [(across, np.mean(before)) for across, before in (lines(arrays, n) for n in seeds) if before]
+    compare(measured["no_barrier_on_lines"], [across for across, _ in found])
+    compare(measured["lines_no_higher_at_switch"], [across - before for across, before in found], level=0.9)
 
 
 def test_the_change_of_the_training_loss_at_the_switch(kept):

@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from descent.experiments.grokking import GrokkingRun, ModularExperiment, train_modular_transformer
 from descent.experiments.grokking_measures import (
-    INNER,
     accuracy,
     first_lasting_step,
     highest_between,
@@ -49,6 +48,8 @@ UNDECAYED = "removal-undecayed"
 LOOK_STRIDE = 2  # kept weights from one look of a record to the next
 SWAPPED = ("mean", "zero", "end", "shrink")  # steps whose effect is divided into waves and memory
 REACHES = (4, 12)  # kept weights on each side of a look, between which straight lines are drawn
+INNER = (0.25, 0.5, 0.75)  # places on these lines
+TENTHS = tuple(tenth / 10 for tenth in range(1, 10))  # places on lines as long as that across the switch
 EARLY = 1.25  # rows up to so many times the step of the switch give the direction of `early mean`
 CONTROLS = {
     "mean": ("end", "shrink", "random", "span"),
@@ -243,8 +244,8 @@ def measure_removal(
         indices of kept weights; for each name of a step `test_loss NAME`, `test_accuracy NAME` and `length NAME`
         `(n,)`; for those in SWAPPED the test losses `waves NAME` and `memory NAME` `(n,)` of `losses_of_halves`, and
         `waves random`, `memory random` of the step `mean` with as many other frequencies; `restricted`, the test loss
-        `(n,)` of the waves alone; `reach long` `(n,)` of `reaches_as_long`; and for lines that reach so far, and for each
-        of REACHES, `line long train_loss` or `line REACH train_loss` and the test loss, `(n,)`, of `highest_between`.
+        `(n,)` of the waves alone; `reach long` `(n,)` of `reaches_as_long`; and what `highest_between` gives, under
+        `line long NAME` of lines that reach so far, and under `line REACH NAME` of those of each of REACHES.
 
     Raises:
         ValueError: the stride is below 1, or leaves no look.
@@ -265,8 +266,9 @@ def measure_removal(
         found.append(_measure_steps(run, weights, steps, frequencies, drawn))
     whole: dict[str, NDArray[Any]] = {"steps": run.stack.steps.astype(float), **losses, "looks": looks}
     whole["reach long"] = reaches_as_long(path.gram, looks, switch, REACHES[0])
-    for name, reaches in {"long": whole["reach long"], **{str(r): np.full(len(looks), r) for r in REACHES}}.items():
-        whole[f"line {name} train_loss"], whole[f"line {name} test_loss"] = highest_between(run, looks, reaches)
+    lines = {"long": highest_between(run, looks, whole["reach long"], TENTHS)}
+    lines |= {str(reach): highest_between(run, looks, np.full(len(looks), reach), INNER) for reach in REACHES}
+    whole |= {f"line {name} {kind}": values for name, line in lines.items() for kind, values in line.items()}
     return {**whole, **{name: np.array([one[name] for one in found]) for name in found[0]}}
 
 
@@ -317,7 +319,7 @@ def removal_settings(name: str, base: ModularExperiment) -> dict[str, object]:
         "experiment": experiments[name].digest(),
         "other": experiments[_other_of(name)].digest(),
         "stride": LOOK_STRIDE,
-        "lines": [*REACHES, *INNER, "long"],
+        "lines": [*REACHES, *INNER, *TENTHS],
         "early": EARLY,
     }
 
