@@ -1,5 +1,8 @@
 """A direction is taken out of weights: against plain singular vectors, and steps whose lengths are known on paper."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +126,19 @@ def test_lines_between_kept_weights_end_inside_the_run(small: GrokkingRun) -> No
         assert found["ends"][number] == pytest.approx(losses["train_loss"][2:].max())
 
 
+def test_lines_are_refused_where_none_can_be(small: GrokkingRun) -> None:
+    for looks, places, said in (
+        ([8], (0.5,), r"looks \[8\]"),
+        ([-2], (0.5,), r"looks \[-2\]"),
+        ([2], (), r"places=\[\]"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            highest_between(small, np.array(looks), np.ones(1), places)
+    with pytest.raises(ValueError, match=r"places=\[1.5\]"):
+        highest_between(small, np.array([2]), np.ones(1), (1.5,))
+    assert not len(reaches_as_long(np.eye(8), np.array([], int), 3, 2))
+
+
 def test_lines_reach_until_they_are_as_long_as_that_across_the_switch() -> None:
     angles = np.linspace(0, 3, 15) ** 1.5
     rows = np.column_stack([np.cos(angles), np.sin(angles), angles]) * np.linspace(5, 1, 15)[:, None]
@@ -201,7 +217,26 @@ def test_losses_are_those_of_the_changed_weights(small: GrokkingRun) -> None:
         np.testing.assert_array_equal(found[name], again[name])
 
 
-@pytest.mark.parametrize("stride", [0, -1])
-def test_a_stride_without_a_look_is_refused(small: GrokkingRun, stride: int) -> None:
-    with pytest.raises(ValueError, match=f"stride={stride}, 8 kept weights: expected a stride of 1 or more"):
+@pytest.mark.parametrize("stride", [0, -1, 1.5, True])
+def test_a_stride_that_is_no_count_is_refused(small: GrokkingRun, stride: Any) -> None:
+    with pytest.raises(ValueError, match=f"stride={stride}: expected at least 1"):
         measure_removal(small, np.ones(small.stack.layout.size), [4], stride)
+
+
+def test_a_run_of_another_task_and_one_that_kept_too_little_are_refused(small: GrokkingRun) -> None:
+    other = np.ones(small.stack.layout.size)
+    subtraction = replace(small, experiment=replace(SMALL, task="subtraction"))
+    with pytest.raises(ValueError, match="a run on subtraction: expected one on addition"):
+        measure_removal(subtraction, other, [4], 2)
+    short = replace(small, stack=replace(small.stack, rows=small.stack.rows[:2], steps=small.stack.steps[:2]))
+    with pytest.raises(ValueError, match="2 kept weights: expected at least 3"):
+        measure_removal(short, other, [4], 2)
+
+
+def test_what_is_no_direction_of_the_weights_is_refused(small: GrokkingRun, path: KeptPath) -> None:
+    size = small.stack.layout.size
+    for other in (np.zeros(size), np.full(size, np.nan), np.ones(5), np.ones((1, size))):
+        with pytest.raises(ValueError, match="finite numbers, not all zero"):
+            KeptPath.of(small, other)
+    for scale in (1e-300, 1e300):  # of the same direction
+        np.testing.assert_allclose(KeptPath.of(small, np.full(size, scale)).other, path.other)

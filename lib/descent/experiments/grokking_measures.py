@@ -244,8 +244,15 @@ def highest_between(
     Returns:
         `train_loss` and `test_loss` `(n,)`, the highest of the places; `ends` `(n,)`, the training loss of the higher
         end. NaN where there is no line, or it would begin before the first kept weights or end after the last ones.
+
+    Raises:
+        ValueError: a look that is none of the kept weights, no place, or a place beyond the line.
     """
     rows, found = run.stack.rows, np.full((3, len(looks)), np.nan)
+    if len(outside := [int(look) for look in looks if not 0 <= look < len(rows)]):
+        raise ValueError(f"looks {outside}: expected indices of kept weights, 0 to {len(rows) - 1}")
+    if not (len(places) and min(places) >= 0 and max(places) <= 1):
+        raise ValueError(f"places={list(places)}: expected one or more, 0 to 1")
     for number, (look, reach) in enumerate(zip(looks, reaches, strict=True)):
         if not (0 < reach <= min(look, len(rows) - 1 - look)):
             continue
@@ -278,7 +285,7 @@ def reaches_as_long(gram: Array, looks: NDArray[np.integer], switch: int | None,
         return sum(ends) - gram[look + one, look - other] - gram[look - one, look + other]
 
     found = np.full(len(looks), np.nan)
-    middle = -1 if switch is None else int(looks[np.abs(looks - switch).argmin()])
+    middle = -1 if switch is None or not len(looks) else int(looks[np.abs(looks - switch).argmin()])
     if not (0 < reach <= min(middle, len(gram) - 1 - middle)):
         return found
     wanted = product(middle, reach, reach)

@@ -38,6 +38,7 @@ from descent.experiments.grokking_records import (
     train_or_load,
 )
 from descent.repro.machine import cores
+from descent.repro.numbers import check_whole
 from descent.repro.records import Record, find_record, provenance, record_path, relative_difference
 from descent.repro.seeding import deterministic, numpy_generator
 from descent.spectra.fourier_modulo_p import restricted_logits
@@ -126,10 +127,17 @@ class KeptPath:
 
     @classmethod
     def of(cls, run: GrokkingRun, other: NDArray[np.floating]) -> KeptPath:
-        """The path of a run; raises as `principal_direction` does."""
-        rows, gram = run.stack.rows, gram_matrix(run.stack.rows)
+        """The path of a run.
+
+        Raises:
+            ValueError: `other` is no direction of these weights; and as `principal_direction`.
+        """
+        rows, gram, size = run.stack.rows, gram_matrix(run.stack.rows), run.stack.layout.size
+        if np.shape(other) != (size,) or not (np.isfinite(other).all() and np.any(other)):
+            raise ValueError(f"other of shape {np.shape(other)}: expected ({size},), finite numbers, not all zero")
         first, second = (principal_direction(rows, gram, number) for number in (0, 1))
-        unit = other.astype(np.float64) / float(np.linalg.norm(other.astype(np.float64)))
+        scaled = other.astype(np.float64) / float(np.abs(other).max())
+        unit = scaled / float(np.linalg.norm(scaled))
         return cls(rows, gram, first, second, run.final().astype(np.float64), unit)
 
     def past(self, index: int) -> Direction:
@@ -248,12 +256,16 @@ def measure_removal(
         `line long NAME` of lines that reach so far, and under `line REACH NAME` of those of each of REACHES.
 
     Raises:
-        ValueError: the stride is below 1, or leaves no look.
+        ValueError: the run is not on addition, or kept too little; a stride below 1; and as `KeptPath.of` and, for the
+            frequencies, `restricted_logits`.
     """
-    rows = run.stack.rows
-    looks = np.arange(1, len(rows), max(stride, 0) or len(rows))
-    if stride < 1 or not len(looks):
-        raise ValueError(f"stride={stride}, {len(rows)} kept weights: expected a stride of 1 or more, a look")
+    rows, task = run.stack.rows, run.experiment.task
+    check_whole(stride=stride)
+    if task != "addition":
+        raise ValueError(f"a run on {task}: expected one on addition, whose waves are those of a + b")
+    if len(rows) < 3:
+        raise ValueError(f"{len(rows)} kept weights: expected at least 3")
+    looks = np.arange(1, len(rows), stride)
     path, generator = KeptPath.of(run, other), numpy_generator(run.experiment.seed, "removal")
     losses = train_and_test_losses(run, rows)
     switch = first_lasting_step(losses["test_loss"], 1.0)
