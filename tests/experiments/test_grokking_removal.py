@@ -1,14 +1,16 @@
 """A direction is taken out of weights: against plain singular vectors, and steps whose lengths are known on paper."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from descent.experiments.grokking import GrokkingRun, ModularExperiment, train_modular_transformer
-from descent.experiments.grokking_measures import mean_loss, train_and_test_losses
+from descent.experiments.grokking_measures import highest_between, mean_loss, reaches_as_long, train_and_test_losses
 from descent.experiments.grokking_removal import (
     KeptPath,
-    highest_between,
     losses_of_halves,
     measure_removal,
     principal_direction,
@@ -114,12 +116,42 @@ def test_the_part_towards_zero_and_the_rest_make_the_removal(path: KeptPath, ste
 
 
 def test_lines_between_kept_weights_end_inside_the_run(small: GrokkingRun) -> None:
-    found = highest_between(small, np.array([1, 3, 5, 7]), 3)
-    assert np.isnan(found["line 3 train_loss"]).tolist() == [True, False, True, True]
-    ends = (small.stack.rows[index].astype(float) for index in (0, 6))
-    first, last = ends
-    rows = [(1 - part) * first + part * last for part in (0.25, 0.5, 0.75)]
-    assert found["line 3 test_loss"][1] == train_and_test_losses(small, rows)["test_loss"].max()
+    looks, reaches = np.array([1, 3, 5, 7, 4, 2]), np.array([3, 3, 3, 3, np.nan, 1.5])
+    found = highest_between(small, looks, reaches, (0.25, 0.5))
+    assert np.isnan(found["train_loss"]).tolist() == [True, False, True, True, True, False]
+    kept = small.stack.rows.astype(float)
+    for number, (first, last) in {1: (kept[0], kept[6]), 5: ((kept[0] + kept[1]) / 2, (kept[3] + kept[4]) / 2)}.items():
+        losses = train_and_test_losses(small, [first + part * (last - first) for part in (0.25, 0.5, 0, 1)])
+        assert found["test_loss"][number] == pytest.approx(losses["test_loss"][:2].max())
+        assert found["ends"][number] == pytest.approx(losses["train_loss"][2:].max())
+
+
+def test_lines_are_refused_where_none_can_be(small: GrokkingRun) -> None:
+    for looks, places, said in (
+        ([8], (0.5,), r"looks \[8\]"),
+        ([-2], (0.5,), r"looks \[-2\]"),
+        ([2], (), r"places=\[\]"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            highest_between(small, np.array(looks), np.ones(1), places)
+    with pytest.raises(ValueError, match=r"places=\[1.5\]"):
+        highest_between(small, np.array([2]), np.ones(1), (1.5,))
+    assert not len(reaches_as_long(np.eye(8), np.array([], int), 3, 2))
+
+
+def test_lines_reach_until_they_are_as_long_as_that_across_the_switch() -> None:
+    angles = np.linspace(0, 3, 15) ** 1.5
+    rows = np.column_stack([np.cos(angles), np.sin(angles), angles]) * np.linspace(5, 1, 15)[:, None]
+    looks = np.array([1, 4, 6, 8, 10, 13])
+    found = reaches_as_long(rows @ rows.T, looks, 10, 4)
+    wanted = np.linalg.norm(rows[14] - rows[6])
+    for look, reach in zip(looks, found, strict=True):
+        ends = [np.array([np.interp(look + way * reach, range(15), axis) for axis in rows.T]) for way in (-1, 1)]
+        assert np.isnan(reach) or np.linalg.norm(ends[1] - ends[0]) == pytest.approx(wanted)
+    assert found[4] == pytest.approx(4)
+    assert 0 < np.isfinite(found).sum() < len(looks)
+    assert np.isnan(reaches_as_long(rows @ rows.T, looks, None, 4)).all()
+    assert np.isnan(reaches_as_long(rows @ rows.T, looks, 1, 4)).all()  # that line would begin before the run
 
 
 def test_the_past_of_a_record_is_computed_again(small: GrokkingRun) -> None:
@@ -185,7 +217,26 @@ def test_losses_are_those_of_the_changed_weights(small: GrokkingRun) -> None:
         np.testing.assert_array_equal(found[name], again[name])
 
 
-@pytest.mark.parametrize("stride", [0, -1])
-def test_a_stride_without_a_look_is_refused(small: GrokkingRun, stride: int) -> None:
-    with pytest.raises(ValueError, match=f"stride={stride}, 8 kept weights: expected a stride of 1 or more"):
+@pytest.mark.parametrize("stride", [0, -1, 1.5, True])
+def test_a_stride_that_is_no_count_is_refused(small: GrokkingRun, stride: Any) -> None:
+    with pytest.raises(ValueError, match=f"stride={stride}: expected at least 1"):
         measure_removal(small, np.ones(small.stack.layout.size), [4], stride)
+
+
+def test_a_run_of_another_task_and_one_that_kept_too_little_are_refused(small: GrokkingRun) -> None:
+    other = np.ones(small.stack.layout.size)
+    subtraction = replace(small, experiment=replace(SMALL, task="subtraction"))
+    with pytest.raises(ValueError, match="a run on subtraction: expected one on addition"):
+        measure_removal(subtraction, other, [4], 2)
+    short = replace(small, stack=replace(small.stack, rows=small.stack.rows[:2], steps=small.stack.steps[:2]))
+    with pytest.raises(ValueError, match="2 kept weights: expected at least 3"):
+        measure_removal(short, other, [4], 2)
+
+
+def test_what_is_no_direction_of_the_weights_is_refused(small: GrokkingRun, path: KeptPath) -> None:
+    size = small.stack.layout.size
+    for other in (np.zeros(size), np.full(size, np.nan), np.ones(5), np.ones((1, size))):
+        with pytest.raises(ValueError, match="finite numbers, not all zero"):
+            KeptPath.of(small, other)
+    for scale in (1e-300, 1e300):  # of the same direction
+        np.testing.assert_allclose(KeptPath.of(small, np.full(size, scale)).other, path.other)

@@ -136,19 +136,54 @@ def test_the_part_that_is_due_to_less_memory(kept):
     compare(measured["less_memory"], values)
 
 
-def test_the_height_of_a_straight_line_across_the_switch(kept):
+def height_of_line(arrays, n, name, place):
+    loss = arrays[f"removal {n} train_loss"]
+    top, higher = (arrays[f"removal {n} line {name} {kind}"][place] for kind in ("train_loss", "ends"))
+    return np.log10(top / higher) / np.log10(loss.max() / loss.min())
+
+
+def place_of_switch(arrays, n):
+    (_, switch), looks = moments(arrays, f"removal {n}"), arrays[f"removal {n} looks"]
+    return int(np.argmin([abs(look - switch) for look in looks]))
+
+
+def lines_before(arrays, n):
+    """Heights of the lines of the plateau's later half that are as long as that across the switch, whose ends count."""
+    (learned, switch), looks, gram = (
+        moments(arrays, f"removal {n}"),
+        arrays[f"removal {n} looks"],
+        arrays[f"{n} weights"],
+    )
+    count, at = len(gram), looks[place_of_switch(arrays, n)]
+
+    def length(look, reach):  # of the line whose ends are interpolated between kept weights
+        ends = np.zeros(count)
+        for way in (-1, 1):
+            place = look + way * reach
+            left = min(int(np.floor(place)), count - 2)
+            ends[left] += way * (1 - (place - left))
+            ends[left + 1] += way * (place - left)
+        return np.sqrt(max(ends @ gram @ ends, 0))
+
+    heights = []
+    for place, look in enumerate(looks):
+        reach = arrays[f"removal {n} reach long"][place]
+        if not np.isfinite(reach):
+            continue
+        assert length(look, reach) == pytest.approx(length(at, 4), rel=1e-4)
+        if look >= (learned + switch) // 2 and look - reach >= learned and look + reach < switch - 4:
+            heights.append(height_of_line(arrays, n, "long", place))
+    return heights
+
+
+def test_the_height_of_a_straight_line_across_the_switch_and_before_it(kept):
     measured, arrays, seeds = kept
-    values = []
-    for n in seeds:
-        (learned, switch), looks = moments(arrays, f"removal {n}"), arrays[f"removal {n} looks"]
-        if not any(learned + 4 < look < switch - 4 for look in looks):
-            continue  # no line on the plateau to be compared with
-        nearest = int(np.argmin([abs(look - switch) for look in looks]))
-        loss = np.log10(arrays[f"removal {n} train_loss"])
-        top = np.log10(arrays[f"removal {n} line 4 train_loss"][nearest])
-        higher = max(loss[looks[nearest] - 4], loss[looks[nearest] + 4])
-        values.append((top - higher) / (loss.max() - loss.min()))
-    compare(measured["no_barrier_on_lines"], values)
+    across = {n: height_of_line(arrays, n, "long", place_of_switch(arrays, n)) for n in seeds}
+    across = {n: height for n, height in across.items() if np.isfinite(height)}
+    compare(measured["no_barrier_on_lines"], list(across.values()))
+    more = [height - np.mean(lines_before(arrays, n)) for n, height in across.items() if lines_before(arrays, n)]
+    if "lines_no_higher_at_switch" in measured and more:
+        compare(measured["lines_no_higher_at_switch"], more, level=0.9)
 
 
 def test_the_change_of_the_training_loss_at_the_switch(kept):

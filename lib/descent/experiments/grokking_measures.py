@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -225,3 +226,77 @@ class GeneralisationTimes:
             plan = TrainingPlan(experiment.steps, start.scheduler, (look,))
             fit(start.model, cross_entropy_in_double, start.batches, start.optimizer, plan)
         return generalisation_course(*np.array(looks, float).T)
+
+
+def highest_between(
+    run: GrokkingRun, looks: NDArray[np.integer], reaches: Array, places: Sequence[float]
+) -> dict[str, Array]:
+    """How high the loss is on the straight line that reaches so many kept weights before and after each look.
+
+    Where a reach is no whole number, the line ends on the straight way from one kept set of weights to the next.
+
+    Args:
+        run: its kept weights.
+        looks: `(n,)`, indices of kept weights.
+        reaches: `(n,)`; NaN for no line.
+        places: where on a line the losses are taken, 0 to 1.
+
+    Returns:
+        `train_loss` and `test_loss` `(n,)`, the highest of the places; `ends` `(n,)`, the training loss of the higher
+        end. NaN where there is no line, or it would begin before the first kept weights or end after the last ones.
+
+    Raises:
+        ValueError: a look that is none of the kept weights, no place, or a place beyond the line.
+    """
+    rows, found = run.stack.rows, np.full((3, len(looks)), np.nan)
+    if len(outside := [int(look) for look in looks if not 0 <= look < len(rows)]):
+        raise ValueError(f"looks {outside}: expected indices of kept weights, 0 to {len(rows) - 1}")
+    if not (len(places) and min(places) >= 0 and max(places) <= 1):
+        raise ValueError(f"places={list(places)}: expected one or more, 0 to 1")
+    for number, (look, reach) in enumerate(zip(looks, reaches, strict=True)):
+        if not (0 < reach <= min(look, len(rows) - 1 - look)):
+            continue
+        near, part = math.floor(reach), reach - math.floor(reach)
+        far = min(near + 1, look, len(rows) - 1 - look)
+        sides = ((rows[look + way * each].astype(np.float64) for each in (near, far)) for way in (-1, 1))
+        before, after = ((1 - part) * nearer + part * farther for nearer, farther in sides)
+        losses = train_and_test_losses(run, ((1 - place) * before + place * after for place in (0, 1, *places)))
+        inside = (losses[name][2:].max() for name in ("train_loss", "test_loss"))
+        found[:, number] = *inside, losses["train_loss"][:2].max()
+    return dict(zip(("train_loss", "test_loss", "ends"), found, strict=True))
+
+
+def reaches_as_long(gram: Array, looks: NDArray[np.integer], switch: int | None, reach: int) -> Array:
+    """How far the line around each look has to reach to be as long in weights as that across the switch.
+
+    Args:
+        gram: `(m, m)`, the Gram matrix of kept weights.
+        looks: `(n,)`, indices of kept weights.
+        switch: index of the kept weights where the test loss has dropped; None for nowhere.
+        reach: of the line across it, to each side of the look nearest to it.
+
+    Returns:
+        `(n,)` numbers of kept weights, the least that do, between which the ends move straight; NaN where none does, or
+        no line lies across the switch.
+    """
+
+    def product(look: int, one: Any, other: Any) -> Any:  # of the lines that reach so far
+        ends = gram[look + one, look + other], gram[look - one, look - other]
+        return sum(ends) - gram[look + one, look - other] - gram[look - one, look + other]
+
+    found = np.full(len(looks), np.nan)
+    middle = -1 if switch is None or not len(looks) else int(looks[np.abs(looks - switch).argmin()])
+    if not (0 < reach <= min(middle, len(gram) - 1 - middle)):
+        return found
+    wanted = product(middle, reach, reach)
+    for number, look in enumerate(looks.tolist()):
+        reaches = np.arange(min(look, len(gram) - 1 - look) + 1)
+        squares = product(look, reaches, reaches)
+        if squares.max() >= wanted:
+            far = int((squares >= wanted).argmax())
+            near, mixed = far - 1, product(look, far - 1, far)
+            bend, slope = squares[near] - 2 * mixed + squares[far], mixed - squares[near]
+            root = math.sqrt(slope**2 + bend * (wanted - squares[near]))
+            found[number] = near + (root - slope) / bend  # |(1 - f) D_near + f D_far|^2 = wanted
+    found[looks == middle] = reach
+    return found

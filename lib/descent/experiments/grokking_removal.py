@@ -22,7 +22,9 @@ from descent.experiments.grokking import GrokkingRun, ModularExperiment, train_m
 from descent.experiments.grokking_measures import (
     accuracy,
     first_lasting_step,
+    highest_between,
     mean_loss,
+    reaches_as_long,
     train_and_test_losses,
 )
 from descent.experiments.grokking_records import (
@@ -36,6 +38,7 @@ from descent.experiments.grokking_records import (
     train_or_load,
 )
 from descent.repro.machine import cores
+from descent.repro.numbers import check_whole
 from descent.repro.records import Record, find_record, provenance, record_path, relative_difference
 from descent.repro.seeding import deterministic, numpy_generator
 from descent.spectra.fourier_modulo_p import restricted_logits
@@ -47,6 +50,7 @@ LOOK_STRIDE = 2  # kept weights from one look of a record to the next
 SWAPPED = ("mean", "zero", "end", "shrink")  # steps whose effect is divided into waves and memory
 REACHES = (4, 12)  # kept weights on each side of a look, between which straight lines are drawn
 INNER = (0.25, 0.5, 0.75)  # places on these lines
+TENTHS = tuple(tenth / 10 for tenth in range(1, 10))  # places on lines as long as that across the switch
 EARLY = 1.25  # rows up to so many times the step of the switch give the direction of `early mean`
 CONTROLS = {
     "mean": ("end", "shrink", "random", "span"),
@@ -123,10 +127,17 @@ class KeptPath:
 
     @classmethod
     def of(cls, run: GrokkingRun, other: NDArray[np.floating]) -> KeptPath:
-        """The path of a run; raises as `principal_direction` does."""
-        rows, gram = run.stack.rows, gram_matrix(run.stack.rows)
+        """The path of a run.
+
+        Raises:
+            ValueError: `other` is no direction of these weights; and as `principal_direction`.
+        """
+        rows, gram, size = run.stack.rows, gram_matrix(run.stack.rows), run.stack.layout.size
+        if np.shape(other) != (size,) or not (np.isfinite(other).all() and np.any(other)):
+            raise ValueError(f"other of shape {np.shape(other)}: expected ({size},), finite numbers, not all zero")
         first, second = (principal_direction(rows, gram, number) for number in (0, 1))
-        unit = other.astype(np.float64) / float(np.linalg.norm(other.astype(np.float64)))
+        scaled = other.astype(np.float64) / float(np.abs(other).max())
+        unit = scaled / float(np.linalg.norm(scaled))
         return cls(rows, gram, first, second, run.final().astype(np.float64), unit)
 
     def past(self, index: int) -> Direction:
@@ -220,25 +231,6 @@ def losses_of_halves(
     return first, second
 
 
-def highest_between(run: GrokkingRun, looks: NDArray[np.integer], reach: int) -> dict[str, Array]:
-    """The highest loss inside the straight line between the kept weights `reach` before and after each look.
-
-    Returns:
-        `line REACH train_loss` and `line REACH test_loss`, `(len(looks),)`, over the places INNER; NaN where the line
-        would begin before the first kept weights or end after the last ones.
-    """
-    names, rows = ("train_loss", "test_loss"), run.stack.rows
-    found = {name: np.full(len(looks), np.nan) for name in names}
-    for place, look in enumerate(looks):
-        if look - reach < 0 or look + reach >= len(rows):
-            continue
-        before, after = (rows[look + way * reach].astype(np.float64) for way in (-1, 1))
-        losses = train_and_test_losses(run, ((1 - part) * before + part * after for part in INNER))
-        for name in names:
-            found[name][place] = losses[name].max()
-    return {f"line {reach} {name}": values for name, values in found.items()}
-
-
 def measure_removal(
     run: GrokkingRun,
     other: NDArray[np.floating],
@@ -260,15 +252,20 @@ def measure_removal(
         indices of kept weights; for each name of a step `test_loss NAME`, `test_accuracy NAME` and `length NAME`
         `(n,)`; for those in SWAPPED the test losses `waves NAME` and `memory NAME` `(n,)` of `losses_of_halves`, and
         `waves random`, `memory random` of the step `mean` with as many other frequencies; `restricted`, the test loss
-        `(n,)` of the waves alone; and what `highest_between` gives for REACHES.
+        `(n,)` of the waves alone; `reach long` `(n,)` of `reaches_as_long`; and what `highest_between` gives, under
+        `line long NAME` of lines that reach so far, and under `line REACH NAME` of those of each of REACHES.
 
     Raises:
-        ValueError: the stride is below 1, or leaves no look.
+        ValueError: the run is not on addition, or kept too little; a stride below 1; and as `KeptPath.of` and, for the
+            frequencies, `restricted_logits`.
     """
-    rows = run.stack.rows
-    looks = np.arange(1, len(rows), max(stride, 0) or len(rows))
-    if stride < 1 or not len(looks):
-        raise ValueError(f"stride={stride}, {len(rows)} kept weights: expected a stride of 1 or more, a look")
+    rows, task = run.stack.rows, run.experiment.task
+    check_whole(stride=stride)
+    if task != "addition":
+        raise ValueError(f"a run on {task}: expected one on addition, whose waves are those of a + b")
+    if len(rows) < 3:
+        raise ValueError(f"{len(rows)} kept weights: expected at least 3")
+    looks = np.arange(1, len(rows), stride)
     path, generator = KeptPath.of(run, other), numpy_generator(run.experiment.seed, "removal")
     losses = train_and_test_losses(run, rows)
     switch = first_lasting_step(losses["test_loss"], 1.0)
@@ -280,8 +277,10 @@ def measure_removal(
         steps = removal_steps(path, int(index), generator, known)
         found.append(_measure_steps(run, weights, steps, frequencies, drawn))
     whole: dict[str, NDArray[Any]] = {"steps": run.stack.steps.astype(float), **losses, "looks": looks}
-    for reach in REACHES:
-        whole |= highest_between(run, looks, reach)
+    whole["reach long"] = reaches_as_long(path.gram, looks, switch, REACHES[0])
+    lines = {"long": highest_between(run, looks, whole["reach long"], TENTHS)}
+    lines |= {str(reach): highest_between(run, looks, np.full(len(looks), reach), INNER) for reach in REACHES}
+    whole |= {f"line {name} {kind}": values for name, line in lines.items() for kind, values in line.items()}
     return {**whole, **{name: np.array([one[name] for one in found]) for name in found[0]}}
 
 
@@ -332,7 +331,7 @@ def removal_settings(name: str, base: ModularExperiment) -> dict[str, object]:
         "experiment": experiments[name].digest(),
         "other": experiments[_other_of(name)].digest(),
         "stride": LOOK_STRIDE,
-        "lines": [*REACHES, *INNER],
+        "lines": [*REACHES, *INNER, *TENTHS],
         "early": EARLY,
     }
 
