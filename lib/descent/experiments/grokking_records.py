@@ -297,4 +297,3 @@ def make_grokking(root: Path, scheduler: str) -> None:
     make_times_record(root, scheduler)
 
 
-CHAPTERS = {"grokking": make_grokking}
