@@ -1,8 +1,7 @@
-"""Controls of the progress measures, against the library's own and numbers on paper; and their records."""
+"""Controls of the progress measures, against the library's own and numbers on paper."""
 
 import math
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,25 +9,26 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from descent.data.group_tables import modular_task, split_pairs
-from descent.experiments import grokking_controls, grokking_records
+from descent.experiments import grokking_controls
 from descent.experiments.grokking import GrokkingRun, ModularExperiment, train_modular_transformer
 from descent.experiments.grokking_controls import (
     area_below_constant,
-    course_to_the_drop,
+    dissections,
     embedding_film,
-    grid_points,
-    make_control_records,
-    make_grid_records,
+    foreseen_sets,
+    marked_rows,
     mean_by_sum,
+    measure_controls,
+    mirror_gaps,
     mirrored_pairs,
     random_sets,
-    read_control_record,
+    random_subspace,
     restricted_to_sets,
 )
-from descent.experiments.grokking_measures import progress_measures, train_and_test_losses
-from descent.repro.records import record_path
+from descent.experiments.grokking_measures import embedding_frequencies, progress_measures, train_and_test_losses
+from descent.experiments.grokking_records import key_frequencies_of_run
 from descent.repro.seeding import deterministic
-from descent.spectra.fourier_modulo_p import restricted_logits
+from descent.spectra.fourier_modulo_p import excluded_logits, restricted_logits
 
 SMALL = partial(ModularExperiment, p=13, fraction=0.5, width=16, heads=2, hidden=24, every=10)
 
@@ -96,26 +96,142 @@ def test_a_mirror_image_gives_away_what_is_the_same_both_ways_round() -> None:
     assert not away.any()
 
 
-def test_a_course_agrees_with_the_progress_measures(run: GrokkingRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mean_over_test_pairs_has_nothing_of_the_shown_ones() -> None:
+    """The same table: by the mean over all pairs nearly all answers are right, by that over test pairs none is."""
+    task = modular_task("addition", 31)
+    train, test = split_pairs(len(task), 0.4, 0)
+    logits = torch.zeros(len(task), 31)
+    logits[train, task.targets[train]] = 20.0
+    table = mean_by_sum(logits, test)
+    assert table.abs().max() == 0
+    changed = logits.clone()
+    changed[train] = torch.randn(len(train), 31)
+    assert torch.equal(mean_by_sum(changed, test), table)
+    losses, _ = restricted_to_sets(table, random_sets([1, 2], 31, 0, 5))
+    np.testing.assert_allclose(losses, math.log(31), rtol=1e-6)
+    every = torch.arange(len(task))
+    torch.testing.assert_close(mean_by_sum(changed, every), mean_by_sum(changed))
+
+
+def test_a_sum_without_a_test_pair_is_answered_as_by_a_constant() -> None:
+    logits = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+    pairs = torch.tensor([0, 1, 5])  # 0 + 0, 0 + 1, 1 + 2: none has the sum 2
+    table = mean_by_sum(logits, pairs)
+    torch.testing.assert_close(table[0], logits[[0, 5]].double().mean(0))
+    torch.testing.assert_close(table[2], (table[0] + table[1]) / 2)
+    with pytest.raises(ValueError, match="no pair counts"):
+        mean_by_sum(logits, torch.tensor([], dtype=torch.int64))
+
+
+def test_controls_agree_with_the_progress_measures(run: GrokkingRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grokking_controls, "AT_ONCE", 7)
+    keys = [1, 3]
     with deterministic(1):
-        course = course_to_the_drop(run, [1, 3], [2], 0)
-        measures = progress_measures(run, {"key": [1, 3], "other seed": [2]})
+        found = measure_controls(run, {"key": keys, "other seed": [2]})
+        measures = progress_measures(run, {"key": keys, "other seed": [2], "all": range(1, 7)})
         losses = train_and_test_losses(run, run.stack.rows)
-    assert course["steps"].tolist() == [0, 10, 20, 30]
-    assert course["span"].tolist() == [3, 3]  # it has neither memorised nor generalised
-    for name in ("restricted_loss", "restricted_accuracy"):
-        for which in ("key", "other seed"):
-            np.testing.assert_allclose(course[f"{name} {which}"], measures[f"{name} {which}"], rtol=1e-9)
-    np.testing.assert_array_equal(course["test_loss"], losses["test_loss"])
-    assert course["random_loss"].shape == (4, 3)
-    assert (np.diff(course["random_loss"], axis=1) >= 0).all()
-    assert course["random_areas"].shape == course["random_means"].shape == (1000,)
-    mirrored, _ = mirrored_pairs(run.task, run.train)
+    for which in ("key", "other seed"):
+        for kind in ("loss", "accuracy"):
+            np.testing.assert_allclose(found[f"all {kind} {which}"], measures[f"restricted_{kind} {which}"], rtol=1e-9)
+        np.testing.assert_allclose(found[f"excluded loss {which}"], measures[f"excluded_loss {which}"], rtol=1e-9)
+    np.testing.assert_allclose(found["coefficients"], measures["coefficients all"], atol=1e-9)
+    np.testing.assert_allclose(
+        found["all loss single"][:, 1], progress_measures(run, {"two": [2]})["restricted_loss two"]
+    )
+    np.testing.assert_array_equal(found["test_loss"], losses["test_loss"])
+    assert found["test loss random"].shape == (4, 3)
+    assert (np.diff(found["test loss random"], axis=1) >= 0).all()
+    logits = run.logits(run.stack.rows[3])
+    by_hand = excluded_logits(logits, keys)
+    np.testing.assert_allclose(found["memory loss"][3], cross_entropy(by_hand[run.test], run.task.targets[run.test]))
+    right = (by_hand[run.train].argmax(1) == run.task.targets[run.train]).double().mean()
+    assert found["excluded accuracy key"][3] == pytest.approx(float(right))
+    np.testing.assert_array_equal(found["norms"], embedding_frequencies(run, run.stack.rows))
+
+
+def test_a_run_that_does_not_generalise_has_no_span_but_that_of_another_run(run: GrokkingRun) -> None:
+    with deterministic(1):
+        own = measure_controls(run, {"key": [1, 3]})
+        given = measure_controls(run, {"key": [1, 3]}, (1, 3))
+    assert np.isnan(own["marks"]).all()
+    assert np.isnan(own["span"]).all()
+    assert np.isnan(own["test areas"]).all()
+    assert given["span"].tolist() == [1, 3]
+    assert np.isnan(given["marks"]).all()
+    assert np.isfinite(given["all areas"]).all()
+    assert ((given["test areas"] >= 0) & (given["test areas"] < 1)).all()
+    assert given["test means"].shape == (1000,)
+    assert [row is None for row in marked_rows(run, own["span"])] == [True, True, True, False]
+    np.testing.assert_array_equal(marked_rows(run, given["span"])[1], run.stack.rows[2])
+
+
+def test_what_is_taken_away_instead_is_as_large(run: GrokkingRun) -> None:
+    logits, subspace = run.logits(run.stack.rows[3]).double(), random_subspace(13, 4, 0)
+    torch.testing.assert_close(subspace.T @ subspace, torch.eye(4).double())
+    assert subspace.sum(0).abs().max() < 1e-12
+    with deterministic(1):
+        found = measure_controls(run, {"key": [1, 3]}, (1, 3))
+    centred = logits - logits.mean(0)
+    centred = centred - centred.mean(1, keepdim=True)
+    along = restricted_logits(logits, [1, 3]) - logits.mean(0)
+    along = along - along.mean(1, keepdim=True)
+    share = float(along.square().sum() / centred.square().sum())
+    assert found["share"][3] == pytest.approx(share)
+    part = subspace @ (subspace.T @ centred)
+    part = part * (along.square().sum() / part.square().sum()).sqrt()
+    targets = run.task.targets[run.train]
+    assert found["excluded loss subspace"][3] == pytest.approx(
+        float(cross_entropy((logits - part)[run.train], targets))
+    )
+    shrunk = math.sqrt(1 - share) * logits[run.train]
+    assert found["excluded loss shrunk"][3] == pytest.approx(float(cross_entropy(shrunk, targets)))
+    assert found["excluded accuracy shrunk"].tolist() == pytest.approx(found["train_accuracy"].tolist())
+
+
+def test_frequencies_are_foreseen_by_the_embedding_alone() -> None:
+    norms = np.array([[1.0, 5, 2, 4, 3, 0], [9, 0, 0, 8, 7, 0], [0, 0, 0, 0, 1, 2]])
+    sets = foreseen_sets(np.array([0, 100, 250]), norms, 2, 2)
+    assert sets == {
+        "foreseen 0": [2, 4],
+        "foreseen 100": [1, 4],
+        "foreseen 300": [],  # not kept
+        "foreseen memorised": [5, 6],
+        "foreseen four": [1, 2, 5, 6],
+    }
+    assert foreseen_sets(np.array([0]), norms[:1], None, 2)["foreseen memorised"] == []
+
+
+def test_mirrored_pairs_are_compared_with_as_many_drawn_at_random(run: GrokkingRun) -> None:
+    logits = run.logits(run.stack.rows[3])
+    found, (mirrored, _) = mirror_gaps(run, logits), mirrored_pairs(run.task, run.train)
     test = run.test.numpy()
-    right = (run.logits(run.stack.rows[3]).argmax(1) == run.task.targets).numpy()
-    assert course["mirrored"][3] == right[test[mirrored[test]]].mean()
-    assert course["alone"][3] == right[test[~mirrored[test]]].mean()
+    right = (logits.argmax(1) == run.task.targets).numpy()
+    assert found["mirrored"] == right[test[mirrored[test]]].mean()
+    assert found["alone"] == right[test[~mirrored[test]]].mean()
+    assert len(found["shuffled gaps"]) == 100
+    known = torch.nn.functional.one_hot(run.task.targets, 13).double()
+    known[test[~mirrored[test]]] = 0.0  # the answer 0
+    seen = mirror_gaps(run, known)
+    assert seen["mirrored"] - seen["alone"] > 0.8 > seen["shuffled gaps"].max()
+    together = train_modular_transformer(SMALL(steps=1, mirrors=True))
+    none = mirror_gaps(together, known)
+    assert np.isnan([none["mirrored"], none["alone"], *none["shuffled gaps"]]).all()
+
+
+def test_weights_are_dissected_for_several_sets(run: GrokkingRun) -> None:
+    with deterministic(1):
+        found = dissections(run, [None, run.stack.rows[2], run.final()], {"key": [1, 3], "other": [2]})
+        explained = progress_measures(run, {"key": [1, 3]}, run.stack.rows[2:3])["explained key"]
+    assert np.isnan(found["dissected key"][0]).all()
+    assert found["dissected key"][1, 1] == pytest.approx(explained[0])
+    same = found["dissected key"] == found["dissected other"]
+    assert same[1:, [0, 2, 5]].all()
+    assert not same[1:, [1, 3, 4]].any()
+    assert found["dissected key"][2, 0] == len(key_frequencies_of_run(run))
+    table = run.model.neuron_logit_map().detach().double()
+    centred = np.abs(np.fft.fft(table.numpy(), axis=1)) ** 2
+    off = 1 - 2 * centred[:, [1, 3]].sum() / centred[:, 1:].sum()
+    assert found["dissected key"][2, 4] == pytest.approx(off)
 
 
 def test_a_film_has_the_ring_of_the_last_embedding(run: GrokkingRun) -> None:
@@ -131,48 +247,3 @@ def test_a_film_has_the_ring_of_the_last_embedding(run: GrokkingRun) -> None:
     losses = train_and_test_losses(run, run.stack.rows[[0, 2, 3]])
     np.testing.assert_allclose(film["film"][:, 1], losses["test_loss"])
     assert embedding_film(run, [])["rings"].shape[1] == 0
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DESCENT_CORES", "1")
-    monkeypatch.setattr(grokking_controls, "ModularExperiment", SMALL)
-    for name, value in {
-        "CONTROL_SEEDS": (0, 1), "CONTROL_STEPS": 30, "LIMIT": 40, "LOOK_EVERY": 20, "FRAMES": 3,
-        "DECAY_GRID": ((0.5,), (1.0, 0.5), (0,)), "TABLES": (("addition", "subtraction"), (0.6,), (0,)),
-    }.items():  # fmt: skip
-        monkeypatch.setattr(grokking_controls, name, value)
-    return tmp_path
-
-
-@pytest.mark.promise("R4")
-def test_records_are_made_once_and_those_of_another_experiment_refused(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_control_records(project)
-    make_grid_records(project, "")
-    record = read_control_record(project, "controls-1", SMALL())
-    assert record.values["steps"].tolist() == [0, 10, 20]
-    assert record.values["rings"].shape[1] == len(record.settings["sets"]["key"])
-    decays = read_control_record(project, "decays", SMALL())
-    assert decays.values["points"].tolist() == [[0.5, 1.0, 0.0], [0.5, 0.5, 0.0]]
-    tables = read_control_record(project, "operations", SMALL())
-    assert len(tables.values["generalised"]) == len(grid_points("operations", SMALL())) == 2
-
-    def refuse(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("nothing is to be trained")
-
-    monkeypatch.setattr(grokking_records, "sweep", refuse)
-    with monkeypatch.context() as patched:
-        patched.setattr(grokking_controls, "train_or_load", refuse)
-        make_control_records(project)
-        make_grid_records(project, "")
-    for name in ("controls-0", "decays", "operations"):
-        with pytest.raises(ValueError, match=rf"{name}\.npz: made from .*make records CHAPTER=grokking$"):
-            read_control_record(project, name, SMALL(learning_rate=2e-3))
-    path = record_path(project, "grokking", "controls-0")
-    kept = path.read_bytes()
-    path.unlink()
-    monkeypatch.setattr("torch.optim.AdamW.step", refuse)
-    make_control_records(project)  # from the run in `_build/runs`, as after a kill while it was measured
-    assert path.read_bytes() == kept

@@ -1,16 +1,15 @@
-"""Controls of the progress measures of grokking, and the records that need whole trainings beside `grokking_records`.
+"""Controls of the progress measures of grokking: other frequencies, and averages that no shown pair enters.
 
 A network restricted to waves of a + b answers by the sum alone, so that it is a table of p sums and p answers: the mean
-of the logits over all pairs of one sum, less its other waves. A thousand sets of frequencies are cheap on such tables.
+of the logits over pairs of one sum, less its other waves. The source takes the mean over all pairs. A network that
+knows the shown pairs by heart has the right answer in that mean, at every frequency; the mean over the test pairs alone
+has none of it, and is called leak-free here. A thousand sets of frequencies are cheap on such tables.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from descent.data.group_tables import ModularTask
-from descent.experiments.grokking import GrokkingRun, ModularExperiment
+from descent.experiments.grokking import GrokkingRun
 from descent.experiments.grokking_measures import (
     accuracy,
     embedding_frequencies,
@@ -28,41 +27,56 @@ from descent.experiments.grokking_measures import (
     mean_loss,
     train_and_test_losses,
 )
-from descent.experiments.grokking_records import key_frequencies_of_run, make_grokking, sweep_times, train_or_load
-from descent.experiments.grokking_together import stack_digest
-from descent.repro.machine import cores
-from descent.repro.records import Record, find_record, provenance, record_path
-from descent.repro.seeding import deterministic, numpy_generator
-from descent.spectra.fourier_modulo_p import excluded_logits, fourier_basis
+from descent.repro.seeding import numpy_generator
+from descent.spectra.fourier_modulo_p import (
+    answer_share,
+    excluded_logits,
+    fourier_basis,
+    frequency_norms,
+    neuron_frequencies,
+)
 
 Array = NDArray[np.float64]
 DRAWS = 1000  # random sets of frequencies
 AT_ONCE = 100  # of these sets, so that their tables stay small
+EXCLUDED = 40  # of these sets, the first ones, that are also taken away
+SHUFFLES = 100  # of which unseen pairs count as mirrored
+FORESEEN = (0, 100, 300)  # steps after which frequencies are told by the embedding
 FRAMES = 48  # kept weights that the chapter's figure can show
-CONTROL_SEEDS, CONTROL_STEPS = (0, 1, 2, 3, 4), 15_000
-DECAY_GRID = (0.4, 0.5, 0.6), (4.0, 2.0, 1.0, 0.5), (3, 4)  # data fractions, decays; seeds 0 to 2 are in `times`
-TABLES = ("addition", "subtraction", "division", "s5"), (0.5, 0.6, 0.7), (0, 1, 2)  # operations, fractions, seeds
-LIMIT = 10_000  # steps of a run of these two
-LOOK_EVERY = 50  # steps
-GRIDS = ("decays", "operations")
 
 
-def mean_by_sum(logits: Tensor) -> Tensor:
-    """The mean of the logits over all pairs of one sum, `(p * p, p) -> (p, p)` float64: a row for each sum.
+def mean_by_sum(logits: Tensor, pairs: Tensor | None = None) -> Tensor:
+    """The mean of the logits over pairs of one sum, `(p * p, p) -> (p, p)` float64: a row for each sum.
+
+    Args:
+        logits: of all pairs (a, b), in the order a p + b.
+        pairs: indices `(n,)` of the pairs that count, such as a run's test pairs; None takes all. A sum that has none
+            of them gets the mean of the other rows, which is a constant answer.
 
     Raises:
-        ValueError: the number of rows is not the square of the number of columns.
+        ValueError: the number of rows is not the square of the number of columns, or no pair counts.
 
     Example:
         >>> logits = torch.tensor([[1.0, 0.0], [0.0, 4.0], [0.0, 2.0], [3.0, 0.0]])  # of 0 + 0, 0 + 1, 1 + 0, 1 + 1
         >>> mean_by_sum(logits).tolist()
         [[2.0, 0.0], [0.0, 3.0]]
+        >>> mean_by_sum(logits, torch.tensor([0, 2])).tolist()
+        [[1.0, 0.0], [0.0, 2.0]]
     """
     p = logits.shape[1]
     if logits.shape != (p * p, p):
         raise ValueError(f"logits of shape {tuple(logits.shape)}: expected (p * p, p)")
-    a = torch.arange(p)[:, None]
-    return logits.double().view(p, p, p)[a, (torch.arange(p) - a) % p].mean(0)
+    if pairs is None:
+        a = torch.arange(p)[:, None]
+        return logits.double().view(p, p, p)[a, (torch.arange(p) - a) % p].mean(0)
+    if not len(pairs):
+        raise ValueError("no pair counts: expected at least one")
+    sums = (pairs // p + pairs) % p
+    counts = torch.bincount(sums, minlength=p)
+    totals = torch.zeros(p, p, dtype=torch.float64).index_add_(0, sums, logits[pairs].double())
+    table = totals / counts.clamp(min=1)[:, None]
+    table[counts == 0] = table[counts > 0].mean(0)
+    return table
 
 
 def restricted_to_sets(table: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,86 +129,239 @@ def mirrored_pairs(task: ModularTask, train: Tensor) -> tuple[NDArray[np.bool_],
     return mirrored, mirrored & (np.array([-1 if each is None else each for each in found]) == task.targets.numpy())
 
 
-def course_to_the_drop(
-    run: GrokkingRun, keys: Sequence[int], other: Sequence[int], seed: int, progress: str | None = None
+class _Sets:
+    """The sets of frequencies of a run's controls, and what a table or its logits are along each of them."""
+
+    def __init__(self, named: Mapping[str, Sequence[int]], p: int, seed: int) -> None:
+        self.p, self.named = p, indicator(list(named.values()), p)
+        self.names, self.random = list(named), random_sets(list(named["key"]), p, seed)
+        self.waves = fourier_basis(p)[1:].view(-1, 2, p)
+
+    def restricted(self, table: Tensor) -> dict[str, Any]:
+        """Loss and accuracy of a restricted table: of each named set, each random set, each single frequency."""
+        found: dict[str, Any] = {}
+        named, single = (restricted_to_sets(table, each) for each in (self.named, torch.eye(self.p // 2).double()))
+        drawn = [restricted_to_sets(table, some) for some in torch.split(self.random, AT_ONCE)]
+        for number, kind in enumerate(("loss", "accuracy")):
+            found |= {f"{kind} {name}": float(value) for name, value in zip(self.names, named[number], strict=True)}
+            found[f"{kind} random"] = torch.cat([pair[number] for pair in drawn]).numpy()
+            found[f"{kind} single"] = single[number].numpy()
+        return found
+
+    def along(self, table: Tensor, sets: Tensor) -> Tensor:
+        """The part of a table along the waves of each set, `(d, p, p)`."""
+        parts = torch.einsum("kis,kit,tc->ksc", self.waves, self.waves, table)
+        return torch.einsum("dk,ksc->dsc", sets.double(), parts)
+
+
+def measure_controls(
+    run: GrokkingRun,
+    sets: Mapping[str, Sequence[int]],
+    span: tuple[int, int] | None = None,
+    progress: str | None = None,
 ) -> dict[str, Array]:
-    """The progress measures of one run on addition with their controls, from its start to the drop of its test loss.
+    """The progress measures of one run on addition with their controls, at each of its `m` kept weights.
+
+    Beside the given sets of frequencies are `complement`, all that are not key; `all`; and `foreseen N`, as many as
+    there are keys, those with the largest norms in the embedding after N steps, for N in FORESEEN, and
+    `foreseen memorised`, when the shown pairs are known. That there are so many is known from the keys; so there is
+    `foreseen four`, which takes four at that time, whatever the run.
 
     Args:
         run: a run on addition modulo an odd p.
-        keys: its key frequencies.
-        other: those of another seed, less the keys.
-        seed: decides the random sets and the pairs of the shuffled mirror.
+        sets: name -> frequencies; those of `key` are the ones whose progress is asked for, its own or another run's.
+        span: first and last row over which random sets are summed up; None takes the run's own, memorisation to the
+            drop of the test loss.
         progress: text before a progress bar; None shows none.
 
     Returns:
-        Arrays `(n,)` over kept steps: `steps`, losses and accuracies as in `train_and_test_losses`;
-        `restricted_loss` and `restricted_accuracy` with " key" and " other seed"; `memory_loss` and `memory_accuracy`,
-        of the logits without the key frequencies on test pairs; `mirrored`, `alone`, the share of right answers on
-        test pairs with and without a shown mirror image, and `shuffled`, `shuffled alone`, the same where as many are
-        drawn at random. `random_loss` and `random_accuracy` `(n, 3)`, the 5th, 50th and 95th percentile over random
-        sets. From memorisation to the drop: `random_areas`, `random_means` `(DRAWS,)`, area below ln p and mean
-        accuracy of each set; `span` `(2,)`, its first and last row.
+        Arrays over kept steps: `steps`, losses and accuracies as in `train_and_test_losses`, `norms` and `coefficients`
+        `(m, (p - 1) / 2)` of the frequencies of W_E and of the logits' waves of a + b - c. For either mean, leak-free
+        ("test") and the source's ("all"), and each set `test loss key` and so on; the same of `single` frequencies
+        `(m, (p - 1) / 2)` and as 5th, 50th and 95th percentile over `random` sets `(m, 3)`. Of the shown pairs without
+        a set's waves `excluded loss` and `excluded accuracy`, with `random` over EXCLUDED sets, `subspace` and
+        `shrunk`, see `excluded_controls`; `memory loss`, `memory accuracy`, of the test pairs without the key waves;
+        `share`, of the logits' variance along the key waves of a + b. What `mirror_gaps` gives.
+        `marks` `(2,)`, the steps of memorising and of generalising, NaN where it does not happen; `span` `(2,)`.
+        Of each random set over the span, NaN where it has no end, `test areas`, `test means`, `all areas` and
+        `all means` `(DRAWS,)`: area below ln p and mean accuracy.
     """
-    losses, p = train_and_test_losses(run, run.stack.rows), run.experiment.p
-    begin, end = _span(losses["train_loss"], losses["test_loss"])
-    sets = {"key": _indicator([keys], p), "other seed": _indicator([other], p), "random": random_sets(keys, p, seed)}
-    groups = _test_groups(run, seed)
-    columns: dict[str, list[Any]] = {}
-    drawn = []
-    for row in tqdm(run.stack.rows[: end + 1], desc=progress, disable=progress is None):
+    losses, p, rows = train_and_test_losses(run, run.stack.rows), run.experiment.p, run.stack.rows
+    own = memorised_and_generalised(losses["train_loss"], losses["test_loss"])
+    norms = embedding_frequencies(run, rows)
+    keys, every = sets["key"], range(1, p // 2 + 1)
+    named = {**sets, "complement": [k for k in every if k not in keys], "all": every}
+    named |= foreseen_sets(run.stack.steps, norms, own[0], len(keys))
+    of_sets, columns = _Sets(named, p, run.experiment.seed), dict[str, list[Any]]()
+    subspace = random_subspace(p, 2 * len(keys), run.experiment.seed)
+    for row in tqdm(rows, desc=progress, disable=progress is None):
         logits = run.logits(row)
-        found = {name: restricted_to_many(logits, each) for name, each in sets.items()}
-        drawn.append(found.pop("random"))
-        measured = {f"restricted_loss {name}": float(each[0][0]) for name, each in found.items()}
-        measured |= {f"restricted_accuracy {name}": float(each[1][0]) for name, each in found.items()}
-        memory = excluded_logits(logits, keys)[run.test], run.task.targets[run.test]
-        measured |= {"memory_loss": mean_loss(*memory), "memory_accuracy": accuracy(*memory)}
-        right = (logits.argmax(1) == run.task.targets).numpy()
-        measured |= {name: float(right[part].mean()) if len(part) else 0.0 for name, part in groups.items()}
-        for name, value in measured.items():
+        tables = {"test": mean_by_sum(logits, run.test), "all": mean_by_sum(logits)}
+        one = {f"{mean} {what}": v for mean, each in tables.items() for what, v in of_sets.restricted(each).items()}
+        one |= excluded_controls(run, logits, of_sets, subspace) | mirror_gaps(run, logits)
+        one["coefficients"] = wave_coefficients(tables["all"])
+        for name, value in one.items():
             columns.setdefault(name, []).append(value)
-    each_loss, each_accuracy = (np.stack([pair[kind] for pair in drawn]) for kind in (0, 1))
-    quantiles = (np.percentile(each, (5, 50, 95), axis=1).T for each in (each_loss, each_accuracy))
-    return {
-        "steps": run.stack.steps[: end + 1].astype(float),
-        **{name: values[: end + 1] for name, values in losses.items()},
-        **{name: np.array(values) for name, values in columns.items()},
-        **dict(zip(("random_loss", "random_accuracy"), quantiles, strict=True)),
-        "random_areas": area_below_constant(each_loss[begin:], p),
-        "random_means": each_accuracy[begin:].mean(0),
-        "span": np.array([begin, end], float),
-    }
+    found = {name: np.array(values) for name, values in columns.items()}
+    steps = run.stack.steps.astype(float)
+    marks = [math.nan if mark is None else steps[mark] for mark in own]
+    ends = own if span is None else span
+    summed = _summed_up(found, (math.nan, math.nan) if None in ends else ends, p)
+    return {"steps": steps, **losses, "norms": norms, **found, "marks": np.array(marks), **summed}
 
 
-def restricted_to_many(logits: Tensor, sets: Tensor) -> tuple[Array, Array]:
-    """`restricted_to_sets` for the logits of all pairs `(p * p, p)`, some sets at a time."""
-    table = mean_by_sum(logits)
-    parts = [restricted_to_sets(table, some) for some in torch.split(sets, AT_ONCE)]
-    return torch.cat([loss for loss, _ in parts]).numpy(), torch.cat([right for _, right in parts]).numpy()
+def _summed_up(found: dict[str, Array], span: Sequence[float | None], p: int) -> dict[str, Array]:
+    """Areas and means of random sets over the span; in `found` their draws are replaced by percentiles."""
+    bounds = np.array(span, float)
+    summed = {"span": bounds}
+    for mean in ("test", "all"):
+        losses, rights = (found[f"{mean} {kind} random"] for kind in ("loss", "accuracy"))
+        areas = means = np.full(losses.shape[1], np.nan)
+        if np.isfinite(bounds).all():
+            between = slice(int(bounds.min()), int(bounds[1]) + 1)
+            areas, means = area_below_constant(losses[between], p), rights[between].mean(0)
+        summed |= {f"{mean} areas": areas, f"{mean} means": means}
+    for name in [each for each in found if each.endswith(" random")]:
+        found[name] = np.percentile(found[name], (5, 50, 95), axis=1).T
+    return summed
 
 
-def _indicator(sets: Sequence[Sequence[int]], p: int) -> Tensor:
+def memorised_and_generalised(train_loss: Array, test_loss: Array) -> tuple[int | None, int | None]:
+    """The rows from which the training loss stays below 0.01 and the test loss below 1; None where one does not."""
+    return first_lasting_step(train_loss, 0.01), first_lasting_step(test_loss, 1.0)
+
+
+def foreseen_sets(steps: NDArray[Any], norms: Array, memorised: int | None, count: int) -> dict[str, list[int]]:
+    """The `count` frequencies with the largest norms `(m, (p - 1) / 2)` in kept weights, see `measure_controls`.
+
+    Those told at a step that was not kept, or when the pairs are known where they never are, are the empty set.
+    """
+    rows: dict[str, int | None] = {f"foreseen {step}": None for step in FORESEEN}
+    rows |= {f"foreseen {step}": row for row, step in enumerate(steps.tolist()) if step in FORESEEN}
+    sizes = {**dict.fromkeys(rows, count), "foreseen memorised": count, "foreseen four": 4}
+    rows |= {"foreseen memorised": memorised, "foreseen four": memorised}
+    found = {}
+    for name, row in rows.items():
+        order = np.array([], int) if row is None else np.argsort(-norms[row], kind="stable")
+        found[name] = sorted((order[: sizes[name]] + 1).tolist())
+    return found
+
+
+def wave_coefficients(table: Tensor) -> Array:
+    """`answer_coefficients` of every frequency from the mean of the logits by sum `(p, p)`, `((p - 1) / 2,)`."""
+    p, waves = len(table), fourier_basis(len(table))[1:]
+    along = torch.einsum("is,sc,ic->i", waves, table, waves).view(-1, 2).sum(1) * math.sqrt(p / 2)
+    found: Array = along.numpy()
+    return found
+
+
+def random_subspace(p: int, count: int, seed: int) -> Tensor:
+    """Orthonormal random functions of a pair with mean zero, `(p * p, count)` float64."""
+    drawn = numpy_generator(seed, "subspace").standard_normal((p * p, count))
+    return torch.from_numpy(np.linalg.qr(drawn - drawn.mean(0))[0])
+
+
+def excluded_controls(run: GrokkingRun, logits: Tensor, sets: _Sets, subspace: Tensor) -> dict[str, Any]:
+    """Loss and accuracy on shown pairs without the waves of each set, and what is as large and not a set of waves.
+
+    The waves of a + b are taken from all pairs, as in the source. `subspace` takes away the logits' part in a random
+    subspace of functions of a pair, scaled until it has the variance of the part along the key waves; `shrunk` makes
+    all logits smaller until they have lost that variance, which changes no answer.
+    """
+    whole, shown, p = logits.double(), run.train, run.experiment.p
+    table, sums = mean_by_sum(whole), run.task.targets[shown]
+    along = sets.along(table, torch.cat([sets.named.float(), sets.random[:EXCLUDED]]))
+    found = {name: whole[shown] - part[sums] for name, part in zip(sets.names, along, strict=False)}
+    parts = [whole[shown] - part[sums] for part in along[len(sets.names) :]]
+    key, centred = along[sets.names.index("key")], whole - whole.mean(0)
+    flat = [each - each.mean(1, keepdim=True) for each in (key, centred)]
+    variance = p * float(flat[0].square().sum())
+    share = min(1.0, variance / max(float(flat[1].square().sum()), float(np.finfo(float).tiny)))
+    drawn = subspace @ (subspace.T @ flat[1])
+    scale = math.sqrt(variance / max(float(drawn.square().sum()), float(np.finfo(float).tiny)))
+    found |= {"subspace": whole[shown] - scale * drawn[shown], "shrunk": math.sqrt(1 - share) * whole[shown]}
+    of_all: dict[str, Any] = {"share": share}
+    for kind, measure in (("loss", mean_loss), ("accuracy", accuracy)):
+        of_all |= {f"excluded {kind} {name}": measure(each, sums) for name, each in found.items()}
+        of_all[f"excluded {kind} random"] = np.array([measure(each, sums) for each in parts])
+        of_all[f"memory {kind}"] = measure(
+            whole[run.test] - key[run.task.targets[run.test]], run.task.targets[run.test]
+        )
+    return of_all
+
+
+def mirror_gaps(run: GrokkingRun, logits: Tensor) -> dict[str, Any]:
+    """The share of right answers on test pairs whose mirror image was shown, less that on the others.
+
+    Returns:
+        `mirrored` and `alone`, the two shares; `shuffled gaps` `(SHUFFLES,)`, their difference where as many pairs are
+        drawn at random. NaN where one of the two groups is empty.
+    """
+    test, (mirrored, _) = run.test.numpy(), mirrored_pairs(run.task, run.train)
+    own = mirrored[test]
+    right = (logits[run.test].argmax(1) == run.task.targets[run.test]).numpy()
+    if own.all() or not own.any():
+        return {"mirrored": math.nan, "alone": math.nan, "shuffled gaps": np.full(SHUFFLES, np.nan)}
+    draw = numpy_generator(run.experiment.seed, "mirror")
+    gaps = []
+    for _ in range(SHUFFLES):
+        mixed = draw.permutation(own)
+        gaps.append(right[mixed].mean() - right[~mixed].mean())
+    return {"mirrored": float(right[own].mean()), "alone": float(right[~own].mean()), "shuffled gaps": np.array(gaps)}
+
+
+def dissections(
+    run: GrokkingRun, rows: Sequence[NDArray[np.floating] | None], sets: Mapping[str, Sequence[int]]
+) -> dict[str, Array]:
+    """What weights of a run on addition say of its algorithm (Nanda et al. 2023, section 4), for sets of frequencies.
+
+    Args:
+        run: gives task and network.
+        rows: weights `(P,)` each, kept or last ones; None gives NaN.
+        sets: name -> frequencies.
+
+    Returns:
+        `dissected NAME` `(len(rows), 6)`: how many key frequencies the weights have; the share of the logits' variance
+        along the waves of a + b - c of the set; the share of neurons of which one frequency explains more than 85 %; of
+        the squared norm of the map from neurons to logits the share beyond rank two per frequency of the set, and that
+        off the set; the share of the variance of attention to the first number that one frequency explains, mean over
+        heads. The first, third and last are of no set.
+    """
+    found = {f"dissected {name}": np.full((len(rows), 6), np.nan) for name in sets}
+    for number, row in enumerate(rows):
+        if row is None:
+            continue
+        model = run.at(row)
+        with torch.no_grad():
+            passed, table = model.activations(run.task.pairs), model.neuron_logit_map().double()
+        frequency, share = neuron_frequencies(passed.neurons)
+        own = torch.bincount(frequency[share > 0.85], minlength=1) > len(share) // 100
+        clear, heads = float((share > 0.85).double().mean()), neuron_frequencies(passed.attention[:, :, 0])[1]
+        norms, values = frequency_norms(table.T).square(), torch.linalg.svdvals(table).square()
+        for name, frequencies in sets.items():
+            outside = float(1 - norms[[k - 1 for k in frequencies]].sum() / norms.sum())
+            beyond = float(values[2 * len(frequencies) :].sum() / values.sum())
+            explained = answer_share(passed.logits[:, :-1], frequencies)
+            found[f"dissected {name}"][number] = [int(own.sum()), explained, clear, beyond, outside, heads.mean()]
+    return found
+
+
+def marked_rows(run: GrokkingRun, span: Array) -> list[NDArray[np.floating] | None]:
+    """The weights `(P,)` at the first row of a span, half-way and at its last row, and the last weights of the run.
+
+    The first three are None where the span has no end.
+    """
+    begin, end = min(span[0], span[1]), span[1]
+    marked = [None if math.isnan(row) else run.stack.rows[int(row)] for row in (begin, (begin + end) // 2, end)]
+    return [*marked, run.final()]
+
+
+def indicator(sets: Sequence[Sequence[int]], p: int) -> Tensor:
+    """Sets of frequencies as `restricted_to_sets` takes them, `(len(sets), (p - 1) / 2)` float64."""
     rows = torch.zeros(len(sets), p // 2, dtype=torch.float64)
     for row, frequencies in zip(rows, sets, strict=True):
         row[[k - 1 for k in frequencies]] = 1.0
     return rows
-
-
-def _span(train_loss: Array, test_loss: Array) -> tuple[int, int]:
-    """The rows at which a run has memorised and generalised; its last row where it has not, at least one row."""
-    last = len(train_loss) - 1
-    marks = (first_lasting_step(train_loss, 0.01), first_lasting_step(test_loss, 1.0))
-    begin, end = (last if mark is None else mark for mark in marks)
-    return min(begin, end), end
-
-
-def _test_groups(run: GrokkingRun, seed: int) -> dict[str, NDArray[np.int64]]:
-    """Test examples by whether their mirror image is shown, and as many drawn at random."""
-    test, (mirrored, _) = run.test.numpy(), mirrored_pairs(run.task, run.train)
-    own = mirrored[test]
-    mixed = numpy_generator(seed, "mirror").permutation(own)
-    return {"mirrored": test[own], "alone": test[~own], "shuffled": test[mixed], "shuffled alone": test[~mixed]}
 
 
 def embedding_film(run: GrokkingRun, keys: Sequence[int], frames: int = FRAMES) -> dict[str, Array]:
@@ -224,86 +391,7 @@ def embedding_film(run: GrokkingRun, keys: Sequence[int], frames: int = FRAMES) 
 
 def _four_losses(run: GrokkingRun, keys: Sequence[int], row: NDArray[np.floating]) -> list[float]:
     logits, targets = run.logits(row), run.task.targets
-    restricted = restricted_to_many(logits, _indicator([keys], run.experiment.p))[0][0]
+    restricted = restricted_to_sets(mean_by_sum(logits), indicator([keys], run.experiment.p))[0][0]
     excluded = excluded_logits(logits, keys)[run.train]
     whole = [mean_loss(logits[part], targets[part]) for part in (run.train, run.test)]
     return [*whole, float(restricted), mean_loss(excluded, targets[run.train])]
-
-
-def control_experiments(base: ModularExperiment) -> list[ModularExperiment]:
-    """The runs of the records `controls-N`, by seed."""
-    return [replace(base, steps=CONTROL_STEPS, seed=seed) for seed in CONTROL_SEEDS]
-
-
-def grid_points(name: str, base: ModularExperiment) -> list[ModularExperiment]:
-    """The experiments of the record `decays` or `operations`, of which `base` gives the rest."""
-    start = replace(base, steps=LIMIT, every=LOOK_EVERY)
-    if name == "decays":
-        each = itertools.product(*DECAY_GRID)
-        return [replace(start, fraction=share, weight_decay=decay, seed=seed) for share, decay, seed in each]
-    return [replace(start, task=task, fraction=share, seed=seed) for task, share, seed in itertools.product(*TABLES)]
-
-
-def read_control_record(root: Path, name: str, base: ModularExperiment) -> Record:
-    """The record `controls-N`, `decays` or `operations`, made by the experiments that would be trained today.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged, or of other experiments; the message names the command that makes it again.
-    """
-    return Record.load(record_path(root, "grokking", name), "make records CHAPTER=grokking", **_made_from(name, base))
-
-
-def _made_from(name: str, base: ModularExperiment) -> dict[str, Any]:
-    if name in GRIDS:
-        return {"experiments": stack_digest(grid_points(name, base)), "limit": LIMIT}
-    first, second = _run_and_next(int(name.removeprefix("controls-")), base)
-    return {"experiment": first.digest(), "other": second.digest(), "draws": DRAWS, "frames": FRAMES}
-
-
-def _run_and_next(seed: int, base: ModularExperiment) -> tuple[ModularExperiment, ModularExperiment]:
-    """The run of a seed and that of the next, the first for the last, whose frequencies are a control."""
-    runs, number = control_experiments(base), CONTROL_SEEDS.index(seed)
-    return runs[number], runs[(number + 1) % len(runs)]
-
-
-def make_control_records(root: Path) -> None:
-    """Make the record of each seed, one after the other; a killed recipe goes on from its last checkpoint.
-
-    The runs are kept in `_build/runs` under their digests, where the recipe of `grokking_basins` finds them, too.
-    """
-    base = ModularExperiment()
-    for seed in CONTROL_SEEDS:
-        name = f"controls-{seed}"
-        path, settings = record_path(root, "grokking", name), _made_from(name, base)
-        if find_record(path, **settings):
-            continue
-        run, other = (train_or_load(each, root) for each in _run_and_next(seed, base))
-        keys = key_frequencies_of_run(run)
-        others = sorted(set(key_frequencies_of_run(other)) - set(keys))
-        with deterministic(cores()):
-            values = course_to_the_drop(run, keys, others, seed, name) | embedding_film(run, keys)
-        sets = {"key": keys, "other seed": others}
-        Record(name, values, {**settings, "seed": seed, "sets": sets}, provenance(seed)).save(path)
-
-
-def make_grid_records(root: Path, scheduler: str) -> None:
-    """Make the records `decays` and `operations`: `points` and the values of `GeneralisationTimes`, `(n,)` each."""
-    base = ModularExperiment()
-    for name in GRIDS:
-        path, settings = record_path(root, "grokking", name), _made_from(name, base)
-        experiments = grid_points(name, base)
-        if not find_record(path, **settings):
-            points = [[each.fraction, each.weight_decay, each.seed] for each in experiments]
-            values = {"points": np.array(points, float), **sweep_times(experiments, root, scheduler, name)}
-            Record(name, values, settings, provenance(None)).save(path)
-
-
-def make_all(root: Path, scheduler: str) -> None:
-    """Make what is missing of the records of the chapter `grokking`."""
-    make_grokking(root, scheduler)
-    make_control_records(root)
-    make_grid_records(root, scheduler)
-
-
-CHAPTERS = {"grokking": make_all}

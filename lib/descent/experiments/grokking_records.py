@@ -295,5 +295,3 @@ def make_grokking(root: Path, scheduler: str) -> None:
         make_seed_records(seed, root)
     make_operations_record(root, scheduler)
     make_times_record(root, scheduler)
-
-
