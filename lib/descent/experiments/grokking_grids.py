@@ -64,10 +64,10 @@ GRIDS: dict[str, tuple[int, list[tuple[Any, ...]]]] = {  # limit, and what is va
     "mirror": (3_000, [(ADDITION, (0.5,), (1.0,), range(5), (True,))]),
     "operations": (
         5_000,
-        [(TABLES, (0.5,), (1.0,), range(5), (False,)), (TABLES[1:], (0.6,), (1.0,), range(3), (False,))],
+        [(TABLES, (0.5,), (1.0,), range(5), (False,)), (TABLES[1:], (0.6,), (1.0,), range(2), (False,))],
     ),
     "s5": (
-        5_000,
+        4_000,
         [(("s5",), (0.7,), (1.0,), range(3), (False,)), (("s5",), (0.6, 0.5), (1.0,), (0,), (False,))],
     ),
 }
