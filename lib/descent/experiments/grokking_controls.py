@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,12 @@ EXCLUDED = 40  # of these sets, the first ones, that are also taken away
 SHUFFLES = 100  # of which unseen pairs count as mirrored
 FORESEEN = (0, 100, 300)  # steps after which frequencies are told by the embedding
 FRAMES = 48  # kept weights that the chapter's figure can show
+
+
+@cache
+def _waves(p: int) -> Tensor:
+    """The cosine and the sine of each frequency, `((p - 1) / 2, 2, p)` float64, made once; nobody writes into them."""
+    return fourier_basis(p)[1:].view(-1, 2, p)
 
 
 def mean_by_sum(logits: Tensor, pairs: Tensor | None = None) -> Tensor:
@@ -91,7 +98,7 @@ def restricted_to_sets(table: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
         `(d,)` each: cross-entropy in nats, mean over all pairs; share of right answers.
     """
     p = len(table)
-    basis = fourier_basis(p)[1:].view(-1, 2, p)
+    basis = _waves(p)
     parts = torch.einsum("kis,kic->ksc", basis, torch.einsum("kis,sc->kic", basis, table))
     logits = table.mean(0).to(sets.dtype) + torch.einsum("dk,ksc->dsc", sets, parts.to(sets.dtype))
     right = logits.diagonal(dim1=1, dim2=2)
@@ -132,10 +139,10 @@ def mirrored_pairs(task: ModularTask, train: Tensor) -> tuple[NDArray[np.bool_],
 class _Sets:
     """The sets of frequencies of a run's controls, and what a table or its logits are along each of them."""
 
-    def __init__(self, named: Mapping[str, Sequence[int]], p: int, seed: int) -> None:
+    def __init__(self, named: Mapping[str, Sequence[int]], p: int, seed: int, draws: int) -> None:
         self.p, self.named = p, indicator(list(named.values()), p)
-        self.names, self.random = list(named), random_sets(list(named["key"]), p, seed)
-        self.waves = fourier_basis(p)[1:].view(-1, 2, p)
+        self.names, self.random = list(named), random_sets(list(named["key"]), p, seed, draws)
+        self.waves = _waves(p)
 
     def restricted(self, table: Tensor) -> dict[str, Any]:
         """Loss and accuracy of a restricted table: of each named set, each random set, each single frequency."""
@@ -159,6 +166,7 @@ def measure_controls(
     sets: Mapping[str, Sequence[int]],
     span: tuple[int, int] | None = None,
     progress: str | None = None,
+    draws: int = DRAWS,
 ) -> dict[str, Array]:
     """The progress measures of one run on addition with their controls, at each of its `m` kept weights.
 
@@ -173,6 +181,7 @@ def measure_controls(
         span: first and last row over which random sets are summed up; None takes the run's own, memorisation to the
             drop of the test loss.
         progress: text before a progress bar; None shows none.
+        draws: number of random sets.
 
     Returns:
         Arrays over kept steps: `steps`, losses and accuracies as in `train_and_test_losses`, `norms` and `coefficients`
@@ -184,7 +193,7 @@ def measure_controls(
         `share`, of the logits' variance along the key waves of a + b. What `mirror_gaps` gives.
         `marks` `(2,)`, the steps of memorising and of generalising, NaN where it does not happen; `span` `(2,)`.
         Of each random set over the span, NaN where it has no end, `test areas`, `test means`, `all areas` and
-        `all means` `(DRAWS,)`: area below ln p and mean accuracy.
+        `all means` `(draws,)`: area below ln p and mean accuracy.
     """
     losses, p, rows = train_and_test_losses(run, run.stack.rows), run.experiment.p, run.stack.rows
     own = memorised_and_generalised(losses["train_loss"], losses["test_loss"])
@@ -192,13 +201,14 @@ def measure_controls(
     keys, every = sets["key"], range(1, p // 2 + 1)
     named = {**sets, "complement": [k for k in every if k not in keys], "all": every}
     named |= foreseen_sets(run.stack.steps, norms, own[0], len(keys))
-    of_sets, columns = _Sets(named, p, run.experiment.seed), dict[str, list[Any]]()
+    of_sets, columns = _Sets(named, p, run.experiment.seed, draws), dict[str, list[Any]]()
     subspace = random_subspace(p, 2 * len(keys), run.experiment.seed)
+    mirrored, _ = mirrored_pairs(run.task, run.train)
     for row in tqdm(rows, desc=progress, disable=progress is None):
         logits = run.logits(row)
         tables = {"test": mean_by_sum(logits, run.test), "all": mean_by_sum(logits)}
         one = {f"{mean} {what}": v for mean, each in tables.items() for what, v in of_sets.restricted(each).items()}
-        one |= excluded_controls(run, logits, of_sets, subspace) | mirror_gaps(run, logits)
+        one |= excluded_controls(run, logits, of_sets, subspace) | mirror_gaps(run, logits, mirrored)
         one["coefficients"] = wave_coefficients(tables["all"])
         for name, value in one.items():
             columns.setdefault(name, []).append(value)
@@ -249,7 +259,7 @@ def foreseen_sets(steps: NDArray[Any], norms: Array, memorised: int | None, coun
 
 def wave_coefficients(table: Tensor) -> Array:
     """`answer_coefficients` of every frequency from the mean of the logits by sum `(p, p)`, `((p - 1) / 2,)`."""
-    p, waves = len(table), fourier_basis(len(table))[1:]
+    p, waves = len(table), _waves(len(table)).flatten(0, 1)
     along = torch.einsum("is,sc,ic->i", waves, table, waves).view(-1, 2).sum(1) * math.sqrt(p / 2)
     found: Array = along.numpy()
     return found
@@ -290,15 +300,20 @@ def excluded_controls(run: GrokkingRun, logits: Tensor, sets: _Sets, subspace: T
     return of_all
 
 
-def mirror_gaps(run: GrokkingRun, logits: Tensor) -> dict[str, Any]:
+def mirror_gaps(run: GrokkingRun, logits: Tensor, mirrored: NDArray[np.bool_] | None = None) -> dict[str, Any]:
     """The share of right answers on test pairs whose mirror image was shown, less that on the others.
+
+    Args:
+        run: gives the pairs.
+        logits: of all pairs.
+        mirrored: what `mirrored_pairs` says of them, where it is known already.
 
     Returns:
         `mirrored` and `alone`, the two shares; `shuffled gaps` `(SHUFFLES,)`, their difference where as many pairs are
         drawn at random. NaN where one of the two groups is empty.
     """
-    test, (mirrored, _) = run.test.numpy(), mirrored_pairs(run.task, run.train)
-    own = mirrored[test]
+    test = run.test.numpy()
+    own = (mirrored_pairs(run.task, run.train)[0] if mirrored is None else mirrored)[test]
     right = (logits[run.test].argmax(1) == run.task.targets[run.test]).numpy()
     if own.all() or not own.any():
         return {"mirrored": math.nan, "alone": math.nan, "shuffled gaps": np.full(SHUFFLES, np.nan)}

@@ -223,7 +223,9 @@ def _run_and_next(name: str, base: ModularExperiment) -> tuple[ModularExperiment
     return runs[number], runs[(number + 1) % len(runs)]
 
 
-def controls_of_seed(run: GrokkingRun, other: Sequence[int], progress: str | None = None) -> dict[str, Array]:
+def controls_of_seed(
+    run: GrokkingRun, other: Sequence[int], progress: str | None = None, draws: int = DRAWS
+) -> dict[str, Array]:
     """All that a record `controls-N` holds of a run; `other` are the key frequencies of another seed.
 
     Returns:
@@ -231,14 +233,16 @@ def controls_of_seed(run: GrokkingRun, other: Sequence[int], progress: str | Non
         known, `dissections` give at `marked_rows`.
     """
     keys = key_frequencies_of_run(run)
-    values = measure_controls(run, {"key": keys, "other seed": sorted(set(other) - set(keys))}, None, progress)
+    values = measure_controls(run, {"key": keys, "other seed": sorted(set(other) - set(keys))}, None, progress, draws)
     memorised = np.flatnonzero(values["steps"] == values["marks"][0])
     foreseen = foreseen_sets(run.stack.steps, values["norms"], int(memorised[0]) if len(memorised) else None, len(keys))
     sets = {"key": keys, "foreseen": foreseen["foreseen memorised"]}
     return values | embedding_film(run, keys) | dissections(run, marked_rows(run, values["span"]), sets)
 
 
-def controls_without_decay(run: GrokkingRun, decayed: GrokkingRun, progress: str | None = None) -> dict[str, Array]:
+def controls_without_decay(
+    run: GrokkingRun, decayed: GrokkingRun, progress: str | None = None, draws: int = DRAWS
+) -> dict[str, Array]:
     """The same measures of a run without weight decay, over the span of the run with it, from the same weights.
 
     Returns:
@@ -251,7 +255,7 @@ def controls_without_decay(run: GrokkingRun, decayed: GrokkingRun, progress: str
     foreseen = foreseen_sets(decayed.stack.steps, norms, begin, len(keys))["foreseen memorised"]
     span = None if begin is None or end is None else (begin, end)
     sets = {"key": keys, "foreseen decayed": foreseen}
-    values = measure_controls(run, sets, span, progress)
+    values = measure_controls(run, sets, span, progress, draws)
     return values | dissections(run, marked_rows(run, values["span"]), sets)
 
 
