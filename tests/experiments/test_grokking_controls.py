@@ -161,6 +161,11 @@ def test_a_run_that_does_not_generalise_has_no_span_but_that_of_another_run(run:
     assert np.isfinite(given["all areas"]).all()
     assert ((given["test areas"] >= 0) & (given["test areas"] < 1)).all()
     assert given["test means"].shape == (1000,)
+    with deterministic(1):
+        few = measure_controls(run, {"key": [1, 3]}, (1, 3), draws=40)
+    np.testing.assert_array_equal(few["test loss key"], given["test loss key"])
+    np.testing.assert_array_equal(few["excluded loss random"], given["excluded loss random"])
+    assert few["test means"].shape == (40,)
     assert [row is None for row in marked_rows(run, own["span"])] == [True, True, True, False]
     np.testing.assert_array_equal(marked_rows(run, given["span"])[1], run.stack.rows[2])
 
@@ -204,6 +209,8 @@ def test_frequencies_are_foreseen_by_the_embedding_alone() -> None:
 def test_mirrored_pairs_are_compared_with_as_many_drawn_at_random(run: GrokkingRun) -> None:
     logits = run.logits(run.stack.rows[3])
     found, (mirrored, _) = mirror_gaps(run, logits), mirrored_pairs(run.task, run.train)
+    again = mirror_gaps(run, logits, mirrored)
+    assert {name: np.array_equal(value, again[name]) for name, value in found.items()} == dict.fromkeys(found, True)
     test = run.test.numpy()
     right = (logits.argmax(1) == run.task.targets).numpy()
     assert found["mirrored"] == right[test[mirrored[test]]].mean()
