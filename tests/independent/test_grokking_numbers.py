@@ -1,4 +1,4 @@
-"""Six numbers of the chapter `grokking` by other code: nothing here imports the library, only numpy.
+"""Eleven numbers of the chapter `grokking` by other code: nothing here imports the library, only numpy.
 
 The chapter runs once at preset quick in a process of its own, and leaves its last weights, its curves and verdicts.
 """
@@ -103,17 +103,64 @@ def test_what_is_said_of_the_last_weights(quick) -> None:
         assert value == pytest.approx(judged[name], rel=1e-3, abs=1e-6), name
 
 
+def runs_of(settings: dict[str, float]) -> range:
+    return range(int(settings["seed"]), int(settings["seed"]) + int(settings["runs"]))
+
+
+def marks(arrays: dict[str, np.ndarray], seed: int) -> tuple[int, int]:
+    """The rows of the first training loss below 0.01, and from which the test loss stays below 1; the last row else."""
+    train, test = (arrays[f"{seed} {name}"] for name in ("train_loss", "test_loss"))
+    known = [row for row in range(len(train)) if train[row] < 0.01]
+    found = [row for row in range(len(test)) if (test[row:] < 1).all()]
+    return (known or [len(train) - 1])[0], (found or [len(test) - 1])[0]
+
+
 def test_the_delay_is_read_off_the_curves(quick) -> None:
     judged, arrays, settings = quick
     ratios = []
-    for seed in range(settings["seed"], settings["seed"] + settings["runs"]):
-        steps, train, test = (arrays[f"{seed} {name}"] for name in ("steps", "train_loss", "test_loss"))
-        marks = []
-        for values, below in ((train, 0.01), (test, 1.0)):
-            after = [step for step, rest in zip(steps, range(len(steps)), strict=True) if (values[rest:] < below).all()]
-            marks.append(min(after[0] if after else np.inf, steps[-1]))
-        ratios.append(max(marks[1], 1) / max(marks[0], settings["every"]))
+    for seed in runs_of(settings):
+        steps, (known, found) = arrays[f"{seed} steps"], marks(arrays, seed)
+        ratios.append(steps[found] / steps[known])
     assert np.mean(ratios) == pytest.approx(judged["delay"], rel=1e-9)
+
+
+def test_areas_and_falls_are_read_off_the_curves_of_restricted_and_excluded_networks(quick) -> None:
+    judged, arrays, settings = quick
+    constant, found = math.log(int(settings["p"])), []
+    for seed in runs_of(settings):
+        known, drop = marks(arrays, seed)
+        here = slice(known, drop + 1)
+        areas = [
+            np.clip((constant - arrays[f"{seed} control {name}"][here]) / constant, 0, 1).mean()
+            for name in ("test loss key", "all loss key", "test loss foreseen memorised")
+        ]
+        right = arrays[f"{seed} control excluded accuracy key"]
+        gap = [arrays[f"{seed} control {name}"][(known + drop) // 2] for name in ("mirrored", "alone")]
+        found.append([*areas, right[known] - right[drop], gap[0] - gap[1]])
+    names = ("leakfree_area", "restricted_area", "foreseen_area", "excluded_falls", "mirror_memory")
+    for name, value in zip(names, np.mean(found, axis=0), strict=True):
+        assert value == pytest.approx(judged[name], rel=1e-6, abs=1e-9), name
+
+
+def test_a_restricted_network_from_test_pairs_alone(quick) -> None:
+    """A rule at one frequency under a memory of shown pairs: which mean shows which."""
+    p, rng = 11, np.random.default_rng(0)
+    a, b = np.divmod(np.arange(p * p), p)
+    logits = np.cos(2 * np.pi * 3 * (a + b)[:, None] / p - 2 * np.pi * 3 * np.arange(p) / p) + rng.normal(
+        size=(p * p, p)
+    )
+    shown = rng.random(p * p) < 0.4
+    logits[shown, ((a + b) % p)[shown]] += 50
+    table = np.array([logits[~shown & ((a + b) % p == s)].mean(0) for s in range(p)])
+    spectrum = np.fft.fft(table, axis=0)
+    spectrum[[k for k in range(p) if k not in (0, 3, p - 3)]] = 0
+    right = np.fft.ifft(spectrum, axis=0).real.argmax(1) == np.arange(p)
+    assert right.mean() > 0.7
+    table = np.array([logits[(a + b) % p == s].mean(0) for s in range(p)])
+    spectrum = np.fft.fft(table, axis=0)
+    spectrum[[k for k in range(p) if k not in (0, 1, p - 1)]] = 0
+    leaked = np.fft.ifft(spectrum, axis=0).real.argmax(1) == np.arange(p)
+    assert leaked.mean() > 0.2  # the wrong frequency, by the mean with shown pairs
 
 
 def test_this_code_finds_a_rule_that_was_put_in() -> None:
