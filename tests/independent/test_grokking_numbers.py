@@ -146,7 +146,7 @@ def test_a_restricted_network_from_test_pairs_alone(quick) -> None:
     """A rule at one frequency under a memory of shown pairs: which mean shows which."""
     p, rng = 11, np.random.default_rng(0)
     a, b = np.divmod(np.arange(p * p), p)
-    logits = np.cos(2 * np.pi * 3 * (a + b)[:, None] / p - 2 * np.pi * 3 * np.arange(p) / p) + rng.normal(
+    logits = np.cos(2 * np.pi * 3 * (a + b)[:, None] / p - 2 * np.pi * 3 * np.arange(p) / p) + 0.3 * rng.normal(
         size=(p * p, p)
     )
     shown = rng.random(p * p) < 0.4
