@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -153,12 +154,17 @@ def test_a_failing_cell_leaves_the_good_edition_and_the_other_chapter_finishes(t
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kernels are spoken to through ports there")
-def test_no_other_run_can_take_what_a_kernel_is_spoken_to_through(tmp_path):
-    said = "from ipykernel.connect import get_connection_info\nprint(get_connection_info(unpack=True)['transport'])"
-    root = write_project(tmp_path / "p", a=said + "\n1")
-    assert edition(root, "run")[0] == 0
-    cells = read(root / "_build/editions/quick/a.ipynb")["cells"]
-    assert any("ipc" in str(cell.get("outputs")) for cell in cells)
+@pytest.mark.parametrize(("folder", "transport"), [("t", "ipc"), ("t" * 90, "tcp")])
+def test_no_other_run_can_take_what_a_kernel_is_spoken_to_through(tmp_path, folder, transport, monkeypatch):
+    with tempfile.TemporaryDirectory() as short:
+        (scratch := Path(short) / folder).mkdir()
+        monkeypatch.setenv("TMPDIR", str(scratch))
+        ask = "from ipykernel.connect import get_connection_info\nprint(get_connection_info(unpack=True)['transport'])"
+        root = write_project(tmp_path / "p", a=ask + "\n1")
+        status, said, _ = edition(root, "run")
+        assert status == 0, said
+        cells = read(root / "_build/editions/quick/a.ipynb")["cells"]
+        assert any(transport in str(cell.get("outputs")) for cell in cells)
 
 
 def test_an_error_is_told_with_its_notes_and_a_group_with_its_parts(tmp_path):

@@ -281,14 +281,16 @@ def _kernels_of_this_interpreter(sockets: Path) -> type:
     """A class of kernel managers that start this interpreter, whatever kernels the machine has registered.
 
     The kernel is spoken to through files in the folder `sockets`, of this run alone: a TCP port that was free when it
-    was chosen can be taken by another run before the kernel binds it, and the kernel dies. Windows has ports only.
+    was chosen can be taken by another run before the kernel binds it, and the kernel dies. Windows has ports only, and
+    so has a folder whose name is too long for a socket.
     """
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
     class ThisInterpreter(AsyncKernelManager):
         def __init__(self, **options: Any) -> None:
-            transport = "tcp" if os.name == "nt" else "ipc"
+            short = len(os.fsencode(sockets)) <= 80  # a socket's name has 103 bytes at most, its end about 15
+            transport = "ipc" if short and os.name != "nt" else "tcp"
             super().__init__(transport=transport, connection_file=str(sockets / "kernel.json"), **options)
 
         @property
