@@ -169,7 +169,8 @@ def lines_before(arrays, n):
         arrays[f"removal {n} looks"],
         arrays[f"{n} weights"],
     )
-    count, at = len(gram), looks[place_of_switch(arrays, n)]
+    dropped = lasting(arrays[f"removal {n} test_loss"], 1.0)  # a run may have memorised later than that
+    count, at = len(gram), looks[int(np.argmin([abs(look - dropped) for look in looks]))]
 
     def length(look, reach):  # of the line whose ends are interpolated between kept weights
         ends = np.zeros(count)
