@@ -16,6 +16,7 @@ from descent.experiments.grokking_controls import (
     dissections,
     embedding_film,
     foreseen_sets,
+    indicator,
     marked_rows,
     mean_by_sum,
     measure_controls,
@@ -147,6 +148,12 @@ def test_controls_agree_with_the_progress_measures(run: GrokkingRun, monkeypatch
     right = (by_hand[run.train].argmax(1) == run.task.targets[run.train]).double().mean()
     assert found["excluded accuracy key"][3] == pytest.approx(float(right))
     np.testing.assert_array_equal(found["norms"], embedding_frequencies(run, run.stack.rows))
+    shown = {tuple(pair) for pair in run.task.pairs[run.train].tolist()}
+    unknown = [i for i, (a, b) in enumerate(run.task.pairs.tolist()) if not {(a, b), (b, a)} & shown]
+    assert 0 < len(unknown) < len(run.test)  # neither order was shown
+    losses_of, right_of = restricted_to_sets(mean_by_sum(logits, torch.tensor(unknown)), indicator([keys], 13))
+    assert found["test loss key"][3] == float(losses_of[0])
+    assert found["test accuracy key"][3] == float(right_of[0])
 
 
 def test_a_run_that_does_not_generalise_has_no_span_but_that_of_another_run(run: GrokkingRun) -> None:

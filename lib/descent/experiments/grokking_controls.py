@@ -2,8 +2,9 @@
 
 A network restricted to waves of a + b answers by the sum alone, so that it is a table of p sums and p answers: the mean
 of the logits over pairs of one sum, less its other waves. The source takes the mean over all pairs. A network that
-knows the shown pairs by heart has the right answer in that mean, at every frequency; the mean over the test pairs alone
-has none of it, and is called leak-free here. A thousand sets of frequencies are cheap on such tables.
+knows the shown pairs by heart has the right answer in that mean, at every frequency, and one that has learnt that b + a
+is a + b knows their mirror images, too; the mean over the pairs of which neither (a, b) nor (b, a) was shown has none
+of either, and is called leak-free here. A thousand sets of frequencies are cheap on such tables.
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ def measure_controls(
     Returns:
         Arrays over kept steps: `steps`, losses and accuracies as in `train_and_test_losses`, `norms` and `coefficients`
         `(m, (p - 1) / 2)` of the frequencies of W_E and of the logits' waves of a + b - c. For either mean, leak-free
-        ("test") and the source's ("all"), and each set `test loss key` and so on; the same of `single` frequencies
+        ("test": test pairs whose mirror image was not shown) and the source's ("all"), and each set `test loss key` and so on; the same of `single` frequencies
         `(m, (p - 1) / 2)` and as 5th, 50th and 95th percentile over `random` sets `(m, 3)`. Of the shown pairs without
         a set's waves `excluded loss` and `excluded accuracy`, with `random` over EXCLUDED sets, `subspace` and
         `shrunk`, see `excluded_controls`; `memory loss`, `memory accuracy`, of the test pairs without the key waves;
@@ -204,9 +205,10 @@ def measure_controls(
     of_sets, columns = _Sets(named, p, run.experiment.seed, draws), dict[str, list[Any]]()
     subspace = random_subspace(p, 2 * len(keys), run.experiment.seed)
     mirrored, _ = mirrored_pairs(run.task, run.train)
+    unknown = run.test[torch.from_numpy(~mirrored)[run.test]]
     for row in tqdm(rows, desc=progress, disable=progress is None):
         logits = run.logits(row)
-        tables = {"test": mean_by_sum(logits, run.test), "all": mean_by_sum(logits)}
+        tables = {"test": mean_by_sum(logits, unknown), "all": mean_by_sum(logits)}
         one = {f"{mean} {what}": v for mean, each in tables.items() for what, v in of_sets.restricted(each).items()}
         one |= excluded_controls(run, logits, of_sets, subspace) | mirror_gaps(run, logits, mirrored)
         one["coefficients"] = wave_coefficients(tables["all"])
