@@ -536,7 +536,7 @@ document.addEventListener("DOMContentLoaded", () => {
   // ---- a network that comes to add: kept weights by a slider, its losses, its embedding's spectrum and ring ----
   // data: p, keys; steps; losses, four lists, training, test, restricted, excluded; spectrum, a list for each step;
   // rings, for each step and key the places [x, y] of the numbers; first, the step that is shown first
-  const MADE_OF = ["training", "test", "restricted", "excluded"];
+  const MADE_OF = ["training", "test", "restricted", "excluded"], PAINTED = [0, 3, 2, 5].map((i) => COLOURS[i]);
 
   // the numbers in the order in which k a is 0, 1, 2, ... modulo the prime p, and the first once more
   function around(k, p) {
@@ -563,16 +563,16 @@ document.addEventListener("DOMContentLoaded", () => {
       const loss = data.losses.map((each) => each[at]), told = MADE_OF.map((name, i) => `${name} ${Number(loss[i].toPrecision(2))}`);
       shown.textContent = `${step}`;
       slider.setAttribute("aria-valuetext", `step ${step}; loss: ${told.join(", ")}`);
-      said.value = `Step ${step}. Loss: ${told.join(", ")}.`;
+      said.value = `Step ${step}. Loss in nats: ${told.join(", ")}.`;
       const colour = ink(place), config = { responsive: true, displayModeBar: false };
       const layout = layoutIn(colour);
       const marker = { type: "line", yref: "paper", y0: 0, y1: 1, x0: step, x1: step, line: { color: colour, width: 1.5, dash: "dot" } };
       const lines = data.losses.map((y, i) => ({
         x: data.steps, y: y.map((each) => (each > 0 ? each : null)), name: MADE_OF[i], mode: "lines",
-        line: { width: 2, color: COLOURS[i] }, hovertemplate: `${MADE_OF[i]}, step %{x}: %{y:.3g}`,
+        line: { width: 2, color: PAINTED[i] }, hovertemplate: `${MADE_OF[i]}, step %{x}: %{y:.3g}`,
       }));
       const waves = data.spectrum[at], frequencies = waves.map((_, i) => i + 1);
-      const bar = { x: frequencies, y: waves, type: "bar", marker: { color: frequencies.map((each) => COLOURS[data.keys.includes(each) ? 3 : 0]) } };
+      const bar = { x: frequencies, y: waves, type: "bar", marker: { color: frequencies.map((each) => COLOURS[data.keys.includes(each) ? 0 : 4]) } };
       const order = k ? around(k, data.p) : [], points = k ? order.map((a) => data.rings[at][number][a]) : [];
       const path = {
         x: points.map(([x]) => x), y: points.map(([, y]) => y), text: order.map(String), mode: "lines+markers", hovertemplate: "%{text}<extra></extra>",
@@ -580,11 +580,11 @@ document.addEventListener("DOMContentLoaded", () => {
       };
       const square = { range: [-far, far], showticklabels: false, constrain: "domain" };
       const legend = { showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, shapes: [marker] };
-      const log = { type: "log", range: losses, title: { text: "loss" }, exponentformat: "power" };
+      const log = { type: "log", range: losses, title: { text: "loss (nats)" }, exponentformat: "power" };
       return Promise.all([
         Plotly.react(curves, lines, { ...layout(280, { title: { text: "step" } }, log, legend), margin: { l: 60, r: 10, t: 40, b: 40 } }, config),
-        Plotly.react(bars, [bar], layout(220, { title: { text: "frequency" } }, { title: { text: "norm" }, range: [0, 1.05 * highest] }), config),
-        Plotly.react(ring, [path], layout(320, square, { ...square, scaleanchor: "x" }), config),
+        Plotly.react(bars, [bar], layout(220, { title: { text: "frequency" } }, { title: { text: "norm (weights)" }, range: [0, 1.05 * highest] }), config),
+        Plotly.react(ring, [path], layout(320, { ...square, title: { text: "plane of the last weights" } }, { ...square, scaleanchor: "x" }), config),
       ]);
     }
 
