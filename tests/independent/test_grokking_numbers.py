@@ -107,19 +107,26 @@ def runs_of(settings: dict[str, float]) -> range:
     return range(int(settings["seed"]), int(settings["seed"]) + int(settings["runs"]))
 
 
-def marks(arrays: dict[str, np.ndarray], seed: int) -> tuple[int, int]:
-    """The rows of the first training loss below 0.01, and from which the test loss stays below 1; the last row else."""
+def marks(arrays: dict[str, np.ndarray], seed: int) -> tuple[int, int, int]:
+    """Rows: the first training loss below 0.01, from which it stays there, and from which the test loss stays below 1.
+
+    The last row where it does not happen.
+    """
     train, test = (arrays[f"{seed} {name}"] for name in ("train_loss", "test_loss"))
-    known = [row for row in range(len(train)) if train[row] < 0.01]
-    found = [row for row in range(len(test)) if (test[row:] < 1).all()]
-    return (known or [len(train) - 1])[0], (found or [len(test) - 1])[0]
+    rows = range(len(train))
+    found = (
+        [row for row in rows if train[row] < 0.01],
+        [row for row in rows if (train[row:] < 0.01).all()],
+        [row for row in rows if (test[row:] < 1).all()],
+    )
+    return tuple((each or [len(train) - 1])[0] for each in found)
 
 
 def test_the_delay_is_read_off_the_curves(quick) -> None:
     judged, arrays, settings = quick
     ratios = []
     for seed in runs_of(settings):
-        steps, (known, found) = arrays[f"{seed} steps"], marks(arrays, seed)
+        steps, (known, _, found) = arrays[f"{seed} steps"], marks(arrays, seed)
         ratios.append(steps[found] / steps[known])
     assert np.mean(ratios) == pytest.approx(judged["delay"], rel=1e-9)
 
@@ -128,7 +135,7 @@ def test_areas_and_falls_are_read_off_the_curves_of_restricted_and_excluded_netw
     judged, arrays, settings = quick
     constant, found = math.log(int(settings["p"])), []
     for seed in runs_of(settings):
-        known, drop = marks(arrays, seed)
+        _, known, drop = marks(arrays, seed)
         here = slice(known, drop + 1)
         areas = [
             np.clip((constant - arrays[f"{seed} control {name}"][here]) / constant, 0, 1).mean()
