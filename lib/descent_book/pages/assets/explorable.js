@@ -582,8 +582,8 @@ document.addEventListener("DOMContentLoaded", () => {
       const legend = { showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, shapes: [marker] };
       const log = { type: "log", range: losses, title: { text: "loss (nats)" }, exponentformat: "power" };
       return Promise.all([
-        Plotly.react(curves, lines, { ...layout(280, { title: { text: "step" } }, log, legend), margin: { l: 60, r: 10, t: 40, b: 40 } }, config),
-        Plotly.react(bars, [bar], layout(220, { title: { text: "frequency" } }, { title: { text: "norm (weights)" }, range: [0, 1.05 * highest] }), config),
+        Plotly.react(curves, lines, { ...layout(250, { title: { text: "step" } }, log, legend), margin: { l: 60, r: 10, t: 40, b: 40 } }, config),
+        Plotly.react(bars, [bar], layout(190, { title: { text: "frequency" } }, { title: { text: "norm (weights)" }, range: [0, 1.05 * highest] }), config),
         Plotly.react(ring, [path], layout(320, { ...square, title: { text: "plane of the last weights" } }, { ...square, scaleanchor: "x" }), config),
       ]);
     }
