@@ -188,10 +188,10 @@ def measure_controls(
         Arrays over kept steps: `steps`, losses and accuracies as in `train_and_test_losses`, `norms` and `coefficients`
         `(m, (p - 1) / 2)` of the frequencies of W_E and of the logits' waves of a + b - c. For either mean, leak-free
         ("test": of neither order shown) and the source's ("all"), and each set `test loss key` and so on; the same of
-        `single` frequencies `(m, (p - 1) / 2)` and as 5th, 50th and 95th percentile over `random` sets `(m, 3)`. Of the shown pairs without
-        a set's waves `excluded loss` and `excluded accuracy`, with `random` over EXCLUDED sets, `subspace` and
-        `shrunk`, see `excluded_controls`; `memory loss`, `memory accuracy`, of the test pairs without the key waves;
-        `share`, of the logits' variance along the key waves of a + b. What `mirror_gaps` gives.
+        `single` frequencies `(m, (p - 1) / 2)` and as 5th, 50th and 95th percentile over `random` sets `(m, 3)`. Of the
+        shown pairs without a set's waves `excluded loss` and `excluded accuracy`, with `random` over EXCLUDED sets,
+        `subspace` and `shrunk`, see `excluded_controls`; `memory loss`, `memory accuracy`, of the test pairs without
+        the key waves; `share`, of the logits' variance along the key waves of a + b. What `mirror_gaps` gives.
         `marks` `(2,)`, the steps of memorising and of generalising, NaN where it does not happen; `span` `(2,)`.
         Of each random set over the span, NaN where it has no end, `test areas`, `test means`, `all areas` and
         `all means` `(draws,)`: area below ln p and mean accuracy.
