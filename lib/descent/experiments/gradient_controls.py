@@ -38,7 +38,7 @@ def _checked(images: Images, amount: float) -> int:
 
 
 def mix_noise(images: Images, noise: str, amount: float, generator: np.random.Generator) -> Images:
-    """amount * noise + (1 - amount) * images, `(n, c, h, w)`, with one image of noise for each image.
+    """Amount * noise + (1 - amount) * images, `(n, c, h, w)`, with one image of noise for each image.
 
     Args:
         images: float32 `(n, c, h, w)`.
@@ -64,7 +64,8 @@ def mix_noise(images: Images, noise: str, amount: float, generator: np.random.Ge
         drawn = np.fft.irfft2(drawn_spectrum, images.shape[-2:])
     else:
         raise ValueError(f"noise={noise!r}: expected one of {', '.join(NOISES)}")
-    return (amount * drawn + (1 - amount) * images).astype(np.float32)
+    mixed: Images = (amount * drawn + (1 - amount) * images).astype(np.float32)
+    return mixed
 
 
 def shuffle_pixels(images: Images, shuffle: str, amount: float, generator: np.random.Generator) -> Images:
@@ -72,8 +73,8 @@ def shuffle_pixels(images: Images, shuffle: str, amount: float, generator: np.ra
 
     Args:
         images: float32 `(n, c, h, w)`.
-        shuffle: "pixels of each image", an order of its own for each; "one permutation", the same for all; "rows of each
-            image" and "columns of each image", whole lines in an order of each image's own; "across images", the
+        shuffle: "pixels of each image", an order of its own for each; "one permutation", the same for all; "rows of
+            each image" and "columns of each image", whole lines in an order of each image's own; "across images", the
             values of each pixel go to other images.
         amount: the share of pixels, rows or columns that take part, the same ones in all images; 0 to 1.
         generator: draws which take part first, and the orders.
@@ -126,11 +127,12 @@ def shrink_images(images: Images, side: int) -> Images:
     check_whole(side=side)
     if side > min(images.shape[2:]):
         raise ValueError(f"side={side}: expected at most {min(images.shape[2:])}, the images' own")
-    return torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(images), side).numpy()
+    means: Images = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(images), side).numpy()
+    return means
 
 
 def random_bottleneck(images: Images, dimensions: int, generator: np.random.Generator) -> Images:
-    """Random orthogonal directions of the pixels, `(n, 1, 1, dimensions)`, scaled so that norms stay as they are on average.
+    """Random orthogonal directions of the pixels, `(n, 1, 1, dimensions)`, scaled to keep norms on average.
 
     Raises:
         ValueError: fewer than one dimension or more than pixels.
@@ -141,7 +143,8 @@ def random_bottleneck(images: Images, dimensions: int, generator: np.random.Gene
         raise ValueError(f"dimensions={dimensions}: expected at most {flat.shape[1]}, the number of pixels")
     square = generator.standard_normal((flat.shape[1], flat.shape[1]))
     basis = np.linalg.qr(square)[0][:, :dimensions] * np.sqrt(flat.shape[1] / dimensions)
-    return (flat @ basis.astype(np.float32))[:, None, None, :]
+    turned: Images = flat @ basis.astype(np.float32)
+    return turned[:, None, None, :]
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,9 +197,7 @@ def trial_stack(trials: Sequence[Trial], plan: GroupPlan) -> ModelStack:
         raise ValueError(f"{len(trials)} trials with images of shapes {sorted(shapes)}: expected trials of one shape")
     shape, hidden = next(iter(shapes)), [plan.hidden] if plan.hidden else []
     models = [
-        plan.network(shape, plan.classes, plan.seed)
-        if plan.network
-        else mlp(shape, hidden, plan.classes, plan.seed)
+        plan.network(shape, plan.classes, plan.seed) if plan.network else mlp(shape, hidden, plan.classes, plan.seed)
         for _ in trials
     ]
     with torch.no_grad():
@@ -226,8 +227,8 @@ def sampled_gradients(trials: Sequence[Trial], plan: GroupPlan) -> NDArray[np.fl
         DivergenceError: a training whose weights do not stay finite.
     """
     steps = random_steps(plan.steps, plan.samples, numpy_generator(plan.seed, "sample"))
-    rates = {name: [getattr(trial, name) for trial in trials] for name in ("learning_rate", "momentum")}
-    how = StackPlan(plan.steps, **rates, sampled=steps)
+    rates, momenta = [trial.learning_rate for trial in trials], [trial.momentum for trial in trials]
+    how = StackPlan(plan.steps, rates, momenta, steps)
     with deterministic(1):
         return train_stack(trial_stack(trials, plan), stacked_batches(trials, plan), how).gradients
 

@@ -1,8 +1,8 @@
 """Train a network inside a random subspace of its weights (Li et al. 2018, Measuring the Intrinsic Dimension).
 
-The weights are theta_0 + P z, and only z, of d numbers, is trained. The columns of P `(D, d)` have length one: dense ones
-are Gaussian, sparse ones have an entry of either sign with probability 1 / sqrt(D) (Li, Hastie and Church 2006). The
-intrinsic dimension at 90 % is the smallest d that reaches nine tenths of the accuracy of training all weights.
+The weights are theta_0 + P z, and only z, of d numbers, is trained. The columns of P `(D, d)` have length one: dense
+ones are Gaussian, sparse ones have an entry of either sign with probability 1 / sqrt(D) (Li, Hastie and Church 2006).
+The intrinsic dimension at 90 % is the smallest d that reaches nine tenths of the accuracy of training all weights.
 """
 
 from __future__ import annotations
@@ -110,14 +110,14 @@ def subspace_accuracies(training: SubspaceTraining) -> Array:
     batches = MiniBatches((train.inputs, train.targets), training.batch_size, training.seed)
     if not whole:
         P = random_projection(len(start), training.dimension, training.projection, training.seed)
-        transposed = P.T.tocsr() if training.projection == "sparse" else P.T
+        transposed = P.T if isinstance(P, np.ndarray) else P.T.tocsr()
 
     def weights() -> Tensor:
         flat = z.detach()
         return flat if whole else start + torch.from_numpy(P @ flat.numpy())
 
     def named(flat: Tensor) -> dict[str, Tensor]:
-        parts = flat.split([shape.numel() for shape in shapes.values()])
+        parts = torch.split(flat, [shape.numel() for shape in shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
     found = []
@@ -173,6 +173,7 @@ class SubspaceRuns:
         return hashlib.sha256(repr([asdict(each) for each in self.trainings]).encode()).hexdigest()[:12]
 
     def __call__(self, points: Array) -> dict[str, Array]:
+        """Accuracies after each epoch, of the trainings with these numbers."""
         return {"accuracy": np.stack([subspace_accuracies(self.trainings[int(index)]) for (index,) in points])}
 
 

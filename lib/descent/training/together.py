@@ -63,16 +63,16 @@ class ModelStack:
 
     def parameters(self, weights: Tensor) -> dict[str, Tensor]:
         """Rows `(k, P)` as views `(k, *shape)`, by name."""
-        parts = weights.split([shape.numel() for shape in self._shapes], -1)
+        parts = torch.split(weights, [shape.numel() for shape in self._shapes], -1)
         named = zip(self.names, parts, self._shapes, strict=True)
-        return {name: part.unflatten(-1, shape or (1,)).reshape(len(weights), *shape) for name, part, shape in named}
+        return {name: part.reshape(len(weights), *shape) for name, part, shape in named}
 
     def outputs(self, weights: Tensor, inputs: Tensor) -> Tensor:
         """What each network makes of its own inputs: `(k, P)`, `(k, b, ...)` -> `(k, b, ...)`."""
         return vmap(self._apply)(self.parameters(weights), inputs)
 
     def gradients(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Gradients `(k, P)` of each network's loss on its own batch, inputs `(k, b, ...)` and targets `(k, b, ...)`."""
+        """Gradients `(k, P)` of each loss on its own batch: inputs `(k, b, ...)` and targets `(k, b, ...)`."""
         found = vmap(grad(self._loss_of))(self.parameters(weights), inputs, targets)
         return torch.cat([found[name].flatten(1) for name in self.names], 1)
 
@@ -85,7 +85,7 @@ class ModelStack:
 
 def _refuse_what_vmap_cannot_train(model: nn.Module, number: int) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, DRAWS) and module.training and getattr(module, "p", 1):
+        if isinstance(module, DRAWS) and module.training and getattr(module, "p", True):
             raise ValueError(f"model {number}: {name} draws random numbers; call eval() on it, or take it out")
         if any(True for _ in module.buffers(recurse=False)):
             kind = type(module).__name__
@@ -126,7 +126,9 @@ class StackPlan:
         for name in ("learning_rate", "momentum"):
             values = np.asarray(getattr(self, name), float)
             if values.ndim > 1 or not (np.isfinite(values) & (values >= 0)).all():
-                raise ValueError(f"{name}={getattr(self, name)}: expected a number of at least 0, or one for each model")
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: expected a number of at least 0, or one for each model"
+                )
         steps, last = np.asarray(self.sampled), self.first + self.steps
         wanted = range(self.first, last)
         if steps.size and (steps.dtype.kind not in "iu" or steps.ndim != 1 or not set(steps.tolist()) <= set(wanted)):
@@ -143,7 +145,9 @@ class TrainedStack:
     gradients: NDArray[np.float32]
 
 
-def train_stack(stack: ModelStack, batches: StackBatches, plan: StackPlan, weights: Tensor | None = None) -> TrainedStack:
+def train_stack(
+    stack: ModelStack, batches: StackBatches, plan: StackPlan, weights: Tensor | None = None
+) -> TrainedStack:
     """Take steps of stochastic gradient descent with each network of a stack.
 
     Args:
