@@ -17,6 +17,7 @@ from descent.experiments.gradient_controls import (
     shrink_images,
     shuffle_labels,
     shuffle_pixels,
+    stacked_batches,
     trial_stack,
 )
 from descent.models import mlp
@@ -145,7 +146,7 @@ def test_what_cannot_be_done_is_refused(call, sentence: str) -> None:
 def test_a_group_gives_what_the_recorder_of_single_trainings_gives() -> None:
     noisy = mix_noise(IMAGES, NOISES[0], 1, draw())
     trials = [Trial(IMAGES, LABELS), Trial(noisy, LABELS, gain=2, learning_rate=0.05, momentum=0.5)]
-    plan = GroupPlan(steps=25, batch_size=16, samples=9, seed=3, hidden=5)
+    plan = GroupPlan(steps=25, batch_size=15, samples=9, seed=3, hidden=5)
     rows, grams = sampled_gradients(trials, plan), group_grams(trials, plan)
     steps = random_steps(25, 9, numpy_generator(3, "sample"))
     for number, trial in enumerate(trials):
@@ -154,7 +155,7 @@ def test_a_group_gives_what_the_recorder_of_single_trainings_gives() -> None:
             for parameter in model.parameters():
                 parameter.mul_(trial.gain)
         optimizer = torch.optim.SGD(model.parameters(), trial.learning_rate, trial.momentum)
-        batches = MiniBatches((torch.from_numpy(trial.images), torch.from_numpy(LABELS)), 16, 3)
+        batches = MiniBatches((torch.from_numpy(trial.images), torch.from_numpy(LABELS)), 15, 3)
         with GradientRecorder(model, optimizer, CapturePlan(steps)) as recorder:
             fit(model, batch_cross_entropy, batches, optimizer, TrainingPlan(25))
         own = recorder.stack().rows
@@ -165,3 +166,19 @@ def test_a_group_gives_what_the_recorder_of_single_trainings_gives() -> None:
 def test_no_hidden_layer_is_logistic_regression() -> None:
     plan = GroupPlan(steps=3, batch_size=8, samples=2, seed=0, hidden=0)
     assert sampled_gradients([Trial(IMAGES, LABELS)], plan).shape == (1, 2, 650)
+
+
+def test_trials_of_other_sizes_are_stacked_by_whole_batches() -> None:
+    trials = [Trial(IMAGES, LABELS), Trial(IMAGES[:50], LABELS[:50])]
+    batches = stacked_batches(trials, GroupPlan(steps=1, batch_size=16, samples=1, seed=0))
+    seen = [
+        torch.cat([batches(step)[0][which] for step in range(3 * epoch, 3 * epoch + 3)])
+        for which in (0, 1)
+        for epoch in (0, 1)
+    ]
+    assert all(len(each) == 48 for each in seen)
+    assert len(torch.unique(seen[2], dim=0)) == len(torch.unique(seen[3], dim=0)) == 48  # each example once an epoch
+    assert not torch.equal(seen[2], seen[3])
+    own = MiniBatches((torch.from_numpy(IMAGES), torch.from_numpy(LABELS)), 16, 0)
+    assert torch.equal(batches(5)[0][0], own(5)[0])
+    assert torch.equal(batches(18)[0][0], own(19)[0])  # the short one is left out

@@ -171,3 +171,16 @@ def test_a_divergence_names_the_networks() -> None:
     stack, (_, batches) = ModelStack([mlp(SHAPE, [7], 3, seed) for seed in range(K)]), side_by_side()
     with pytest.raises(DivergenceError, match=r"networks \[2\] of the stack"):
         train_stack(stack, batches, StackPlan(60, [0.1, 0.1, 1e30, 0.1]))
+
+
+def test_recorded_operations_are_those_of_each_shape_and_type() -> None:
+    stack = ModelStack(networks())
+    for n in (5, 8, 5):
+        inputs, targets = torch.randn(K, n, *SHAPE), torch.randint(0, 3, (K, n))
+        assert torch.equal(
+            stack.gradients(stack.weights, inputs, targets), stack._gradients(stack.weights, inputs, targets)
+        )
+    wide = stack.weights.double()
+    found = stack.gradients(wide, inputs.double(), targets)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), stack.gradients(stack.weights, inputs, targets))

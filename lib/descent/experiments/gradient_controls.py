@@ -208,12 +208,19 @@ def trial_stack(trials: Sequence[Trial], plan: GroupPlan) -> ModelStack:
 
 
 def stacked_batches(trials: Sequence[Trial], plan: GroupPlan) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """The batches of a step, inputs `(k, b, c, h, w)` and targets `(k, b)`; trials see examples of the same numbers."""
+    """The batches of a step, inputs `(k, b, c, h, w)` and targets `(k, b)`; trials see examples of the same numbers.
+
+    What is left of an epoch after its last whole batch is left out, so that trials with fewer examples can be stacked.
+    """
     data = [(torch.from_numpy(trial.images), torch.from_numpy(trial.labels)) for trial in trials]
     each = [MiniBatches(tensors, plan.batch_size, plan.seed) for tensors in data]
 
+    def whole(batches: MiniBatches, step: int) -> tuple[Tensor, ...]:
+        epoch, part = divmod(step, len(batches.tensors[0]) // plan.batch_size)
+        return batches(epoch * batches.per_epoch + part)
+
     def batches(step: int) -> tuple[Tensor, Tensor]:
-        inputs, targets = zip(*(batch(step) for batch in each), strict=True)
+        inputs, targets = zip(*(whole(one, step) for one in each), strict=True)
         return torch.stack(inputs), torch.stack(targets)
 
     return batches
