@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from descent.models.image_networks import mlp
 from descent.repro.seeding import deterministic
 from descent.training.together import ModelStack, StackPlan, train_stack
-from measure import Result, interleaved
+from measure import Result, gemm, interleaved
 
 SHAPE, HIDDEN, BATCH, STEPS = (1, 28, 28), 32, 64, 100
 SIZES, ROUNDS = (1, 8, 32), 5
@@ -51,18 +51,11 @@ def side_by_side(k: int, inputs: Tensor, targets: Tensor, recorded: bool) -> Ten
     return train_stack(stack, lambda step: (inputs[step], targets[step]), StackPlan(STEPS, 0.1)).weights
 
 
-def rate(runs: int = 7) -> float:
-    """FLOP a second of one product of 1,024 x 1,024 matrices in float32, the median."""
-    a = torch.rand(1024, 1024)
-    times = interleaved({"product": lambda _: a @ a}, runs)["product"][0]
-    return float(2 * 1024**3 / times)
-
-
 def run() -> list[Result]:
     """Milliseconds for a step of one network, how many times faster than one by one, times the limit, agreement."""
     results = []
     with deterministic(1):
-        limit = 1e3 * FLOP / rate()
+        limit = 1e3 * FLOP / gemm("float32", 1024, 7)
         for k in SIZES:
             data = batches(k)
             works = {
