@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 PROJECTIONS = ("dense", "sparse")
 RECORD = "accuracies"
 COMMAND = "make records CHAPTER=gradient_controls"
-DIMENSIONS, SEEDS, LONG = (300, 500, 750, 1000, 1300), range(5), 100  # of the record; LONG in epochs
+DIMENSIONS, SEEDS, LONG = (150, 300, 500, 750, 1000, 1300), range(5), 100  # of the record; LONG in epochs
 RETRAINED = 1  # epochs of a recheck
 
 
