@@ -38,14 +38,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "ModularExperiment": SMALL,
         "STEPS": {0: 40, 1: 30},
         "COMPONENTS": 2,
-        "FRACTIONS": (0.5, 0.6),
-        "DECAYS": (1.0,),
-        "SEEDS": (0,),
         "InductionExperiment": partial(
             InductionExperiment, vocabulary=8, length=12, block=3, width=8, batch_size=4, steps=4, every=2
         ),
         "LIMIT": 40,
-        "GRID_LIMIT": 40,
         "LOOK_EVERY": 20,
         "OPERATIONS": ("subtraction", "squares"),
     }.items():
@@ -109,11 +105,8 @@ def test_records_are_made_once_and_again_from_the_kept_runs(project: Path, monke
     assert record.settings["sets"] == sets
     np.testing.assert_array_equal(record.values["test_loss"], train_and_test_losses(run, run.stack.rows)["test_loss"])
     assert Record.load(record_path(project, "grokking_basins", "seed-1")).values["weights"].shape == (3, 3)
-    times = Record.load(record_path(project, "grokking", "times"))
-    assert times.values["points"].tolist() == [[0.5, 1.0, 0.0], [0.6, 1.0, 0.0]]
-    assert times.values["generalised"].shape == (2,)
     first = {path: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
-    assert len(first) == 11
+    assert len(first) == 10
     undecayed, removal = (
         Record.load(record_path(project, "grokking_basins", name)) for name in ("removal-undecayed", "removal-0")
     )
@@ -152,10 +145,10 @@ def test_a_record_of_another_set_up_is_made_again(project: Path, monkeypatch: py
     make_all(project)
     old = {path.name: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
     monkeypatch.setattr(grokking_records, "STEPS", {0: 40, 1: 50})
-    monkeypatch.setattr(grokking_records, "DECAYS", (0.5,))
+    monkeypatch.setattr(grokking_records, "OPERATIONS", ("subtraction", "division"))
     make_all(project)
     new = {path.name: path.read_bytes() for path in project.glob("data/records/*/*.npz")}
-    assert {name for name in old if old[name] != new[name]} == {"seed-0.npz", "seed-1.npz", "times.npz"}
+    assert {name for name in old if old[name] != new[name]} == {"seed-0.npz", "seed-1.npz", "others.npz"}
     monkeypatch.setattr(grokking_removal, "LIMIT", 50)
     make_grokking_basins(project, "")
     for name in ("removal-0", "removal-1", "removal-undecayed"):
@@ -168,7 +161,7 @@ def test_a_record_of_another_set_up_is_made_again(project: Path, monkeypatch: py
 @pytest.mark.promise("R4")
 def test_a_record_of_another_experiment_is_refused_by_name(project: Path) -> None:
     make_all(project)
-    names = ["seed-0", "seed-1", "others", "times"]
+    names = ["seed-0", "seed-1", "others"]
     places = [("grokking", name) for name in names] + [("grokking_basins", "seed-1"), ("grokking_basins", "undecayed")]
     for chapter, name in places:
         assert read_record(project, chapter, name, SMALL()).name == name
@@ -216,39 +209,15 @@ def test_a_recheck_sees_a_wrong_number_in_its_part(project: Path) -> None:
 
 
 def test_a_step_of_memorising_is_trained_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("EARLY", "LIMIT", "GRID_LIMIT"):
+    for name in ("EARLY", "LIMIT"):
         monkeypatch.setattr(grokking_records, name, 300)
     base = SMALL(learning_rate=0.005, width=32, hidden=64)
-    (start,) = recorded_experiments("times", base)
-    grid = [replace(start, fraction=0.4, seed=3), replace(start, fraction=0.6, seed=4)]
-    points = {"points": np.array([[each.fraction, each.weight_decay, each.seed] for each in grid])}
-    for name, runs, more in (("others", recorded_experiments("others", base), {}), ("times", grid, points)):
-        with deterministic(1):
-            record = Record(name, {**GeneralisationTimes(tuple(runs))(np.arange(2.0)[:, None]), **more})
-            assert np.all(record.values["memorised"] <= 240)
-            assert len(set(record.values["memorised"])) == 2  # so that the wrong run would be seen
-            wrong = replace(record, values={**record.values, "memorised": record.values["memorised"] - 20})
-            for seed in range(3):
-                assert recompute_memorised(record, base, seed) == 0
-                assert 0.05 < recompute_memorised(wrong, base, seed) < 1
-
-
-def test_no_smaller_decay_is_begun_where_the_larger_took_more_than_half_of_the_limit(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grokking_records, "DECAYS", (4.0, 2.0, 1.0, 0.5))
-    monkeypatch.setattr(grokking_records, "SEEDS", (0, 1, 2))
-    begun = []
-
-    def at_once(experiments: list[ModularExperiment], *_: object) -> dict[str, np.ndarray]:
-        begun.append([(each.fraction, each.weight_decay, each.seed) for each in experiments])
-        steps = [8.0 / decay / (fraction - 0.4) ** 0.5 for fraction, decay, _ in begun[-1]]
-        never = [seed == 1 for *_, seed in begun[-1]]  # one of the seeds
-        return {"generalised": np.where(never, np.inf, steps)}
-
-    monkeypatch.setattr(grokking_records, "sweep_times", at_once)
-    times = grokking_records.sweep_decay_grid(project, "")
-    assert [len(points) for points in begun] == [6, 6, 6, 3]
-    assert {fraction for fraction, *_ in begun[-1]} == {0.6}
-    assert times["points"].tolist() == [list(point) for points in begun for point in points]
-    assert len(times["generalised"]) == 21
+    runs = recorded_experiments("others", base)
+    with deterministic(1):
+        record = Record("others", GeneralisationTimes(tuple(runs))(np.arange(2.0)[:, None]))
+        assert np.all(record.values["memorised"] <= 240)
+        assert len(set(record.values["memorised"])) == 2  # so that the wrong run would be seen
+        wrong = replace(record, values={**record.values, "memorised": record.values["memorised"] - 20})
+        for seed in range(3):
+            assert recompute_memorised(record, base, seed) == 0
+            assert 0.05 < recompute_memorised(wrong, base, seed) < 1

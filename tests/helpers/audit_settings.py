@@ -14,6 +14,7 @@ RECORD_NOTHING = {
     "preset": "the name of the settings, which decides only which claims are judged",
     "results_dir": "where the record goes",
     "figures_dir": "where copies of the figures go",
+    "published": "a file of other people, whose numbers are shown beside the run and not recorded",
     "scheduler": "where the work is done; tests/house/test_scaling_out.py holds that the result is the same",
 }
 

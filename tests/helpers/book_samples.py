@@ -139,7 +139,7 @@ def small_book(folder: Path, change: Change) -> Path:
         shutil.copy(path, source)
     (source / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters:\n  - file: gradient_svd\n")
     (source / "intro.md").write_text(
-        "# Start\n\n{cite:p}`lecun1998`\n\n```{scorecard}\n```\n\n```{bibliography}\n```\n"
+        "# Start\n\n{cite:p}`lecun1998`\n\n```{scorecard}\n```\n\n```{bibliography}\n```\n\n```{registrations}\n```\n"
     )
     (source / "parameters.json").write_text(json.dumps(PARAMETERS))
     (source / "scorecard.json").write_text(json.dumps(scorecard(claim("gradient_svd.count"))))

@@ -10,6 +10,7 @@ import torch
 from descent.data.datasets import Dataset
 from descent.experiments.cifar_resnets import PLANE_LIMIT, PUBLISHED, PublishedNetwork
 from descent.experiments.grokking import ModularExperiment
+from descent.experiments.grokking_grids import control_and_grid_names, read_control_record
 from descent.experiments.grokking_records import STEPS, read_record
 from descent.experiments.grokking_removal import read_removal, removal_experiments
 from descent.experiments.induction_heads import InductionExperiment
@@ -87,10 +88,19 @@ def test_records_of_planes_are_of_these_weights_and_todays_directions(each: Publ
 
 
 def test_records_of_runs_are_of_the_experiments_that_would_be_trained_today() -> None:
-    for chapter, names in {"grokking": ["others", "times"], "grokking_basins": ["undecayed"]}.items():
+    for chapter, names in {"grokking": ["others"], "grokking_basins": ["undecayed"]}.items():
         for name in [*names, *(f"seed-{seed}" for seed in STEPS)]:
             assert read_record(ROOT, chapter, name, ModularExperiment()).name == name
     Record.load(record_path(ROOT, "grokking_basins", "induction"), **dataclasses.asdict(InductionExperiment()))
+
+
+@pytest.mark.parametrize("name", control_and_grid_names())
+def test_records_of_controls_and_short_runs_are_of_the_experiments_that_would_be_trained_today(name: str) -> None:
+    record = read_control_record(ROOT, name, ModularExperiment())
+    if "looks" in record.values:
+        assert np.isfinite(record.values["looks"][:, 0]).all()  # each run was looked at
+    else:
+        assert len(record.values["steps"]) == len(record.values["test loss key"]) == 150
 
 
 def test_records_of_removals_are_of_the_experiments_that_would_be_trained_today() -> None:

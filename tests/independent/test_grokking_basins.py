@@ -1,4 +1,4 @@
-"""Nine numbers of `grokking_basins` again, from the arrays that a run at preset `quick` keeps, by other code.
+"""Ten numbers of `grokking_basins` again, from the arrays that a run at preset `quick` keeps, by other code.
 
 Nothing of the library is imported: what the chapter judges is written out from its words, with NumPy and SciPy alone.
 Only the networks themselves are taken as given, by the losses and Gram matrices that were measured on them.
@@ -127,6 +127,21 @@ def test_the_part_that_is_due_to_the_way_to_the_end(kept):
     compare(measured["nearer_to_end"], values)
 
 
+def test_the_answers_that_each_part_of_a_removal_wins(kept):
+    _, arrays, seeds = kept
+    for way, names in (("way to the end", ("along", "across")), ("way to zero", ("inward", "beside"))):
+        rows = []
+        for n in with_looks(arrays, seeds):
+            early, looks = before_the_switch(arrays, n)
+            before = arrays[f"removal {n} test_accuracy"]
+            first, second, both = (
+                100 * np.mean([arrays[f"removal {n} test_accuracy {name}"][i] - before[looks[i]] for i in early])
+                for name in (*names, "mean")
+            )
+            rows.append([(first + (both - second)) / 2, (second + (both - first)) / 2])
+        np.testing.assert_allclose(arrays[f"answers {way}"], rows, rtol=1e-6, atol=1e-9)
+
+
 def test_the_part_that_is_due_to_less_memory(kept):
     measured, arrays, seeds = kept
     values = []
@@ -154,7 +169,8 @@ def lines_before(arrays, n):
         arrays[f"removal {n} looks"],
         arrays[f"{n} weights"],
     )
-    count, at = len(gram), looks[place_of_switch(arrays, n)]
+    dropped = lasting(arrays[f"removal {n} test_loss"], 1.0)  # a run may have memorised later than that
+    count, at = len(gram), looks[int(np.argmin([abs(look - dropped) for look in looks]))]
 
     def length(look, reach):  # of the line whose ends are interpolated between kept weights
         ends = np.zeros(count)

@@ -186,3 +186,66 @@ def test_losses_of_two_digons_are_those_on_paper(results: Any) -> None:
         rare = base / 6  # the largest ratio of preset quick
         least = (4 * base**2 / 6 + rare / 3 - rare**2 / 4) / 5  # columns of length one, biases of 0
         assert losses[-1].min() == pytest.approx(least, rel=0.1)
+
+
+def stays(x: np.ndarray, y: np.ndarray, low: float, high: float) -> float:
+    """How much of x has low <= y < high, y being straight between its values."""
+    fine = np.linspace(x[0], x[-1], 20_000)
+    values = np.interp(fine, x, y)
+    return float(np.mean((values >= low) & (values < high)) * (x[-1] - x[0]))
+
+
+def test_how_long_dimensions_per_feature_stay_at_one_and_at_one_half(results: Any) -> None:
+    """Above 0.95 beside a parabola through the same 0.85 on the same densities; and at 1/2 beside the bands there."""
+    claims, record = results
+    one, half = [], []
+    for x, y in zip(np.log(record["inverse"]), record["d_star"], strict=True):
+        first = int((y <= 0.85).argmax())
+        at = np.interp(-0.85, [-y[first - 1], -y[first]], x[first - 1 : first + 1])
+        flat = 1 - 0.15 * (x / at) ** 2
+        one.append(np.divide(*(stays(x, z, 0.95, np.inf) / stays(x, z, 0.85, 0.95) for z in (y, flat))))
+        half.append(stays(x, y, 0.45, 0.55) / np.mean([stays(x, y, 0.35, 0.45), stays(x, y, 0.55, 0.65)]))
+    assert np.mean(one) == pytest.approx(claims["sticky_one"], rel=0.02)
+    assert np.mean(half) == pytest.approx(claims["sticky_half"], rel=0.02)
+
+
+def test_opposite_pairs_turned_at_random_have_figures_and_hardly_a_name(results: Any) -> None:
+    _, record = results
+    draw, m = np.random.default_rng(0), record["W equal"].shape[1]
+    ours = []
+    for count in record["learnt"]:
+        half = draw.normal(size=(m, (count + 1) // 2))
+        ours.append(in_figures(np.concatenate([half, -half], 1)[:, :count]) if count else 0)
+    expected = np.sum(ours) / record["learnt"].sum()
+    there = record["named opposite pairs, turned"].sum() / record["learnt"].sum()
+    assert expected < 0.1
+    assert there == pytest.approx(expected, abs=0.05)
+
+
+def least_loss(figure: torch.Tensor, x: torch.Tensor, chance: torch.Tensor) -> float:
+    """By a descent from this figure; x `(5, sets * points)`, chance `(sets,)`."""
+    W, b = figure.clone().requires_grad_(), torch.zeros(5, 1).double().requires_grad_()
+    descent = torch.optim.LBFGS([W, b], max_iter=200, line_search_fn="strong_wolfe", tolerance_change=1e-12)
+
+    def loss() -> torch.Tensor:
+        descent.zero_grad()
+        errors = (torch.relu(W.T @ (W @ x) + b) - x).square().sum(0).reshape(len(chance), -1).mean(1)
+        (total := 1e3 * errors @ chance).backward()
+        return total
+
+    descent.step(loss)
+    return float(loss().detach())
+
+
+def test_at_the_crossing_the_least_losses_of_pentagon_and_digons_are_equal(results: Any) -> None:
+    """Both on points of all 32 sets of features; 0.7 % are 0.06 in the ratio."""
+    claims, _ = results
+    sets = torch.tensor(np.arange(32) >> np.arange(5)[:, None] & 1).double()
+    points = torch.quasirandom.SobolEngine(5, scramble=True, seed=1).draw(512).T.double()
+    x = (sets[:, :, None] * points[:, None]).reshape(5, -1)
+    d = torch.tensor([0.05 / claims["digons"], *[0.05] * 4]).double()[:, None]
+    chance = torch.where(sets > 0, d, 1 - d).prod(0)
+    angles = 2 * np.pi / 5 * torch.arange(5).double()
+    pairs = torch.tensor([[0, 1, -1, 0, 0], [0, 0, 0, 1, -1.0]]).double()
+    pentagon, digons = (least_loss(each, x, chance) for each in (torch.stack([angles.cos(), angles.sin()]), pairs))
+    assert pentagon == pytest.approx(digons, rel=7e-3)

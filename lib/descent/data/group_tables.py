@@ -115,3 +115,29 @@ def split_pairs(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]
     random.Random(seed).shuffle(order)
     indices = torch.tensor(order)
     return indices[:shown], indices[shown:]
+
+
+def split_mirrors(task: ModularTask, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """As `split_pairs`, but (a, b) and (b, a) stay together, so that no mirror image of an unseen pair is shown.
+
+    Groups of one or two examples are shuffled, and taken in turn as long as they fit.
+
+    Raises:
+        ValueError: the fraction leaves one of the parts empty.
+
+    Example:
+        >>> train, test = split_mirrors(modular_task("addition", p=3), fraction=0.5, seed=0)
+        >>> len(train), len(test), {1, 3} <= set(train.tolist()) or {1, 3} <= set(test.tolist())
+        (4, 5, True)
+    """
+    shown = len(split_pairs(len(task), fraction, seed)[0])
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, pair in enumerate(task.pairs.tolist()):
+        groups.setdefault(tuple(sorted(pair)), []).append(index)
+    order = list(groups.values())
+    random.Random(seed).shuffle(order)
+    train: list[int] = []
+    test: list[int] = []
+    for group in order:
+        (train if len(train) + len(group) <= shown else test).extend(group)
+    return torch.tensor(train), torch.tensor(test)

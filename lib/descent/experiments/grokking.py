@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from descent.data.group_tables import ModularTask, modular_task, split_pairs
+from descent.data.group_tables import ModularTask, modular_task, split_mirrors, split_pairs
 from descent.models.flat_weights import flatten, unflatten
 from descent.models.transformer import OneLayerTransformer, TransformerSizes
 from descent.repro.machine import compute_device, keep_freed_memory
@@ -45,6 +45,7 @@ class ModularExperiment:
         steps: number of steps in all.
         every: steps from one kept set of weights to the next.
         seed: decides the weights, the split and the mini-batches.
+        mirrors: whether (a, b) and (b, a) are kept together, both shown or both unseen.
     """
 
     task: str = "addition"
@@ -59,10 +60,12 @@ class ModularExperiment:
     steps: int = 40_000
     every: int = 100
     seed: int = 0
+    mirrors: bool = False
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits that name the experiment."""
-        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
+        """Twelve hexadecimal digits that name the experiment; `mirrors` counts where it is set."""
+        decided = {name: value for name, value in asdict(self).items() if name != "mirrors" or value}
+        return hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,10 @@ class TrainingStart(NamedTuple):
 def prepare_experiment(experiment: ModularExperiment) -> TrainingStart:
     """Make task, split, network, optimiser, schedule and batches; raises as `train_modular_transformer` does."""
     task = modular_task(experiment.task, experiment.p)
-    train_part, test_part = split_pairs(len(task), experiment.fraction, experiment.seed)
+    if experiment.mirrors:
+        train_part, test_part = split_mirrors(task, experiment.fraction, experiment.seed)
+    else:
+        train_part, test_part = split_pairs(len(task), experiment.fraction, experiment.seed)
     sizes = TransformerSizes(task.symbols, experiment.width, experiment.heads, experiment.hidden)
     device = compute_device()
     model = OneLayerTransformer(sizes, experiment.seed).to(device)

@@ -6,7 +6,6 @@ measured on them, and the last weights.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,12 +33,10 @@ from descent.spectra.singular_values import gram_matrix, singular_spectrum
 
 STEPS = {0: 40_000, 1: 15_000, 2: 15_000, 3: 15_000, 4: 15_000}  # of the runs, by seed
 COMPONENTS, BATCH = 8, 256
-FRACTIONS, DECAYS, SEEDS = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6), (4.0, 2.0, 1.0, 0.5), (0, 1, 2)
 LIMIT = 15_000  # steps of a run on another operation or without weight decay
-GRID_LIMIT = 5_000  # steps of a run of the grid of fractions and decays
 LOOK_EVERY = 50  # steps
 RECHECKED = 2  # kept weights of a run, the first ones, that a recheck trains again
-EARLY = 400  # steps after which a recheck of the times ends
+EARLY = 400  # steps after which a recheck of `others` ends
 OPERATIONS = ("subtraction", "squares", "division", "s5")
 Array = NDArray[np.float64]
 
@@ -115,22 +112,14 @@ def train_or_load(experiment: ModularExperiment, root: Path) -> GrokkingRun:
 def recorded_experiments(name: str, base: ModularExperiment) -> list[ModularExperiment]:
     """The experiments of the record `name`, of which `base` gives all but task, data fraction, decay, steps and seed.
 
-    Of `seed-N` the run and its control, the next seed; of `others` in the order of OPERATIONS; of `times` the one from
-    which each point of the grid departs.
+    Of `seed-N` the run and its control, the next seed; of `others` in the order of OPERATIONS.
     """
     if name == "others":
         return [replace(base, task=task, steps=LIMIT, every=LOOK_EVERY, seed=0) for task in OPERATIONS]
     if name == "undecayed":
         return [replace(base, weight_decay=0.0, steps=LIMIT, seed=0)]
-    if name == "times":
-        return [replace(base, steps=GRID_LIMIT, every=LOOK_EVERY, seed=0)]
     seed = int(name.removeprefix("seed-"))
     return [replace(base, steps=STEPS[each], seed=each) for each in (seed, (seed + 1) % len(STEPS))]
-
-
-def _grid_experiment(base: ModularExperiment, fraction: float, decay: float, seed: float) -> ModularExperiment:
-    (start,) = recorded_experiments("times", base)
-    return replace(start, fraction=float(fraction), weight_decay=float(decay), seed=int(seed))
 
 
 def record_settings(name: str, base: ModularExperiment) -> dict[str, Any]:
@@ -140,9 +129,6 @@ def record_settings(name: str, base: ModularExperiment) -> dict[str, Any]:
         return {"experiments": digests, "tasks": list(OPERATIONS), "limit": LIMIT}
     if name == "undecayed":
         return {"experiment": digests[0]}
-    if name == "times":
-        grid = {"fractions": list(FRACTIONS), "decays": list(DECAYS), "seeds": list(SEEDS)}
-        return {"experiment": digests[0], "limit": GRID_LIMIT, **grid}
     return {"experiment": digests[0], "control": digests[1]}
 
 
@@ -176,15 +162,12 @@ def recompute_start(record: Record, experiment: ModularExperiment) -> float:
 
 
 def recompute_memorised(record: Record, base: ModularExperiment, seed: int) -> float:
-    """Train a run of `others` or `times` again until it has memorised; the relative difference of that step.
+    """Train a run of `others` again until it has memorised; the relative difference of that step.
 
     The run is drawn by `seed` from those that had memorised by the step `EARLY`.
     """
     index = numpy_generator(seed, record.name).choice(np.flatnonzero(record.values["memorised"] <= EARLY))
-    if "points" in record.values:
-        experiment = _grid_experiment(base, *record.values["points"][index])
-    else:
-        experiment = recorded_experiments(record.name, base)[index]
+    experiment = recorded_experiments(record.name, base)[index]
     anew = GeneralisationTimes((replace(experiment, steps=EARLY),))(np.zeros((1, 1)))
     return float(relative_difference(record.values["memorised"][index], anew["memorised"][0]))
 
@@ -207,14 +190,6 @@ def make_seed_records(seed: int, root: Path) -> None:
             Record(f"seed-{seed}", values, settings, provenance(seed)).save(path)
 
 
-def sweep_times(experiments: Sequence[ModularExperiment], root: Path, scheduler: str, name: str) -> dict[str, Array]:
-    """The values of `GeneralisationTimes` for these experiments, `(n,)` each; a killed sweep goes on."""
-    task, folder = GeneralisationTimes(tuple(experiments)), root / "_build" / "sweeps" / "grokking"
-    points = np.arange(len(experiments), dtype=float)[:, None]
-    how = Sweep(scheduler, folder / task.key(), 1, name, recompute=False)  # a point is a whole training
-    return sweep(task, points, how, task.key())
-
-
 def _make_missing(path: Path, settings: dict[str, Any], measure: Callable[[], dict[str, Array]]) -> None:
     """Measure a record and keep it, unless there is one with these settings."""
     if not find_record(path, **settings):
@@ -225,8 +200,10 @@ def make_operations_record(root: Path, scheduler: str) -> None:
     """Make the record of when runs on other operations generalise, in the order of OPERATIONS."""
     base = ModularExperiment()
     experiments, path = recorded_experiments("others", base), record_path(root, "grokking", "others")
-    settings = record_settings("others", base)
-    _make_missing(path, settings, lambda: sweep_times(experiments, root, scheduler, "operations"))
+    task, points = GeneralisationTimes(tuple(experiments)), np.arange(len(experiments), dtype=float)[:, None]
+    folder = root / "_build" / "sweeps" / "grokking" / task.key()
+    how = Sweep(scheduler, folder, 1, "operations", recompute=False)  # a point is a whole training
+    _make_missing(path, record_settings("others", base), lambda: sweep(task, points, how, task.key()))
 
 
 def make_undecayed_record(root: Path) -> None:
@@ -260,41 +237,8 @@ def make_induction_record(root: Path) -> None:
     _make_missing(record_path(root, "grokking_basins", "induction"), asdict(experiment), measure)
 
 
-def sweep_decay_grid(root: Path, scheduler: str) -> dict[str, Array]:
-    """When runs generalise over fractions of the data, weight decays and seeds.
-
-    Half the weight decay takes about twice the steps. So the decays of a fraction are tried from the largest down, and
-    no smaller one is begun where the median seed took more than half of GRID_LIMIT.
-
-    Returns:
-        `points` (fraction, weight decay, seed) `(n, 3)`, and the values of `GeneralisationTimes`, `(n,)` each.
-    """
-    parts: list[dict[str, Array]] = []
-    fractions = list(FRACTIONS)
-    for decay in DECAYS:
-        points = list(itertools.product(fractions, [decay], SEEDS))
-        experiments = [_grid_experiment(ModularExperiment(), *point) for point in points]
-        times = sweep_times(experiments, root, scheduler, f"weight decay {decay:g}")
-        parts.append({"points": np.array(points, float), **times})
-        median = np.median(times["generalised"].reshape(len(fractions), -1), axis=1)
-        fractions = [fraction for fraction, steps in zip(fractions, median, strict=True) if 2 * steps <= GRID_LIMIT]
-        if not fractions:
-            break
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def make_times_record(root: Path, scheduler: str) -> None:
-    """Make the record of `sweep_decay_grid`."""
-    settings = record_settings("times", ModularExperiment())
-    _make_missing(record_path(root, "grokking", "times"), settings, lambda: sweep_decay_grid(root, scheduler))
-
-
 def make_grokking(root: Path, scheduler: str) -> None:
-    """Make what is missing of the records of the chapter `grokking`; the shorter runs go to the scheduler."""
+    """Make what is missing of `seed-N` and `others`; the shorter runs go to the scheduler."""
     for seed in STEPS:
         make_seed_records(seed, root)
     make_operations_record(root, scheduler)
-    make_times_record(root, scheduler)
-
-
-CHAPTERS = {"grokking": make_grokking}

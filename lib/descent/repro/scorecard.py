@@ -17,7 +17,7 @@ from descent.repro.files import check_writable, write_json
 from descent.repro.records import open_chapter
 from descent.repro.tables import estimate_text, interval_text, markdown_table, nulls_text
 
-PLACES = ("results_dir", "figures_dir", "scheduler")
+PLACES = ("results_dir", "figures_dir", "scheduler", "published")
 FREE = ("preset", "seed", *PLACES)  # parameters that make no preset another
 
 

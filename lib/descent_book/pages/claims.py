@@ -83,6 +83,11 @@ def row_label(identity: str) -> str:
     return f"row of {identity}".lower()
 
 
+def registration_label(identity: str) -> str:
+    """The label of what is registered of a claim."""
+    return f"registration of {identity}".lower()
+
+
 def note_target(env: BuildEnvironment, label: str, page: str, anchor: str) -> None:
     """Let `link_to` find an anchor of a page by a label."""
     domain: Any = env.get_domain("std")

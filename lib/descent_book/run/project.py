@@ -14,7 +14,8 @@ import yaml
 from descent.checkout import ProjectError
 
 RUNNER_PARAMETERS = ("results_dir", "figures_dir")  # they say where to write: they are never part of a key
-NEUTRAL_PARAMETERS = (*RUNNER_PARAMETERS, "scheduler")  # nor is where to compute; no edition keeps a trace of them
+NEUTRAL_PARAMETERS = (*RUNNER_PARAMETERS, "scheduler", "published")  # nor is where to compute, nor where weights of
+# others are read; no edition keeps a trace of them
 HELP = {"help_option_names": ["-h", "--help"]}
 ROOT_OPTION = click.option("--root", help="The project's folder, where it is not this package's checkout.")
 INTRODUCTION = ("saddles", "fig-saddles")  # the chapter and the figure that the introduction and the README show

@@ -13,6 +13,15 @@ document.addEventListener("DOMContentLoaded", () => {
   // the colour of text: the page's own, since that of a place fades from one mode into the other
   const ink = (place) => getComputedStyle(place).getPropertyValue("--pst-color-text-base").trim() || getComputedStyle(place).color;
 
+  // the layout of a plot of this height, whose lines and text have this colour
+  function layoutIn(colour) {
+    const axis = { fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)", zeroline: false };
+    return (height, x, y, more = {}) => ({
+      height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13, color: colour },
+      paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)", xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y }, ...more,
+    });
+  }
+
   // how many of the values are at least the threshold
   const above = (values, threshold) => values.filter((value) => value >= threshold).length;
 
@@ -255,11 +264,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const surface = surfaceOf(current), points = walk(current), steps = points.map((_, t) => t);
       tell(points, surface);
       const colour = ink(place), config = { responsive: true, displayModeBar: false };
-      const axis = { fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)", zeroline: false };
-      const layout = (height, x, y) => ({
-        height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13, color: colour },
-        paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)", xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y },
-      });
+      const layout = layoutIn(colour);
       const { up, down } = isolines(surface.value), [x, y] = [0, 1].map((i) => points.map((each) => each[i]));
       const thin = (name, [x, y], color) => ({ x, y, name, mode: "lines", hoverinfo: "skip", line: { width: 1, color } });
       const path = {
@@ -432,11 +437,7 @@ document.addEventListener("DOMContentLoaded", () => {
     function draw() {
       tell();
       const n = current.features, colour = ink(place), config = { responsive: true, displayModeBar: false };
-      const axis = { fixedrange: true, color: colour, gridcolor: "rgba(128, 128, 128, 0.25)", zeroline: false };
-      const layout = (height, x, y, more = {}) => ({
-        height, margin: { l: 60, r: 10, t: 10, b: 40 }, showlegend: false, dragmode: false, font: { size: 13, color: colour },
-        paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)", xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y }, ...more,
-      });
+      const layout = layoutIn(colour);
       const all = Array.from({ length: n }, (_, i) => i), of = (i) => COLOURS[i % COLOURS.length];
       const rays = all.map((i) => ({
         x: [0, column(weights, i)[0]], y: [0, column(weights, i)[1]], name: `feature ${i + 1}`, mode: "lines",
@@ -570,7 +571,67 @@ document.addEventListener("DOMContentLoaded", () => {
     return update().then(() => update);
   }
 
-  const KINDS = { threshold, saddle, superposition, interpolation }; // each gives what draws it again
+  // ---- a network that comes to add: kept weights by a slider, its losses, its embedding's spectrum and ring ----
+  // data: p, keys; steps; losses, four lists, training, test, restricted, excluded; spectrum, a list for each step;
+  // rings, for each step and key the places [x, y] of the numbers; first, the step that is shown first
+  const MADE_OF = ["training", "test", "restricted", "excluded"], PAINTED = [0, 3, 2, 5].map((i) => COLOURS[i]);
+
+  // the numbers in the order in which k a is 0, 1, 2, ... modulo the prime p, and the first once more
+  function around(k, p) {
+    const order = Array(p + 1).fill(0);
+    for (let a = 0; a < p; a++) order[(k * a) % p] = a;
+    return order;
+  }
+
+  function grokking(place, data) {
+    const [curves, bars, ring] = ["losses", "spectrum", "ring"].map((name) => element("div", { className: `explorable-canvas explorable-${name}` }));
+    const slider = element("input", { type: "range", min: 0, max: data.steps.length - 1, step: 1, value: data.first });
+    const chosen = element("select", {}, ...data.keys.map((k, number) => element("option", { value: number }, `${k}`)));
+    const shown = element("span", { className: "explorable-value" }), said = element("output", { className: "explorable-said" });
+    const controls = element("div", { className: "explorable-controls" }, element("label", {}, "Step", slider, shown));
+    if (data.keys.length) controls.append(element("label", {}, "Plane of frequency", chosen));
+    place.append(element("div", { className: "explorable-grokking" }, curves, bars, ring), controls, said);
+    place.setAttribute("aria-label", "A network that comes to add: losses, spectrum of the embedding and the ring of numbers, by step");
+    const highest = Math.max(...data.spectrum.flat()), far = 1.05 * Math.max(1e-9, ...data.rings.flat(3).map(Math.abs));
+    const positive = data.losses.flat().filter((each) => each > 0).map(Math.log10);
+    const losses = [Math.min(...positive) - 0.2, Math.max(...positive) + 0.2];
+
+    function draw() {
+      const at = Number(slider.value), number = Number(chosen.value), k = data.keys[number], step = data.steps[at];
+      const loss = data.losses.map((each) => each[at]), told = MADE_OF.map((name, i) => `${name} ${Number(loss[i].toPrecision(2))}`);
+      shown.textContent = `${step}`;
+      slider.setAttribute("aria-valuetext", `step ${step}; loss: ${told.join(", ")}`);
+      said.value = `Step ${step}. Loss in nats: ${told.join(", ")}.`;
+      const colour = ink(place), config = { responsive: true, displayModeBar: false };
+      const layout = layoutIn(colour);
+      const marker = { type: "line", yref: "paper", y0: 0, y1: 1, x0: step, x1: step, line: { color: colour, width: 1.5, dash: "dot" } };
+      const lines = data.losses.map((y, i) => ({
+        x: data.steps, y: y.map((each) => (each > 0 ? each : null)), name: MADE_OF[i], mode: "lines",
+        line: { width: 2, color: PAINTED[i] }, hovertemplate: `${MADE_OF[i]}, step %{x}: %{y:.3g}`,
+      }));
+      const waves = data.spectrum[at], frequencies = waves.map((_, i) => i + 1);
+      const bar = { x: frequencies, y: waves, type: "bar", marker: { color: frequencies.map((each) => COLOURS[data.keys.includes(each) ? 0 : 4]) } };
+      const order = k ? around(k, data.p) : [], points = k ? order.map((a) => data.rings[at][number][a]) : [];
+      const path = {
+        x: points.map(([x]) => x), y: points.map(([, y]) => y), text: order.map(String), mode: "lines+markers", hovertemplate: "%{text}<extra></extra>",
+        line: { width: 1, color: COLOURS[0] }, marker: { size: 6, color: points.map((_, i) => i), colorscale: "Viridis" },
+      };
+      const square = { range: [-far, far], showticklabels: false, constrain: "domain" };
+      const legend = { showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, shapes: [marker] };
+      const log = { type: "log", range: losses, title: { text: "loss (nats)" }, exponentformat: "power" };
+      return Promise.all([
+        Plotly.react(curves, lines, { ...layout(250, { title: { text: "step" } }, log, legend), margin: { l: 60, r: 10, t: 40, b: 40 } }, config),
+        Plotly.react(bars, [bar], layout(190, { title: { text: "frequency" } }, { title: { text: "norm (weights)" }, range: [0, 1.05 * highest] }), config),
+        Plotly.react(ring, [path], layout(320, { ...square, title: { text: "plane of the last weights" } }, { ...square, scaleanchor: "x" }), config),
+      ]);
+    }
+
+    slider.addEventListener("input", draw);
+    chosen.addEventListener("change", draw);
+    return draw().then(() => draw);
+  }
+
+  const KINDS = { threshold, saddle, superposition, grokking, interpolation }; // each gives what draws it again
   for (const place of document.querySelectorAll(".explorable")) {
     const data = window.explorables?.[place.dataset.explorable];
     if (!data || !window.Plotly || !KINDS[data.kind]) continue;
