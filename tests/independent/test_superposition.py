@@ -237,15 +237,20 @@ def least_loss(figure: torch.Tensor, x: torch.Tensor, chance: torch.Tensor) -> f
     return float(loss().detach())
 
 
-def test_at_the_crossing_the_least_losses_of_pentagon_and_digons_are_equal(results: Any) -> None:
-    """Both on points of all 32 sets of features; 0.7 % are 0.06 in the ratio."""
-    claims, _ = results
+def test_at_the_published_crossing_the_least_losses_of_pentagon_and_digons_are_equal() -> None:
+    """Both on points of all 32 sets of features; 0.2 % are 0.02 in the ratio.
+
+    The number is that of the published edition: at quick 600 steps end short of the least losses, and the crossing of
+    what is reached there lies 2 % below.
+    """
+    published = json.loads((ROOT / "book" / "scorecard.json").read_text())["chapters"]["superposition"]["claims"]
+    (crossing,) = [each["measured"]["value"] for each in published if each["claim"]["id"] == "superposition.digons"]
     sets = torch.tensor(np.arange(32) >> np.arange(5)[:, None] & 1).double()
     points = torch.quasirandom.SobolEngine(5, scramble=True, seed=1).draw(512).T.double()
     x = (sets[:, :, None] * points[:, None]).reshape(5, -1)
-    d = torch.tensor([0.05 / claims["digons"], *[0.05] * 4]).double()[:, None]
+    d = torch.tensor([0.05 / crossing, *[0.05] * 4]).double()[:, None]
     chance = torch.where(sets > 0, d, 1 - d).prod(0)
     angles = 2 * np.pi / 5 * torch.arange(5).double()
     pairs = torch.tensor([[0, 1, -1, 0, 0], [0, 0, 0, 1, -1.0]]).double()
     pentagon, digons = (least_loss(each, x, chance) for each in (torch.stack([angles.cos(), angles.sin()]), pairs))
-    assert pentagon == pytest.approx(digons, rel=7e-3)
+    assert pentagon == pytest.approx(digons, rel=2e-3)
