@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -220,16 +221,19 @@ def execute(job: Job, report: Callable[[Started], None]) -> Outcome:
         nonlocal last
         last = Started(job.chapter, number, heading)
         report(last)
+        if origin.done():
+            origin.result()  # what it refuses ends the run
 
     with tempfile.TemporaryDirectory(prefix="descent-") as scratch:
         raw, results = Path(scratch) / "raw.ipynb", Path(scratch) / "results"
         try:
             results.mkdir()
-            origin = _origin(job)  # before: what it refuses is refused in time, and sources may change during the run
-            run_notebook(job.notebook, raw, {**job.inject, "results_dir": str(results)}, job.timeout, remember)
+            with ThreadPoolExecutor(1) as pool:  # its three seconds pass while the kernel starts
+                origin = pool.submit(_origin, job)
+                run_notebook(job.notebook, raw, {**job.inject, "results_dir": str(results)}, job.timeout, remember)
             claims = _claims(results)
             seconds = round(time.monotonic() - start, 1)
-            _publish(job, raw, results, {"seconds": seconds, "claims": claims, "provenance": origin})
+            _publish(job, raw, results, {"seconds": seconds, "claims": claims, "provenance": origin.result()})
         except Exception as error:  # whatever went wrong, the other chapters go on and the runner says it
             where = f"cell {last.number} ({last.heading!r})" if last.number else "before the first cell"
             _keep_failed(job, raw)
