@@ -111,6 +111,7 @@ def subspace_accuracies(training: SubspaceTraining) -> Array:
     if not whole:
         P = random_projection(len(start), training.dimension, training.projection, training.seed)
         transposed = P.T if isinstance(P, np.ndarray) else P.T.tocsr()
+        P = transposed.T  # by columns: most rows of a sparse one are nearly empty, and take four times as long
 
     def weights() -> Tensor:
         flat = z.detach()
