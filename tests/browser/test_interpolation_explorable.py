@@ -41,7 +41,9 @@ def test_the_curve_is_the_recorded_one_at_each_amount(browser: object, tmp_path:
         assert said == f"noise, amount {noise[at][0]:g}: {100 * noise[at][1]:.0f} % of the values are above a tenth."
         assert slider.get_attribute("aria-valuetext") == said
     page.keyboard.press("End")
-    page.get_by_role("combobox", name="Change").select_option("labels")  # has fewer amounts: the slider keeps to its end
+    page.get_by_role("combobox", name="Change").select_option(
+        "labels"
+    )  # has fewer amounts: the slider keeps to its end
     assert page.evaluate(DRAWN) == [labels[0][2], labels[2][2], labels[2][2]]
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
     assert visit.faults == []

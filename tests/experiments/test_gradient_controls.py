@@ -123,7 +123,7 @@ def test_smaller_images_are_means_and_a_bottleneck_of_all_directions_turns() -> 
     [
         (lambda: mix_noise(IMAGES, "salt", 0.5, draw()), "noise='salt': expected one of Gaussian noise, pixels' own"),
         (lambda: mix_noise(IMAGES, NOISES[0], 1.5, draw()), "amount=1.5: expected 0 to 1"),
-        (lambda: mix_noise(IMAGES[:, 0], NOISES[0], 0.5, draw()), r"images of shape \(300, 8, 8\): expected"),
+        (lambda: mix_noise(IMAGES[:, 0], NOISES[0], 0.5, draw()), r"type \(300, 8, 8\), float32: expected"),
         (lambda: shuffle_pixels(IMAGES, "all", 0.5, draw()), "shuffle='all': expected one of pixels of each image"),
         (lambda: shuffle_pixels(IMAGES, SHUFFLES[0], float("nan"), draw()), "amount=nan"),
         (lambda: shuffle_labels(LABELS, -0.1, draw()), "amount=-0.1"),
@@ -182,3 +182,48 @@ def test_trials_of_other_sizes_are_stacked_by_whole_batches() -> None:
     own = MiniBatches((torch.from_numpy(IMAGES), torch.from_numpy(LABELS)), 16, 0)
     assert torch.equal(batches(5)[0][0], own(5)[0])
     assert torch.equal(batches(18)[0][0], own(19)[0])  # the short one is left out
+
+
+def test_images_that_are_no_finite_floats_are_refused() -> None:
+    broken = IMAGES.copy()
+    broken[3, 0, 2, 2] = np.nan
+    for control in (
+        lambda images: mix_noise(images, NOISES[0], 0.5, draw()),
+        lambda images: shuffle_pixels(images, SHUFFLES[0], 0.5, draw()),
+        lambda images: shrink_images(images, 4),
+        lambda images: random_bottleneck(images, 4, draw()),
+    ):
+        with pytest.raises(ValueError, match="some pixels are not finite"):
+            control(broken)
+        for wrong in (IMAGES[:, 0], (255 * IMAGES).astype(np.uint8), torch.from_numpy(IMAGES), IMAGES[:0]):
+            with pytest.raises(ValueError, match="expected floats"):
+                control(wrong)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"gain": float("nan")}, "gain=nan: expected a positive number"),
+        ({"labels": LABELS[:5]}, "labels int64 of shape .5,. for 300 images"),
+        ({"labels": LABELS - 1}, "expected int64, one for each, from 0"),
+        ({"labels": LABELS.astype(np.uint8)}, "labels uint8"),
+        ({"images": IMAGES * np.nan}, "some pixels are not finite"),
+    ],
+)
+def test_a_trial_that_cannot_be_trained_is_refused(changes, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Trial(**{"images": IMAGES, "labels": LABELS, **changes})
+
+
+def test_a_label_that_is_no_class_is_refused() -> None:
+    with pytest.raises(ValueError, match="label 9: expected at most 4, of 5 classes"):
+        trial_stack([Trial(IMAGES, LABELS)], GroupPlan(10, 20, 5, seed=0, classes=5))
+
+
+def test_a_network_made_once_is_copied_for_each_trial() -> None:
+    shared = mlp(IMAGES.shape[1:], [4], 10, 0)
+    before = [each.clone() for each in shared.parameters()]
+    plan = GroupPlan(10, 20, 5, seed=0, network=lambda shape, classes, seed: shared)
+    stack = trial_stack([Trial(IMAGES, LABELS, gain=gain) for gain in (1.0, 3.0)], plan)
+    torch.testing.assert_close(stack.weights[1], 3 * stack.weights[0])
+    assert all(torch.equal(old, new) for old, new in zip(before, shared.parameters(), strict=True))

@@ -22,7 +22,7 @@ from descent.experiments.intrinsic_dimension import (
     subspace_accuracies,
 )
 from descent.models import mlp
-from descent.training import MiniBatches
+from descent.training import DivergenceError, MiniBatches
 
 SMALL = SubspaceTraining("digits", (6,), epochs=2, batch_size=50, learning_rate=0.01)
 WEIGHTS = 64 * 6 + 6 + 60 + 10
@@ -101,6 +101,8 @@ def test_the_dimension_lies_between_those_that_were_tried() -> None:
         ({"projection": "fastfood"}, "projection='fastfood': expected one of dense, sparse"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"epochs": 0}, "epochs=0"),
+        ({"hidden": 6}, "hidden=6: expected widths"),
+        ({"hidden": (0,)}, "hidden=0"),
     ],
 )
 def test_a_training_that_cannot_be_is_refused(settings, sentence: str) -> None:
@@ -138,3 +140,19 @@ def test_the_recorded_trainings_are_the_sources_network_for_long() -> None:
     assert {each.epochs for each in trainings} == {100}
     assert len({each.seed for each in trainings}) == 5
     assert {each.dimension for each in trainings} >= {0, 750}
+
+
+def test_dimensions_that_are_no_sizes_are_refused() -> None:
+    for d in ([100, math.nan, 200], [100, math.inf], [0, 100], [-5, 5]):
+        with pytest.raises(ValueError, match="the dimensions rising"):
+            dimension_at_share(d, np.linspace(0.1, 1, len(d)), 1.0)
+    with pytest.raises(ValueError, match="accuracies is a masked array"):
+        dimension_at_share([100, 200], np.ma.masked_array([0.1, 1.0], [True, False]), 1.0)
+
+
+def test_a_training_is_the_same_without_gradients_around_it_and_names_its_divergence() -> None:
+    expected = subspace_accuracies(SMALL)
+    with torch.inference_mode():
+        np.testing.assert_array_equal(subspace_accuracies(SMALL), expected)
+    with pytest.raises(DivergenceError, match="weights are not finite"):
+        subspace_accuracies(replace(SMALL, learning_rate=1e30, epochs=2))

@@ -1,5 +1,7 @@
 """Networks trained side by side: against each of them trained alone by torch's own optimiser."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,10 @@ def test_a_loss_of_ones_own_and_targets_of_any_shape() -> None:
         ([nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))], r"model 0: 1 \(BatchNorm1d\) has buffers"),
         ([nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.1))], "model 0: 1 draws random numbers"),
         ([nn.Linear(2, 3).requires_grad_(False)], "model 0: weight is not trained"),
+        ([mlp(SHAPE, [7], 3, 0, activation=nn.Tanh), mlp(SHAPE, [7], 3, 1)], r"model 1 differs.*ReLU\(\), not.*Tanh"),
+        ([nn.Sequential(nn.RNN(2, 3))], r"model 0: 0 \(RNN\) cannot be stacked"),
+        ([nn.Linear(2, 3).bfloat16()], "model 0 has parameters of .*bfloat16.*: expected float32 or float64"),
+        ([nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2).double())], "model 0 has parameters of .*float32.*float64"),
     ],
 )
 def test_what_a_stack_cannot_train_is_refused_by_name(models: list[nn.Module], sentence: str) -> None:
@@ -184,3 +190,122 @@ def test_recorded_operations_are_those_of_each_shape_and_type() -> None:
     found = stack.gradients(wide, inputs.double(), targets)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found.float(), stack.gradients(stack.weights, inputs, targets))
+
+
+class Scaled(nn.Module):
+    """A layer with a number and a mask that are no parameters and are not printed."""
+
+    def __init__(self, factor: float, mask: list[float]) -> None:
+        super().__init__()
+        self.layer, self.factor, self.mask = nn.Linear(2, 2), factor, torch.tensor(mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * self.factor * self.mask
+
+
+def test_networks_that_differ_in_what_is_not_printed_are_refused() -> None:
+    assert ModelStack([Scaled(2.0, [1, 0]), Scaled(2.0, [1, 0])]).weights.shape == (2, 6)
+    with pytest.raises(ValueError, match="model 1 differs from the first in factor"):
+        ModelStack([Scaled(2.0, [1, 0]), Scaled(3.0, [1, 0])])
+    with pytest.raises(ValueError, match="model 1 differs from the first in mask"):
+        ModelStack([Scaled(2.0, [1, 0]), Scaled(2.0, [0, 1])])
+
+
+def test_a_hook_on_a_gradient_is_refused() -> None:
+    model = nn.Linear(2, 3)
+    model.weight.register_hook(lambda gradient: gradient * 0)
+    with pytest.raises(ValueError, match="model 0: weight has a hook"):
+        ModelStack([model])
+
+
+def test_what_happens_to_the_models_afterwards_does_not_reach_the_stack() -> None:
+    models, inputs = networks(), torch.randn(K, 6, *SHAPE)
+    stack = ModelStack(iter(models))  # type: ignore[arg-type]  # also a generator
+    before = stack.outputs(stack.weights, inputs)
+    models[0][2] = nn.Identity()
+    assert torch.equal(stack.outputs(stack.weights, inputs), before)
+
+
+def test_a_stack_in_two_threads_is_that_in_one() -> None:
+    (_, batches), plan = side_by_side(), StackPlan(10, 0.1)
+    expected = train_stack(ModelStack(networks()), batches, plan).weights
+    for _ in range(3):
+        stack = ModelStack(networks())
+        with ThreadPoolExecutor(2) as pool:
+            found = [each.result() for each in [pool.submit(train_stack, stack, batches, plan) for _ in range(2)]]
+        assert all(torch.equal(each.weights, expected) for each in found)
+
+
+def test_batches_in_another_layout_of_memory_give_the_same() -> None:
+    stack, (_, batches) = ModelStack(networks()), side_by_side()
+
+    def turned(step: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = batches(step)
+        return (inputs.mT.contiguous().mT if step else inputs), targets
+
+    expected = train_stack(stack, batches, StackPlan(3, 0.1)).weights
+    assert torch.equal(train_stack(stack, turned, StackPlan(3, 0.1)).weights, expected)
+
+
+@pytest.mark.parametrize(
+    ("project", "sentence"),
+    [
+        (lambda gradients, step: gradients.mean(0), r"project gave \(\d+,\) at step 0: expected gradients of shape"),
+        (lambda gradients, step: torch.tensor(1.0), r"project gave \(\) at step 0"),
+        (lambda gradients, step: None, "project gave NoneType at step 0"),
+    ],
+)
+def test_a_projection_that_gives_something_else_is_refused(project, sentence: str) -> None:
+    stack, (_, batches) = ModelStack(networks()), side_by_side()
+    with pytest.raises(ValueError, match=sentence):
+        train_stack(stack, batches, StackPlan(3, 0.1, project=project))
+    with pytest.raises(DivergenceError, match="project gave numbers that are not finite at step 0"):
+        train_stack(stack, batches, StackPlan(3, 0.1, project=lambda gradients, step: gradients * torch.nan))
+    with pytest.raises(ValueError, match="project=3: expected a function"):
+        StackPlan(3, 0.1, project=3)  # type: ignore[arg-type]
+
+
+def test_weights_to_begin_with_are_checked_and_left_alone() -> None:
+    stack, (_, batches) = ModelStack(networks()), side_by_side()
+    given = stack.weights.clone().requires_grad_()
+    trained = train_stack(stack, batches, StackPlan(3, 0.1), given)
+    assert not trained.weights.requires_grad
+    assert torch.equal(given.detach(), stack.weights)
+    broken = stack.weights.clone()
+    broken[2, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"weights of networks \[2\] are not finite before the first step"):
+        train_stack(stack, batches, StackPlan(3, 0.1), broken)
+    with pytest.raises(ValueError, match=r"int64.*expected .*float32 or float64"):
+        train_stack(stack, batches, StackPlan(3, 0.1), stack.weights.long())
+
+
+def test_autocast_and_empty_batches_are_refused() -> None:
+    stack, (_, batches) = ModelStack(networks()), side_by_side()
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"stands in torch\.autocast"):
+        train_stack(stack, batches, StackPlan(3, 0.1))
+    with pytest.raises(ValueError, match="expected at least one example"):
+        train_stack(stack, lambda step: tuple(part[:, :0] for part in batches(step)), StackPlan(3, 0.1))
+
+
+def test_a_gradient_that_float32_cannot_hold_is_refused() -> None:
+    stack = ModelStack([nn.Linear(1, 1).double()], loss=lambda outputs, targets: 1e50 * (outputs - targets).sum())
+    batch = torch.ones(1, 2, 1).double(), torch.zeros(1, 2, 1).double()
+    with pytest.raises(ValueError, match=r"step 0: the largest gradient is 2e\+50, and rows are float32"):
+        train_stack(stack, lambda step: batch, StackPlan(1, 0.1, sampled=[0]))
+
+
+def test_accuracy_of_what_is_not_a_number_is_none() -> None:
+    stack, (inputs, targets) = ModelStack(networks()), data(9, 30)
+    weights = stack.weights.clone()
+    weights[1] = torch.nan
+    found = stack_accuracy(stack, weights, inputs.expand(K, *inputs.shape), targets.expand(K, -1))
+    assert np.isnan(found).tolist() == [False, True, False, False]
+    for wrong in (targets[:1].expand(K, -1), targets.repeat(2).expand(K, -1)):
+        with pytest.raises(ValueError, match=r"targets .*expected"):
+            stack_accuracy(stack, stack.weights, inputs.expand(K, *inputs.shape), wrong)
+
+
+def test_unsigned_steps_that_fall_are_refused() -> None:
+    with pytest.raises(ValueError, match="each to be larger"):
+        StackPlan(10, 0.1, sampled=np.array([5, 3], np.uint8))
+    assert StackPlan(np.int8(100), 0.1, first=np.int8(100), sampled=[150]).first == 100

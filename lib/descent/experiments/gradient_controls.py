@@ -1,12 +1,13 @@
 """Data between the real and a null, and the spectra of gradients of many small trainings on it.
 
 Each control takes an amount from 0, which leaves the data as they are, to 1, where nothing of one property is left. The
-generator decides what is drawn and the amount how much of it is used: the same generator state at two amounts
-gives the same noise, the same order of pixels, the same labels.
+same generator state at two amounts gives the same noise, and begins with the same pixels, lines or labels; the order in
+which these are put is drawn for each amount.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,8 +31,11 @@ SHUFFLES = ("pixels of each image", "one permutation", "rows of each image", "co
 
 
 def _checked(images: Images, amount: float) -> int:
-    if images.ndim != 4 or not images.size:
-        raise ValueError(f"images of shape {images.shape}: expected (n, channels, height, width)")
+    if not isinstance(images, np.ndarray) or images.ndim != 4 or not images.size or images.dtype.kind != "f":
+        kind = f"{images.shape}, {images.dtype}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise ValueError(f"images of shape and type {kind}: expected floats (n, channels, height, width)")
+    if not np.isfinite(images).all():
+        raise ValueError("images: some pixels are not finite")
     if not 0 <= amount <= 1:
         raise ValueError(f"amount={amount}: expected 0 to 1")
     return len(images)
@@ -54,7 +58,7 @@ def mix_noise(images: Images, noise: str, amount: float, generator: np.random.Ge
     """
     n = _checked(images, amount)
     if noise == "Gaussian noise":
-        drawn = generator.standard_normal(images.shape, np.float32) * images.std() + images.mean()
+        drawn = generator.standard_normal(images.shape, np.float32) * images.std(dtype=float) + images.mean(dtype=float)
     elif noise == "pixels' own values":
         drawn = generator.permuted(images.reshape(n, -1), axis=0).reshape(images.shape)
     elif noise == "random phases":
@@ -112,6 +116,7 @@ def shuffle_labels(labels: Labels, amount: float, generator: np.random.Generator
     """
     if not 0 <= amount <= 1:
         raise ValueError(f"amount={amount}: expected 0 to 1")
+    labels = np.asarray(labels)
     part = generator.permutation(len(labels))[: round(amount * len(labels))]
     out = labels.copy()
     out[part] = labels[generator.permutation(part)]
@@ -124,6 +129,7 @@ def shrink_images(images: Images, side: int) -> Images:
     Raises:
         ValueError: a side below 1 or above the images' own.
     """
+    _checked(images, 0)
     check_whole(side=side)
     if side > min(images.shape[2:]):
         raise ValueError(f"side={side}: expected at most {min(images.shape[2:])}, the images' own")
@@ -137,7 +143,7 @@ def random_bottleneck(images: Images, dimensions: int, generator: np.random.Gene
     Raises:
         ValueError: fewer than one dimension or more than pixels.
     """
-    flat = images.reshape(len(images), -1)
+    flat = images.reshape(_checked(images, 0), -1)
     check_whole(dimensions=dimensions)
     if dimensions > flat.shape[1]:
         raise ValueError(f"dimensions={dimensions}: expected at most {flat.shape[1]}, the number of pixels")
@@ -152,9 +158,12 @@ class Trial:
     """One training of a group; what is not named is the reference: one hidden layer, plain steps, inputs in [0, 1].
 
     Attributes:
-        images: float32 `(n, c, h, w)`, and `labels` int64 `(n,)`, from 0.
+        images: float32 `(n, c, h, w)`, or what else the network of the plan takes; and `labels` int64 `(n,)`, from 0.
         gain: factor of all initial weights and biases.
         learning_rate, momentum: of the steps.
+
+    Raises:
+        ValueError: images that are not finite, other than one label for each, or a gain that is no positive number.
     """
 
     images: Images
@@ -162,6 +171,15 @@ class Trial:
     gain: float = 1.0
     learning_rate: float = 0.1
     momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.images.dtype.kind == "f" and not np.isfinite(self.images).all():
+            raise ValueError("images: some pixels are not finite")
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int64 or (self.labels < 0).any():
+            found = f"{self.labels.dtype} of shape {self.labels.shape}"
+            raise ValueError(f"labels {found} for {len(self.images)} images: expected int64, one for each, from 0")
+        if not 0 < self.gain < np.inf:
+            raise ValueError(f"gain={self.gain}: expected a positive number")
 
 
 @dataclass(frozen=True)
@@ -190,16 +208,19 @@ def trial_stack(trials: Sequence[Trial], plan: GroupPlan) -> ModelStack:
     """The networks of a group, each at its initial weights.
 
     Raises:
-        ValueError: no trial, or trials whose images differ in shape.
+        ValueError: no trial, trials whose images differ in shape, or a label that is no class of the plan.
     """
+    for trial in trials:
+        if trial.labels.max(initial=0) >= plan.classes:
+            raise ValueError(
+                f"label {trial.labels.max()}: expected at most {plan.classes - 1}, of {plan.classes} classes"
+            )
     shapes = {trial.images.shape[1:] for trial in trials}
     if len(shapes) != 1:
         raise ValueError(f"{len(trials)} trials with images of shapes {sorted(shapes)}: expected trials of one shape")
     shape, hidden = next(iter(shapes)), [plan.hidden] if plan.hidden else []
-    models = [
-        plan.network(shape, plan.classes, plan.seed) if plan.network else mlp(shape, hidden, plan.classes, plan.seed)
-        for _ in trials
-    ]
+    made = plan.network(shape, plan.classes, plan.seed) if plan.network else mlp(shape, hidden, plan.classes, plan.seed)
+    models = [copy.deepcopy(made) for _ in trials]
     with torch.no_grad():
         for model, trial in zip(models, trials, strict=True):
             for parameter in model.parameters():
@@ -208,8 +229,9 @@ def trial_stack(trials: Sequence[Trial], plan: GroupPlan) -> ModelStack:
 
 
 def stacked_batches(trials: Sequence[Trial], plan: GroupPlan) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """The batches of a step, inputs `(k, b, c, h, w)` and targets `(k, b)`; trials see examples of the same numbers.
+    """The batches of a step, inputs `(k, b, c, h, w)` and targets `(k, b)`.
 
+    Trials of as many examples see the same numbers.
     What is left of an epoch after its last whole batch is left out, so that trials with fewer examples can be stacked.
     """
     data = [(torch.from_numpy(trial.images), torch.from_numpy(trial.labels)) for trial in trials]

@@ -25,11 +25,11 @@ from torch.nn.functional import cross_entropy
 from descent.data.datasets import load_dataset
 from descent.models.image_networks import mlp
 from descent.repro.machine import keep_freed_memory
-from descent.repro.numbers import check_whole
+from descent.repro.numbers import check_whole, refuse_masks
 from descent.repro.records import Record, find_record, provenance, record_path, relative_difference
 from descent.repro.seeding import deterministic, numpy_generator
 from descent.repro.sweeps import Sweep, sweep
-from descent.training.loop import MiniBatches
+from descent.training.loop import DivergenceError, MiniBatches
 
 Array = NDArray[np.float64]
 PROJECTIONS = ("dense", "sparse")
@@ -67,6 +67,10 @@ class SubspaceTraining:
     def __post_init__(self) -> None:
         check_whole(0, dimension=self.dimension, seed=self.seed)
         check_whole(epochs=self.epochs, batch_size=self.batch_size)
+        if isinstance(self.hidden, int):
+            raise ValueError(f"hidden={self.hidden}: expected widths, as (200, 200)")
+        for width in self.hidden:
+            check_whole(hidden=width)
         if self.projection not in PROJECTIONS:
             raise ValueError(f"projection={self.projection!r}: expected one of {', '.join(PROJECTIONS)}")
         if not 0 < self.learning_rate < math.inf:
@@ -98,14 +102,20 @@ def subspace_accuracies(training: SubspaceTraining) -> Array:
 
     Raises:
         ValueError: a dimension above the number of weights, or a batch above the number of images.
+        DivergenceError: weights that are not finite after the last step.
     """
+    with torch.inference_mode(False), torch.enable_grad():
+        return _accuracies(training)
+
+
+def _accuracies(training: SubspaceTraining) -> Array:
     keep_freed_memory()
     train, test = (load_dataset(training.dataset, split) for split in ("train", "test"))
     model = mlp(train.inputs.shape[1:], training.hidden, train.classes, training.seed)
     shapes = {name: each.shape for name, each in model.named_parameters()}
     start = torch.cat([each.detach().reshape(-1) for each in model.parameters()])
     whole = training.dimension == 0
-    z = (start if whole else torch.zeros(training.dimension)).clone().requires_grad_()
+    z = (start if whole else torch.zeros(training.dimension, dtype=start.dtype)).clone().requires_grad_()
     optimizer = torch.optim.Adam([z], training.learning_rate)
     batches = MiniBatches((train.inputs, train.targets), training.batch_size, training.seed)
     if not whole:
@@ -132,6 +142,8 @@ def subspace_accuracies(training: SubspaceTraining) -> Array:
             with torch.no_grad():
                 answers = functional_call(model, named(weights()), (test.inputs,)).argmax(1)
             found.append((answers == test.targets).double().mean().item())
+    if not z.isfinite().all():
+        raise DivergenceError(f"{training}: weights are not finite; try a smaller learning rate")
     return np.array(found)
 
 
@@ -141,14 +153,16 @@ def dimension_at_share(dimensions: Sequence[int], accuracies: Array, baseline: f
     NaN where none of them reaches it, or the smallest already does: then it is not between those tried.
 
     Raises:
-        ValueError: dimensions that do not rise, or other numbers of accuracies.
+        ValueError: dimensions that are not positive and rising, or other numbers of accuracies.
 
     Example:
         >>> dimension_at_share([100, 400], np.array([0.8, 1.0]), 1.0)
         200.0
     """
     d, found = np.asarray(dimensions, float), np.asarray(accuracies, float)
-    if d.ndim != 1 or d.shape != found.shape or (np.diff(d) <= 0).any():
+    refuse_masks(accuracies, "accuracies")
+    rising = d.ndim == 1 and np.isfinite(d).all() and (d > 0).all() and (np.diff(d) > 0).all()
+    if not rising or d.shape != found.shape:
         raise ValueError(f"dimensions {d}, accuracies {found}: expected as many, the dimensions rising")
     above = found >= share * baseline
     if not above.any() or above[0] or not np.isfinite(found).all():

@@ -6,8 +6,10 @@ that hundreds of small trainings take a fraction of the time that they take one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from threading import RLock
 
 import numpy as np
 import torch
@@ -24,21 +26,25 @@ from descent.training.loop import DivergenceError
 OutputLoss = Callable[[Tensor, Tensor], Tensor]
 StackBatches = Callable[[int], tuple[Tensor, Tensor]]
 DRAWS = (nn.modules.dropout._DropoutNd, nn.RReLU)
+ROWS = (torch.float32, torch.float64)
+TRACING = RLock()  # torch traces functions, and exchanges a module's parameters, for one thread at a time
 
 
 class ModelStack:
     """k networks of one architecture, whose weights are the rows of one matrix `(k, P)` in the order of `names`.
 
-    The models are not changed, and not needed again: `weights` are copies. `loss` `(outputs, targets) -> ()` is a
-    function of these two alone: what else it reads is what it was at the first batch of each shape.
+    The models are not changed, and not needed again: `weights` are copies, and so is the network that they go through.
+    `loss` `(outputs, targets) -> ()` is a function of these two alone. The operations of each shape of batch are
+    recorded at the first one: a number that network or loss read elsewhere stays what it was then.
 
     Attributes:
         weights: `(k, P)`, those of the models.
         names: of the parameters, in the order in which they stand in a row.
 
     Raises:
-        ValueError: no model; models whose parameters differ in name, shape or type; one without parameters; or one that
-            a stack cannot train alike: with buffers, as those of batch normalisation, with dropout in training mode, or
+        ValueError: no model; models that differ in more than the values of their parameters; one without parameters, or
+            with others than float32 and float64, or with both; or one that a stack cannot train alike: with buffers, as
+            those of batch normalisation, with dropout in training mode, recurrent layers, hooks on a parameter, or
             with a parameter that is not trained.
 
     Example:
@@ -49,6 +55,7 @@ class ModelStack:
     """
 
     def __init__(self, models: Sequence[nn.Module], loss: OutputLoss = cross_entropy) -> None:
+        models = list(models)
         kinds = [[(name, each.shape, each.dtype) for name, each in model.named_parameters()] for model in models]
         if not kinds or not kinds[0]:
             raise ValueError(f"{len(models)} models: expected at least one, with parameters")
@@ -57,7 +64,9 @@ class ModelStack:
                 other = next((a for a, b in zip(kind, kinds[0], strict=False) if a != b), kind[-1])
                 raise ValueError(f"model {number} differs from the first in {other[0]} {tuple(other[1])}, {other[2]}")
             _refuse_what_vmap_cannot_train(models[number], number)
-        self._template, self._loss = models[0], loss
+            if difference := _difference(models[0], models[number]):
+                raise ValueError(f"model {number} differs from the first in {difference}; expected one architecture")
+        self._template, self._loss = copy.deepcopy(models[0]), loss
         self._recorded: dict[object, Callable[..., Tensor]] = {}
         self.names = [name for name, _, _ in kinds[0]]
         self._shapes = [shape for _, shape, _ in kinds[0]]
@@ -72,7 +81,8 @@ class ModelStack:
 
     def outputs(self, weights: Tensor, inputs: Tensor) -> Tensor:
         """What each network makes of its own inputs: `(k, P)`, `(k, b, ...)` -> `(k, b, ...)`."""
-        return vmap(self._apply)(self.parameters(weights), inputs)
+        with TRACING:
+            return vmap(self._apply)(self.parameters(weights), inputs)
 
     def gradients(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """Gradients `(k, P)` of each loss on its own batch: inputs `(k, b, ...)` and targets `(k, b, ...)`.
@@ -80,11 +90,12 @@ class ModelStack:
         The operations of a shape of batch are recorded once and then repeated, which takes a third of the time of
         small networks and changes no bit.
         """
-        given = weights, inputs, targets
+        given = weights.contiguous(), inputs.contiguous(), targets.contiguous()
         key = tuple((each.shape, each.dtype, each.device) for each in given)
-        if key not in self._recorded:
-            self._recorded[key] = make_fx(lambda *each: self._gradients(*each))(*given)
-        return self._recorded[key](*given)  # type: ignore[no-any-return]
+        with TRACING:
+            if key not in self._recorded:
+                self._recorded[key] = make_fx(lambda *each: self._gradients(*each))(*given)
+        return self._recorded[key](*given)
 
     def _gradients(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         found = vmap(grad(self._loss_of))(self.parameters(weights), inputs, targets)
@@ -104,9 +115,39 @@ def _refuse_what_vmap_cannot_train(model: nn.Module, number: int) -> None:
         if any(True for _ in module.buffers(recurse=False)):
             kind = type(module).__name__
             raise ValueError(f"model {number}: {name} ({kind}) has buffers, which a stack does not update; take it out")
+        if isinstance(module, nn.RNNBase):
+            raise ValueError(f"model {number}: {name} ({type(module).__name__}) cannot be stacked; write its steps out")
+    types = {parameter.dtype for parameter in model.parameters()}
+    if len(types) != 1 or not types <= set(ROWS):
+        raise ValueError(f"model {number} has parameters of {sorted(map(str, types))}: expected float32 or float64")
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             raise ValueError(f"model {number}: {name} is not trained (requires_grad is False); expected that all are")
+        if parameter._backward_hooks:
+            raise ValueError(
+                f"model {number}: {name} has a hook on its gradient, which a stack does not call; remove it"
+            )
+
+
+def _difference(first: nn.Module, other: nn.Module) -> str:
+    """What the networks differ in besides the values of their parameters: the name of a module, or of its attribute."""
+    if str(first) != str(other):
+        pairs = zip(str(first).splitlines(), str(other).splitlines(), strict=False)
+        return next((f"{b.strip()}, not {a.strip()}" for a, b in pairs if a != b), "its modules")
+    for (name, a), (_, b) in zip(first.named_modules(), other.named_modules(), strict=True):
+        for key, (x, y) in _paired(vars(a), vars(b)):
+            same = torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x == y
+            if not same:
+                return f"{name}.{key}".lstrip(".")
+    return ""
+
+
+def _paired(first: dict[str, object], other: dict[str, object]) -> Iterator[tuple[str, tuple[object, object]]]:
+    """Attributes that can be compared, of both modules: numbers, text, and tensors that are no parameters."""
+    plain = (int, float, complex, str, tuple, Tensor, type(None))
+    for key in first.keys() & other.keys() - {"training"}:
+        if not key.startswith("_") and isinstance(first[key], plain) and isinstance(other[key], plain):
+            yield key, (first[key], other[key])
 
 
 @dataclass(frozen=True)
@@ -143,11 +184,13 @@ class StackPlan:
                 raise ValueError(
                     f"{name}={getattr(self, name)}: expected a number of at least 0, or one for each model"
                 )
-        steps, last = np.asarray(self.sampled), self.first + self.steps
-        wanted = range(self.first, last)
+        if self.project is not None and not callable(self.project):
+            raise ValueError(f"project={self.project!r:.80}: expected a function of gradients and step")
+        steps, first, last = np.asarray(self.sampled), int(self.first), int(self.first) + int(self.steps)
+        wanted = range(first, last)
         if steps.size and (steps.dtype.kind not in "iu" or steps.ndim != 1 or not set(steps.tolist()) <= set(wanted)):
-            raise ValueError(f"sampled={steps}: expected steps from {self.first} to {last - 1}")
-        if (np.diff(steps) <= 0).any():
+            raise ValueError(f"sampled={steps}: expected steps from {first} to {last - 1}")
+        if (np.diff(steps.astype(np.int64)) <= 0).any():
             raise ValueError(f"sampled={steps}: expected each to be larger than the one before")
 
 
@@ -171,7 +214,9 @@ def train_stack(
         weights: `(k, P)` to begin with; None for those of the stack.
 
     Raises:
-        ValueError: rates, momenta or weights for another number of networks, or batches of another number.
+        ValueError: rates, momenta or weights for another number of networks, weights that are not finite numbers of the
+            stack's format, the whole call in `torch.autocast`; at a step, batches of another number or of no example, a
+            projection that gives another shape, or a gradient that float32 cannot hold.
         DivergenceError: weights that are not finite at the end; names the networks.
 
     Example:
@@ -183,31 +228,64 @@ def train_stack(
         >>> sizes.shape, bool((sizes[:, 1] < sizes[:, 0]).all())
         ((4, 2), True)
     """
-    theta = (stack.weights if weights is None else weights).clone()
-    if theta.shape != stack.weights.shape:
-        raise ValueError(f"weights of shape {tuple(theta.shape)}: expected {tuple(stack.weights.shape)}")
-    k = len(theta)
+    theta, k = _checked_weights(stack, weights), len(stack.weights)
     rate, momentum = (_per_model(getattr(plan, name), k, name) for name in ("learning_rate", "momentum"))
     kept = np.empty((k, len(plan.sampled), theta.shape[1]), np.float32)
     places = {int(step): place for place, step in enumerate(plan.sampled)}
     velocity = torch.zeros_like(theta) if momentum.any() else None
     rate, momentum = rate.to(theta), momentum.to(theta)
-    steps = range(plan.first, plan.first + plan.steps)
+    steps = range(int(plan.first), int(plan.first) + int(plan.steps))
     for step in tqdm(steps, desc=plan.progress, disable=plan.progress is None, mininterval=0.5):
         inputs, targets = batches(step)
         if not len(inputs) == len(targets) == k:
             raise ValueError(f"batches({step}) of {len(inputs)} inputs, {len(targets)} targets: expected {k} networks")
+        if not inputs.numel():
+            raise ValueError(
+                f"batches({step}) has inputs of shape {tuple(inputs.shape)}: expected at least one example"
+            )
         gradients = stack.gradients(theta, inputs, targets)
         if step in places:
-            kept[:, places[step]] = gradients.numpy(force=True)
+            kept[:, places[step]] = _as_rows(gradients, step)
         if plan.project is not None:
-            gradients = plan.project(gradients, step)
+            gradients = _projected(plan.project(gradients, step), theta.shape, step)
         velocity = gradients if velocity is None else velocity.mul_(momentum).add_(gradients)
         theta.addcmul_(velocity, rate, value=-1)
         velocity = velocity if momentum.any() else None
     if lost := torch.nonzero(~theta.isfinite().all(1)).flatten().tolist():
         raise DivergenceError(f"networks {lost[:9]} of the stack: weights are not finite; try a smaller learning rate")
     return TrainedStack(theta, kept)
+
+
+def _checked_weights(stack: ModelStack, weights: Tensor | None) -> Tensor:
+    """A copy of the weights to begin with."""
+    if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+        raise ValueError("train_stack stands in torch.autocast, which would be recorded; take the call out of it")
+    given, own = stack.weights if weights is None else weights, stack.weights
+    if not isinstance(given, Tensor) or given.shape != own.shape or given.dtype not in ROWS:
+        kind = (tuple(given.shape), given.dtype) if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(f"weights of shape and type {kind}: expected {tuple(own.shape)}, float32 or float64")
+    if wrong := torch.nonzero(~given.isfinite().all(1)).flatten().tolist():
+        raise ValueError(f"weights of networks {wrong[:9]} are not finite before the first step")
+    return given.detach().clone()
+
+
+def _as_rows(gradients: Tensor, step: int) -> NDArray[np.float32]:
+    found = gradients.numpy(force=True)
+    with np.errstate(over="ignore"):
+        rows: NDArray[np.float32] = found.astype(np.float32)
+    if (np.isfinite(found) & ~np.isfinite(rows)).any():
+        largest = np.abs(found[np.isfinite(found)]).max()
+        raise ValueError(f"step {step}: the largest gradient is {largest:.3g}, and rows are float32")
+    return rows
+
+
+def _projected(gradients: object, shape: torch.Size, step: int) -> Tensor:
+    if not isinstance(gradients, Tensor) or gradients.shape != shape:
+        got = tuple(gradients.shape) if isinstance(gradients, Tensor) else type(gradients).__name__
+        raise ValueError(f"project gave {got} at step {step}: expected gradients of shape {tuple(shape)}")
+    if not gradients.isfinite().all():
+        raise DivergenceError(f"project gave numbers that are not finite at step {step}")
+    return gradients
 
 
 def _per_model(values: float | Sequence[float], k: int, name: str) -> Tensor:
@@ -220,12 +298,21 @@ def _per_model(values: float | Sequence[float], k: int, name: str) -> Tensor:
 def stack_accuracy(stack: ModelStack, weights: Tensor, inputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
     """The share of right answers of each network, `(k,)`, on `(k, n, ...)` inputs and `(k, n)` targets.
 
-    Inputs that all networks share are given as `inputs.expand(k, ...)`, which copies nothing.
+    Inputs that all networks share are given as `inputs.expand(k, ...)`, which copies nothing. A network that gives
+    outputs which are not finite has NaN.
+
+    Raises:
+        ValueError: no example, or targets of another shape.
     """
-    right = torch.zeros(len(weights), dtype=torch.float64)
+    if inputs.ndim < 2 or targets.shape != inputs.shape[:2] or not targets.numel() or len(inputs) != len(weights):
+        shapes = f"weights {tuple(weights.shape)}, inputs {tuple(inputs.shape)}, targets {tuple(targets.shape)}"
+        raise ValueError(f"{shapes}: expected (k, P), (k, n, ...), (k, n), with an example for each network")
+    right = torch.zeros(len(weights), dtype=torch.float64, device="cpu")
     with torch.no_grad():
         for start in range(0, inputs.shape[1], 1000):
             part = slice(start, start + 1000)
-            answers = stack.outputs(weights, inputs[:, part]).argmax(-1)
-            right += (answers == targets[:, part]).double().sum(1).cpu()
+            outputs = stack.outputs(weights, inputs[:, part])
+            known = outputs.isfinite().flatten(1).all(1)
+            answers = (outputs.argmax(-1) == targets[:, part]).double().sum(1)
+            right += torch.where(known, answers, torch.nan).cpu()
     return (right / inputs.shape[1]).numpy()
