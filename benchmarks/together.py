@@ -17,8 +17,8 @@ from descent.repro.seeding import deterministic
 from descent.training.together import ModelStack, StackPlan, train_stack
 from measure import Result, gemm, interleaved
 
-SHAPE, HIDDEN, BATCH, STEPS = (1, 28, 28), 32, 64, 100
-SIZES, ROUNDS = (1, 8, 32), 5
+SHAPE, HIDDEN, BATCH, STEPS = (1, 28, 28), 32, 64, 500
+SIZES, ROUNDS = (1, 8, 32), 3
 FLOP = 2 * BATCH * (2 * 784 * HIDDEN + 3 * HIDDEN * 10)  # forward, and back to the weights and the hidden layer
 
 
