@@ -10,3 +10,8 @@ from .loop import MiniBatches as MiniBatches
 from .loop import TrainingPlan as TrainingPlan
 from .loop import batch_cross_entropy as batch_cross_entropy
 from .loop import fit as fit
+from .together import ModelStack as ModelStack
+from .together import StackPlan as StackPlan
+from .together import TrainedStack as TrainedStack
+from .together import stack_accuracy as stack_accuracy
+from .together import train_stack as train_stack

@@ -533,6 +533,44 @@ document.addEventListener("DOMContentLoaded", () => {
     return draw().then(() => maps[0].on("plotly_afterplot", settle)).then(() => draw);
   }
 
+  // ---- a spectrum on its way from true data to a null: data.choices has for each change its name and its frames, each an
+  // amount, the share of values above a tenth, and the values at data.index over the first ----
+  function interpolation(place, data) {
+    const canvas = element("div", { className: "explorable-canvas" });
+    const choice = element("select", {}, ...data.choices.map(([name]) => element("option", { value: name }, name)));
+    choice.value = data.choice;
+    const slider = element("input", { type: "range", min: 0, step: 1 }), shown = element("span", { className: "explorable-value" });
+    const said = element("output", { className: "explorable-said" });
+    const controls = element("div", { className: "explorable-controls" },
+      element("label", {}, "Change", choice), element("label", {}, "Amount", slider, shown));
+    place.append(canvas, controls, said);
+    const frames = () => new Map(data.choices).get(choice.value);
+
+    function update() {
+      const all = frames();
+      slider.max = all.length - 1;
+      const [amount, share, values] = all[slider.value];
+      shown.textContent = `${amount}`;
+      said.value = `${choice.value}, amount ${amount}: ${(100 * share).toFixed(0)} % of the values are above a tenth.`;
+      slider.setAttribute("aria-valuetext", said.value);
+      const line = (y, name, style) => ({ x: data.index, y, name, mode: "lines", line: style, hovertemplate: `${name}, %{x}: %{y}<extra></extra>` });
+      const traces = [
+        line(all[0][2], "true data", { color: COLOURS[4], width: 1.5 }),
+        line(all[all.length - 1][2], "the whole change", { color: COLOURS[4], width: 1.5, dash: "dash" }),
+        line(values, `amount ${amount}`, { color: COLOURS[0], width: 3 }),
+      ];
+      const legend = { showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, margin: { l: 55, r: 10, t: 40, b: 45 } };
+      const longest = data.index[data.index.length - 1];
+      return Plotly.react(canvas, traces, { ...layout(place, 0.1, longest), ...legend }, { responsive: true, displayModeBar: false });
+    }
+
+    choice.addEventListener("change", update);
+    slider.addEventListener("input", update);
+    slider.max = frames().length - 1;
+    slider.value = Math.floor(frames().length / 2); // it opens between the two ends
+    return update().then(() => update);
+  }
+
   // ---- a network that comes to add: kept weights by a slider, its losses, its embedding's spectrum and ring ----
   // data: p, keys; steps; losses, four lists, training, test, restricted, excluded; spectrum, a list for each step;
   // rings, for each step and key the places [x, y] of the numbers; first, the step that is shown first
@@ -593,7 +631,7 @@ document.addEventListener("DOMContentLoaded", () => {
     return draw().then(() => draw);
   }
 
-  const KINDS = { threshold, saddle, superposition, grokking }; // each gives what draws it again
+  const KINDS = { threshold, saddle, superposition, grokking, interpolation }; // each gives what draws it again
   for (const place of document.querySelectorAll(".explorable")) {
     const data = window.explorables?.[place.dataset.explorable];
     if (!data || !window.Plotly || !KINDS[data.kind]) continue;
