@@ -87,7 +87,7 @@ class ModelStack:
     def gradients(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """Gradients `(k, P)` of each loss on its own batch: inputs `(k, b, ...)` and targets `(k, b, ...)`.
 
-        The operations of a shape of batch are recorded once, in a tenth of a second, and then repeated, which halves the
+        The operations of a shape of batch are recorded once, in a tenth of a second, and then repeated. That halves the
         time of one small network, saves little where many are stacked, and changes no bit.
         """
         given = weights.contiguous(), inputs.contiguous(), targets.contiguous()
