@@ -219,10 +219,9 @@ def execute(job: Job, report: Callable[[Started], None]) -> Outcome:
 
     def remember(number: int, heading: str) -> None:
         nonlocal last
+        origin.result()  # what it refuses ends the run before the first cell
         last = Started(job.chapter, number, heading)
         report(last)
-        if origin.done():
-            origin.result()  # what it refuses ends the run
 
     with tempfile.TemporaryDirectory(prefix="descent-") as scratch:
         raw, results = Path(scratch) / "raw.ipynb", Path(scratch) / "results"
