@@ -235,7 +235,8 @@ def execute(job: Job, report: Callable[[Started], None]) -> Outcome:
             _publish(job, raw, results, {"seconds": seconds, "claims": claims, "provenance": origin.result()})
         except Exception as error:  # whatever went wrong, the other chapters go on and the runner says it
             where = f"cell {last.number} ({last.heading!r})" if last.number else "before the first cell"
-            _keep_failed(job, raw)
+            if last.number:  # else nothing of it has run
+                _keep_failed(job, raw)
             return Outcome(job.chapter, time.monotonic() - start, f"{where}: {_one_line(error, raw)}")
     return Outcome(job.chapter, seconds)
 
