@@ -1,0 +1,234 @@
+"""Mazes with one way between any two places, and what an agent in one of them does, exactly.
+
+An agent stands on a free cell and moves up, down, left or right; a wall or the border leaves it where it is. Its policy is
+a table of four probabilities for each free cell, so that all questions about it are answered by linear algebra, without
+sampling an episode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from descent.repro.numbers import check_whole
+
+MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))  # up, down, left, right, in rows and columns
+
+
+def kruskal_mazes(count: int, rooms: int, generator: np.random.Generator) -> NDArray[np.bool_]:
+    """Free cells of random mazes, `(count, 2 * rooms - 1, 2 * rooms - 1)`: spanning trees of a square of rooms.
+
+    The walls between neighbouring rooms are tried in a random order, each maze in its own, and taken out where they part
+    what is not yet connected (Kruskal's algorithm; Procgen's mazes are made in this way). So each maze has
+    2 * rooms ** 2 - 1 free cells, and one path between any two.
+
+    Raises:
+        ValueError: no maze, or fewer than two rooms a side.
+    """
+    check_whole(count=count, rooms=rooms)
+    if rooms < 2:
+        raise ValueError(f"rooms={rooms}: expected at least 2 a side")
+    number = np.arange(rooms**2).reshape(rooms, rooms)
+    pairs = [(number[:, :-1], number[:, 1:]), (number[:-1], number[1:])]
+    ends = np.concatenate([np.stack([a.ravel(), b.ravel()], 1) for a, b in pairs])
+    order = generator.random((count, len(ends))).argsort(1)
+    free = np.zeros((count, 2 * rooms - 1, 2 * rooms - 1), bool)
+    free[:, ::2, ::2] = True
+    group = np.tile(np.arange(rooms**2), (count, 1))  # connected rooms have one number
+    each = np.arange(count)
+    for wall in order.T:
+        a, b = ends[wall].T
+        group_a, group_b = group[each, a], group[each, b]
+        apart = group_a != group_b
+        between = [(part[a] + part[b])[apart] for part in np.unravel_index(number.ravel(), number.shape)]
+        free[each[apart], between[0], between[1]] = True
+        group = np.where((group == group_b[:, None]) & apart[:, None], group_a[:, None], group)
+    return free
+
+
+@dataclass(frozen=True, eq=False)
+class Mazes:
+    """Mazes of one size whose free cells are numbered row by row: these numbers are the states.
+
+    Attributes:
+        free: bool `(mazes, side, side)`.
+        cells: int64 `(mazes, states)`, where each state lies in the flattened maze.
+        next_state: int64 `(mazes, states, 4)`, the state after each of `MOVES`.
+        distance: int64 `(mazes, states, states)`, steps of the shortest path between any two; -1 where there is none.
+    """
+
+    free: Tensor
+    cells: Tensor
+    next_state: Tensor
+    distance: Tensor
+
+    @classmethod
+    def from_free(cls, free: NDArray[np.bool_] | Tensor, with_distances: bool = True) -> Mazes:
+        """The mazes with these free cells, bool `(mazes, side, side)`; distances are left out, empty, where not asked for.
+
+        Raises:
+            ValueError: another shape, or mazes with different numbers of free cells.
+        """
+        free = torch.as_tensor(free)
+        if free.ndim != 3 or free.shape[1] != free.shape[2] or free.dtype != torch.bool or not len(free):
+            raise ValueError(f"free of shape {tuple(free.shape)}, {free.dtype}: expected bool (mazes, side, side)")
+        flat = free.flatten(1)
+        counts = flat.sum(1)
+        if len(counts.unique()) > 1 or not counts[0]:
+            raise ValueError(f"free: from {int(counts.min())} to {int(counts.max())} free cells; expected one number")
+        cells = flat.nonzero()[:, 1].reshape(len(free), -1)
+        number = torch.full(flat.shape, -1).scatter_(1, cells, torch.arange(cells.shape[1]).expand_as(cells))
+        around = torch.nn.functional.pad(number.view(free.shape), (1, 1, 1, 1), value=-1)
+        side = free.shape[1]
+        moved = [around[:, 1 + r : 1 + r + side, 1 + c : 1 + c + side].flatten(1).gather(1, cells) for r, c in MOVES]
+        stay = torch.arange(cells.shape[1]).expand_as(cells)
+        next_state = torch.stack([torch.where(state < 0, stay, state) for state in moved], -1)
+        distance = _distances(next_state) if with_distances else torch.empty(0, dtype=torch.int64)
+        return cls(free, cells, next_state, distance)
+
+    def __len__(self) -> int:
+        return len(self.free)
+
+    def __getitem__(self, chosen: Tensor | slice) -> Mazes:
+        distance = self.distance[chosen] if len(self.distance) else self.distance
+        return Mazes(self.free[chosen], self.cells[chosen], self.next_state[chosen], distance)
+
+    @property
+    def side(self) -> int:
+        """Cells along a side."""
+        return self.free.shape[1]
+
+    @property
+    def start(self) -> Tensor:
+        """The state at the bottom left, `(mazes,)`."""
+        return self.state_at((self.side - 1) * self.side)
+
+    @property
+    def corner(self) -> Tensor:
+        """The state at the top right, `(mazes,)`."""
+        return self.state_at(self.side - 1)
+
+    def state_at(self, cell: int) -> Tensor:
+        """The state in a cell of the flattened maze, `(mazes,)`.
+
+        Raises:
+            ValueError: the cell is a wall in one of the mazes.
+        """
+        here = self.cells == cell
+        if not here.any(1).all():
+            raise ValueError(f"cell={cell}: a wall in some of the mazes")
+        return here.int().argmax(1)
+
+    def block(self, size: int) -> Tensor:
+        """Whether each state lies in the `size` x `size` cells at the top right, bool `(mazes, states)`."""
+        return (self.cells // self.side < size) & (self.cells % self.side >= self.side - size)
+
+    def first_step(self, towards: Tensor) -> Tensor:
+        """The state after the first step of the shortest path, `(mazes, states)`, to the state `towards`, `(mazes,)`."""
+        far = self.distance.gather(2, towards[:, None, None].expand(-1, self.distance.shape[1], 1))[..., 0]
+        after = far.gather(1, self.next_state.flatten(1)).view(self.next_state.shape)
+        return self.next_state.gather(2, after.argmin(2, keepdim=True))[..., 0]
+
+    def on_path(self, begin: Tensor, end: Tensor) -> Tensor:
+        """Whether each state lies on the path between two, bool `(mazes, states)`; the ends do, too."""
+        rows = torch.arange(len(self))
+        return self.distance[rows, begin] + self.distance[rows, end] == self.distance[rows, begin, end][:, None]
+
+
+def _distances(next_state: Tensor) -> Tensor:
+    mazes, states, _ = next_state.shape
+    joined = torch.zeros(mazes, states, states).scatter_(2, next_state, 1.0)
+    reached = torch.eye(states).expand(mazes, -1, -1)
+    distance = torch.where(reached > 0, 0, -1)
+    for steps in range(1, states):
+        reached = ((reached @ joined + reached) > 0).float()
+        new = (reached > 0) & (distance < 0)
+        if not new.any():
+            break
+        distance[new] = steps
+    return distance
+
+
+def picture(mazes: Mazes, *things: Tensor) -> Tensor:
+    """What an agent sees, float32 `(mazes, 1 + things, side, side)`: free cells, and a channel for each kind of thing.
+
+    Args:
+        mazes: the mazes.
+        things: of each kind the state where it lies, int64 `(mazes,)`; -1 where there is none.
+    """
+    channels = [mazes.free.flatten(1).float()]
+    for thing in things:
+        cell = mazes.cells.gather(1, thing.clamp(min=0)[:, None])
+        channels.append(torch.zeros_like(channels[0]).scatter_(1, cell, (thing >= 0).float()[:, None]))
+    return torch.stack(channels, 1).view(len(mazes), -1, mazes.side, mazes.side)
+
+
+def at_states(maps: Tensor, mazes: Mazes) -> Tensor:
+    """Values of a map `(mazes, channels, side, side)` at the free cells, `(mazes, states, channels)`."""
+    cells = mazes.cells[:, :, None].expand(-1, -1, maps.shape[1])
+    return maps.flatten(2).transpose(1, 2).gather(1, cells)
+
+
+def transition_matrix(policy: Tensor, mazes: Mazes) -> Tensor:
+    """Probability of each next state, `(mazes, states, states)`, under a policy `(mazes, states, 4)`."""
+    states = policy.shape[1]
+    zero = torch.zeros(len(policy), states, states, dtype=policy.dtype)
+    return zero.scatter_add(2, mazes.next_state, policy)
+
+
+def state_values(policy: Tensor, mazes: Mazes, reward: Tensor, discount: float) -> tuple[Tensor, Tensor]:
+    """Discounted return from each state and of each move, `(mazes, states)` and `(mazes, states, 4)`.
+
+    The Bellman equation of the policy, V = P (r + discount * V) with V = 0 where an episode has ended, is solved as it
+    stands, one linear system a maze.
+
+    Args:
+        policy: probabilities `(mazes, states, 4)`.
+        mazes: the mazes.
+        reward: of entering each state, float `(mazes, states)`; an episode ends where it is not 0.
+        discount: of a step, below 1.
+
+    Raises:
+        ValueError: a discount that is not between 0 and 1.
+    """
+    if not 0 <= discount < 1:
+        raise ValueError(f"discount={discount}: expected 0 to below 1")
+    goes_on = (reward == 0).to(policy.dtype)
+    step = transition_matrix(policy, mazes) * goes_on[:, :, None]
+    gain = (step @ reward.to(policy.dtype)[..., None])[..., 0]
+    system = torch.eye(policy.shape[1], dtype=policy.dtype) - discount * step
+    value = torch.linalg.solve(system, gain)
+    entered = reward.to(policy.dtype) + discount * value * goes_on
+    return value, entered.gather(1, mazes.next_state.flatten(1)).view(mazes.next_state.shape)
+
+
+def reach_probability(
+    policy: Tensor, mazes: Mazes, target: Tensor, within: Tensor | int | None = None, avoid: Tensor | None = None
+) -> Tensor:
+    """Probability that the agent enters the target, from each state, float64 `(mazes, states)`; exact.
+
+    Args:
+        policy: probabilities `(mazes, states, 4)`.
+        mazes: the mazes.
+        target: bool `(mazes, states)`; 1 is returned there.
+        within: at most so many steps, one number or int64 `(mazes, states)` for each state to begin from; None for
+            however long it takes.
+        avoid: bool `(mazes, states)`, where a walk has ended without the target: 0 there, unless it is the target.
+    """
+    steps = transition_matrix(policy.double(), mazes)
+    hit = target.double()
+    ended = target if avoid is None else target | avoid
+    moving = (~ended).double()[:, :, None]
+    if within is None:
+        system = torch.eye(steps.shape[1], dtype=torch.float64) - moving * steps
+        return torch.linalg.solve(system, hit[..., None])[..., 0].clamp(0, 1)
+    limit = torch.as_tensor(within).expand_as(hit)
+    found = hit.clone()
+    for step in range(1, int(limit.max()) + 1):
+        hit = torch.where(ended, hit, (steps @ hit[..., None])[..., 0])
+        found = torch.where(limit >= step, hit, found)
+    return found

@@ -1,0 +1,413 @@
+"""Networks that read a maze as a picture, how they are taught, and what is asked of them.
+
+A network is a policy map: it sees the whole maze once, without the agent, and answers with the logits of the four moves
+at every cell. The agent's place selects the cell.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from descent.experiments.maze import Mazes, at_states, picture, reach_probability, state_values
+from descent.repro.numbers import check_whole
+
+TASKS = ("cheese in the block", "cheese anywhere", "no cheese", "ignore the cheese", "star anywhere", "ignore the star")
+
+
+class PolicyMap(nn.Module):
+    """Logits of the four moves at each cell of a maze, by 3 x 3 convolutions with zero padding in residual blocks.
+
+    Args:
+        side: of the mazes; a dense head needs it.
+        things: channels beside the free cells, one for each kind of thing.
+        width: channels of the residual stream.
+        blocks: residual blocks, x + relu(conv(x)).
+        head: "convolutional", the same map from the stream to logits at each cell, or "dense", one from all cells at
+            once to all logits.
+        outputs: 4, or 5 with a value of the cell.
+
+    Raises:
+        ValueError: another head.
+    """
+
+    def __init__(
+        self, side: int, things: int = 1, width: int = 16, blocks: int = 10, head: str = "convolutional", outputs: int = 4
+    ) -> None:
+        super().__init__()
+        check_whole(side=side, width=width, blocks=blocks, outputs=outputs)
+        check_whole(0, things=things)
+        if head not in ("convolutional", "dense"):
+            raise ValueError(f"head={head!r}: expected 'convolutional' or 'dense'")
+        self.stem = nn.Conv2d(1 + things, width, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(blocks))
+        everywhere = nn.Sequential(nn.Flatten(), nn.Linear(width * side**2, outputs * side**2))
+        self.head = nn.Conv2d(width, outputs, 1) if head == "convolutional" else everywhere
+        self.things, self.shape = things, (outputs, side, side)
+        _orthogonal(self)
+
+    def stream(self, seen: Tensor, add: Mapping[int, Tensor] | None = None) -> list[Tensor]:
+        """The residual stream after the stem and after each block, `(mazes, width, side, side)` each.
+
+        Args:
+            seen: pictures `(mazes, 1 + things, side, side)`.
+            add: block, from 1, -> what is added to the stream after it; 0 is the stem.
+        """
+        add = add or {}
+        states = [relu(self.stem(seen)) + add.get(0, 0)]
+        for number, block in enumerate(self.blocks, 1):
+            states.append(states[-1] + relu(block(states[-1])) + add.get(number, 0))
+        return states
+
+    def forward(self, seen: Tensor, add: Mapping[int, Tensor] | None = None) -> Tensor:
+        """Logits `(mazes, outputs, side, side)` of pictures; see `stream` for `add`."""
+        logits: Tensor = self.head(self.stream(seen, add)[-1]).view(-1, *self.shape)
+        return logits
+
+
+class DensePolicy(nn.Module):
+    """The same map by two hidden layers that see all cells at once: no weight is shared between places."""
+
+    def __init__(self, side: int, things: int = 1, hidden: int = 256) -> None:
+        super().__init__()
+        sizes = [(1 + things) * side**2, hidden, hidden, 4 * side**2]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.things, self.shape = things, (4, side, side)
+        _orthogonal(self)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """Logits `(mazes, 4, side, side)` of pictures."""
+        x = seen.flatten(1)
+        for layer in list(self.layers)[:-1]:
+            x = relu(layer(x))
+        logits: Tensor = self.layers[-1](x).view(-1, *self.shape)
+        return logits
+
+
+class TwoHeads(nn.Module):
+    """The sum of two policy maps that share no weight: `corner` is shown the walls alone, `cheese` all."""
+
+    def __init__(self, side: int, width: int = 8, blocks: int = 6) -> None:
+        super().__init__()
+        self.corner = PolicyMap(side, 0, width, blocks)
+        self.cheese = PolicyMap(side, 1, width, blocks)
+        self.things = 1
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """Logits `(mazes, 4, side, side)` of pictures."""
+        logits: Tensor = self.corner(seen[:, :1]) + self.cheese(seen)
+        return logits
+
+
+def _orthogonal(network: nn.Module) -> None:
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.orthogonal_(parameter, 0.1 if name.startswith(("head", "layers.2")) else 2**0.5)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A task for a number of steps.
+
+    Attributes:
+        tasks: of `TASKS`; each step's mazes are divided between them.
+        steps: of the optimiser.
+        only: the names of the parameters that are trained begin with this; empty for all.
+    """
+
+    tasks: tuple[str, ...]
+    steps: int
+    only: str = ""
+
+
+@dataclass(frozen=True)
+class TeachingPlan:
+    """How an agent is taught.
+
+    Attributes:
+        lessons: one after the other.
+        mazes: in a step.
+        block: side of the square at the top right where cheese lies.
+        learning_rate: its largest value; of Adam where `adam`.
+        momentum: of SGD.
+        warmup: steps in which the learning rate rises; then it falls linearly to 0 over all lessons, where `decay`.
+        decay: whether it does.
+        entropy: weight of the policy's entropy at first; falls linearly to 0.
+        discount: of a step of an episode.
+        clip: largest norm of a gradient.
+        adam: Adam in place of SGD.
+        seed: of weights and batches.
+    """
+
+    lessons: tuple[Lesson, ...]
+    mazes: int = 128
+    block: int = 3
+    learning_rate: float = 0.07
+    momentum: float = 0.9
+    warmup: int = 20
+    decay: bool = True
+    entropy: float = 0.1
+    discount: float = 0.95
+    clip: float = 1.0
+    adam: bool = False
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Of all lessons."""
+        return sum(lesson.steps for lesson in self.lessons)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 0."""
+        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        return self.learning_rate * rise * (1 - step / self.steps if self.decay else 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class TaughtAgent:
+    """What a training left.
+
+    Attributes:
+        network: as trained.
+        first, last: flat weights before and after, float32 `(parameters,)`.
+        gradients: of each step after clipping, float32 `(steps, parameters)`; empty where not kept.
+        updates: what each step added to the weights, likewise.
+        seen: what `watch` returned, with its step, in order.
+    """
+
+    network: nn.Module
+    first: NDArray[np.float32]
+    last: NDArray[np.float32]
+    gradients: NDArray[np.float32]
+    updates: NDArray[np.float32]
+    seen: list[tuple[int, object]] = field(default_factory=list)
+
+
+def draw_things(mazes: Mazes, task: str, block: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Where cheese and star lie in each maze, -1 for nowhere, and the reward of each state, `(mazes, states)`.
+
+    "cheese in the block": it lies anywhere in the block, and is worth 1. "cheese anywhere" and "star anywhere": on any
+    free cell. "no cheese": the block is worth 1. "ignore the cheese", "ignore the star": it lies outside of the block,
+    which is worth 1; it is worth nothing itself.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task={task!r}: expected one of {', '.join(TASKS)}")
+    in_block = mazes.block(block)
+    everywhere = torch.ones_like(in_block)
+    places = in_block if task == "cheese in the block" else ~in_block if task.startswith("ignore") else everywhere
+    thing = torch.multinomial(places.float(), 1, generator=generator)[:, 0]
+    of_thing = torch.zeros(in_block.shape).scatter_(1, thing[:, None], 1.0)
+    nowhere = torch.full_like(thing, -1)
+    reward = of_thing if task in ("cheese in the block", "cheese anywhere", "star anywhere") else in_block.float()
+    if task == "no cheese":
+        return nowhere, nowhere, reward
+    return (nowhere, thing, reward) if "star" in task else (thing, nowhere, reward)
+
+
+def policy_loss(logits: Tensor, mazes: Mazes, reward: Tensor, discount: float, entropy: float) -> Tensor:
+    """The policy gradient's loss with advantages that are exact, less the entropy's part; a mean over states.
+
+    Args:
+        logits: `(mazes, 4, side, side)`.
+        mazes: the mazes.
+        reward: of entering each state, `(mazes, states)`; an episode ends where it is not 0.
+        discount: of a step.
+        entropy: weight of the policy's entropy.
+    """
+    log_policy = at_states(logits, mazes).log_softmax(-1)
+    policy = log_policy.exp()
+    with torch.no_grad():
+        value, of_move = state_values(policy, mazes, reward, discount)
+        advantage = of_move - value[..., None]
+        goes_on = (reward == 0).float()
+        advantage /= (policy * advantage**2)[goes_on > 0].sum(-1).mean().sqrt() + 1e-6
+    gain = (policy * advantage).sum(-1) - entropy * (policy * log_policy).sum(-1)
+    return -(gain * goes_on).sum() / goes_on.sum()
+
+
+def teach(
+    network: nn.Module,
+    mazes: Mazes,
+    plan: TeachingPlan,
+    keep: bool = False,
+    watch: Callable[[nn.Module], object] | None = None,
+    watch_at: Sequence[int] = (),
+) -> TaughtAgent:
+    """Train a policy map by the exact policy gradient.
+
+    Args:
+        network: `(mazes, channels, side, side)` -> logits `(mazes, 4, side, side)`; trained in place.
+        mazes: to draw from.
+        plan: see `TeachingPlan`.
+        keep: whether gradients and updates are kept, 8 bytes a step and parameter.
+        watch: is called with the network after the numbers of steps in `watch_at`, 0 for untrained.
+        watch_at: those numbers.
+
+    Raises:
+        FloatingPointError: a loss is not finite.
+    """
+    generator = torch.Generator().manual_seed(plan.seed)
+    parameters = dict(network.named_parameters())
+    weights = list(parameters.values())
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.Adam(weights, plan.learning_rate)
+        if plan.adam
+        else torch.optim.SGD(weights, plan.learning_rate, plan.momentum)
+    )
+    lessons = [lesson for lesson in plan.lessons for _ in range(lesson.steps)]
+    first = _flat(weights)
+    gradients, updates, seen = [], [], []
+    for step, lesson in enumerate(lessons):
+        if watch and step in watch_at:
+            seen.append((step, watch(network)))
+        losses = []
+        for task in lesson.tasks:
+            count = plan.mazes // len(lesson.tasks)
+            batch = mazes[torch.randint(len(mazes), (count,), generator=generator)]
+            cheese, star, reward = draw_things(batch, task, plan.block, generator)
+            logits = network(picture(batch, cheese, star)[:, : 1 + network.things])
+            losses.append(policy_loss(logits, batch, reward, plan.discount, plan.entropy * (1 - step / plan.steps)))
+        loss = torch.stack(losses).mean()
+        if not loss.isfinite():
+            raise FloatingPointError(f"step {step}: the loss is {loss.item()}; a smaller learning_rate may help")
+        optimizer.zero_grad()
+        loss.backward()
+        if lesson.only:
+            for name, parameter in parameters.items():
+                if not name.startswith(lesson.only):
+                    parameter.grad = None
+        nn.utils.clip_grad_norm_(weights, plan.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate(step)
+        if keep:
+            before = _flat(weights)
+            gradients.append(_flat([torch.zeros_like(each) if each.grad is None else each.grad for each in weights]))
+        optimizer.step()
+        if keep:
+            updates.append(_flat(weights) - before)
+    if watch and plan.steps in watch_at:
+        seen.append((plan.steps, watch(network)))
+    empty = np.empty((0, len(first)), np.float32)
+    kept = [np.stack(rows) if rows else empty for rows in (gradients, updates)]
+    return TaughtAgent(network, first, _flat(weights), *kept, seen)
+
+
+def _flat(tensors: Sequence[Tensor]) -> NDArray[np.float32]:
+    return torch.cat([each.detach().flatten() for each in tensors]).numpy().copy()
+
+
+@dataclass(frozen=True, eq=False)
+class Exam:
+    """Mazes of their own, with the places of cheese at which behaviour is measured; all probabilities are exact.
+
+    Attributes:
+        mazes: with distances.
+        block: side of the square at the top right where cheese lay in training.
+        trained: a state in the block for each maze, int64 `(mazes,)`.
+        moved: a state outside of the block and off the path from the start to it, `(mazes,)`.
+        entry: the first state of the block on that path, `(mazes,)`.
+    """
+
+    mazes: Mazes
+    block: int
+    trained: Tensor
+    moved: Tensor
+    entry: Tensor
+
+    @classmethod
+    def draw(cls, mazes: Mazes, block: int, seed: int) -> Exam:
+        """Draw a place of each kind in each maze; mazes with no free cell off the path are left out.
+
+        Raises:
+            ValueError: no maze has one.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        rows, inside = torch.arange(len(mazes)), mazes.block(block)
+        from_start = mazes.distance[rows, mazes.start]
+        entry = torch.where(inside, from_start, 10**6).argmin(1)
+        off = ~inside & ~mazes.on_path(mazes.start, entry)
+        kept = off.any(1).nonzero()[:, 0]
+        if not len(kept):
+            raise ValueError(f"block={block}: no maze has a free cell outside of it and off the path")
+        trained, moved = (torch.multinomial(each[kept].float(), 1, generator=generator)[:, 0] for each in (inside, off))
+        return cls(mazes[kept], block, trained, moved, entry[kept])
+
+    def policy(self, network: nn.Module, thing: Tensor | None, kind: str = "cheese", **how: object) -> Tensor:
+        """Probabilities of the moves, float32 `(mazes, states, 4)`, with a thing at these states, or none."""
+        nowhere = torch.full((len(self.mazes),), -1)
+        thing = nowhere if thing is None else thing
+        things = (thing, nowhere) if kind == "cheese" else (nowhere, thing)
+        with torch.no_grad():
+            logits = network(picture(self.mazes, *things)[:, : 1 + network.things], **how)[:, :4]
+        return at_states(logits, self.mazes).softmax(-1)
+
+    def marks(self, state: Tensor) -> Tensor:
+        """Whether each state is the one given for its maze, bool `(mazes, states)`."""
+        return torch.zeros(self.mazes.cells.shape, dtype=torch.bool).scatter_(1, state[:, None], True)
+
+    def in_training(self, network: nn.Module) -> float:
+        """Mean probability to take the cheese in the block, from the start, in at most four steps over the shortest."""
+        rows, start = torch.arange(len(self.mazes)), self.mazes.start
+        limit = self.mazes.distance[rows, start, self.trained] + 4
+        reached = reach_probability(
+            self.policy(network, self.trained), self.mazes, self.marks(self.trained), limit[:, None]
+        )
+        return float(reached[rows, start].mean())
+
+    def corner(self, network: nn.Module) -> float:
+        """Mean probability to enter the block where no cheese is, from the start, in four steps over the shortest."""
+        rows, start = torch.arange(len(self.mazes)), self.mazes.start
+        limit = self.mazes.distance[rows, start, self.entry] + 4
+        policy = self.policy(network, None)
+        return float(reach_probability(policy, self.mazes, self.mazes.block(self.block), limit[:, None])[rows, start].mean())
+
+    def comes_first(self, network: nn.Module) -> tuple[float, float]:
+        """Mean probabilities that moved cheese is taken before the block is entered, and the reverse; however long."""
+        rows, start = torch.arange(len(self.mazes)), self.mazes.start
+        policy, cheese, block = self.policy(network, self.moved), self.marks(self.moved), self.mazes.block(self.block)
+        first = reach_probability(policy, self.mazes, cheese, avoid=block)[rows, start]
+        return float(first.mean()), float(reach_probability(policy, self.mazes, block, avoid=cheese)[rows, start].mean())
+
+    def near(self, network: nn.Module, distances: Sequence[int] = (1, 2, 3), kind: str = "cheese", **how: object) -> list[float]:
+        """Mean probability to take moved cheese from states at each distance, in at most two steps over the shortest.
+
+        Only states count whose shortest paths to the cheese and to the corner begin in different directions, outside of
+        the block.
+        """
+        mazes, rows = self.mazes, torch.arange(len(self.mazes))
+        far = mazes.distance[rows, self.moved]
+        apart = (mazes.first_step(self.moved) != mazes.first_step(mazes.corner)) & ~mazes.block(self.block)
+        reached = reach_probability(self.policy(network, self.moved, kind, **how), mazes, self.marks(self.moved), far + 2)
+        return [float(reached[(far == distance) & apart].mean()) for distance in distances]
+
+
+def pack_int16(values: NDArray[np.floating] | Tensor) -> list[object]:
+    """Shape, scale and base64 text of an array rounded to 16 bits, as a page's script reads it; little-endian.
+
+    Each value is a whole number times the scale, which is the largest magnitude over 32,767.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError("values: some are not finite")
+    scale = float(np.abs(array).max(initial=0.0) / 32767) or 1.0
+    whole = np.round(array / scale).astype("<i2")
+    return [list(array.shape), scale, base64.b64encode(whole.tobytes()).decode()]
+
+
+def unpack_int16(packed: Sequence[object]) -> NDArray[np.float64]:
+    """The array that `pack_int16` rounded, float64."""
+    shape, scale, text = packed
+    whole = np.frombuffer(base64.b64decode(str(text)), "<i2")
+    return whole.reshape(shape) * float(scale)  # type: ignore[call-overload, arg-type]
