@@ -17,6 +17,7 @@ from torch import Tensor
 from descent.repro.numbers import check_whole
 
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))  # up, down, left, right, in rows and columns
+GIVES_UP = 1e-9  # the share of a step with which an endless walk ends, where the system would be singular
 
 
 def kruskal_mazes(count: int, rooms: int, generator: np.random.Generator) -> NDArray[np.bool_]:
@@ -216,7 +217,7 @@ def reach_probability(
         mazes: the mazes.
         target: bool `(mazes, states)`; 1 is returned there.
         within: at most so many steps, one number or int64 `(mazes, states)` for each state to begin from; None for
-            however long it takes.
+            however long it takes; a walk in circles gives up, a step in a thousand million.
         avoid: bool `(mazes, states)`, where a walk has ended without the target: 0 there, unless it is the target.
     """
     steps = transition_matrix(policy.double(), mazes)
@@ -224,7 +225,7 @@ def reach_probability(
     ended = target if avoid is None else target | avoid
     moving = (~ended).double()[:, :, None]
     if within is None:
-        system = torch.eye(steps.shape[1], dtype=torch.float64) - moving * steps
+        system = (1 + GIVES_UP) * torch.eye(steps.shape[1], dtype=torch.float64) - moving * steps
         return torch.linalg.solve(system, hit[..., None])[..., 0].clamp(0, 1)
     limit = torch.as_tensor(within).expand_as(hit)
     found = hit.clone()

@@ -7,7 +7,7 @@ at every cell. The agent's place selects the cell.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,7 +51,7 @@ class PolicyMap(nn.Module):
         everywhere = nn.Sequential(nn.Flatten(), nn.Linear(width * side**2, outputs * side**2))
         self.head = nn.Conv2d(width, outputs, 1) if head == "convolutional" else everywhere
         self.things, self.shape = things, (outputs, side, side)
-        _orthogonal(self)
+        _orthogonal(self, blocks)
 
     def stream(self, seen: Tensor, add: Mapping[int, Tensor] | None = None) -> list[Tensor]:
         """The residual stream after the stem and after each block, `(mazes, width, side, side)` each.
@@ -92,7 +92,7 @@ class DensePolicy(nn.Module):
 
 
 class TwoHeads(nn.Module):
-    """The sum of two policy maps that share no weight: `corner` is shown the walls alone, `cheese` all."""
+    """Two policy maps that share no weight: `cheese` answers where cheese is seen, `corner` where none is."""
 
     def __init__(self, side: int, width: int = 8, blocks: int = 6) -> None:
         super().__init__()
@@ -102,16 +102,19 @@ class TwoHeads(nn.Module):
 
     def forward(self, seen: Tensor) -> Tensor:
         """Logits `(mazes, 4, side, side)` of pictures."""
-        logits: Tensor = self.corner(seen[:, :1]) + self.cheese(seen)
+        with_cheese = seen[:, 1:].amax((1, 2, 3), keepdim=True)
+        logits: Tensor = (1 - with_cheese) * self.corner(seen[:, :1]) + with_cheese * self.cheese(seen)
         return logits
 
 
-def _orthogonal(network: nn.Module) -> None:
+def _orthogonal(network: nn.Module, blocks: int = 1) -> None:
+    """Orthogonal weights that keep a relu's scale, and that of a sum of `blocks` branches; small ones of the head."""
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
         else:
-            nn.init.orthogonal_(parameter, 0.1 if name.startswith(("head", "layers.2")) else 2**0.5)
+            last = name.startswith(("head", "layers.2"))
+            nn.init.orthogonal_(parameter, 0.1 if last else (2 / blocks) ** 0.5 if name.startswith("blocks") else 2**0.5)
 
 
 @dataclass(frozen=True)
@@ -139,9 +142,9 @@ class TeachingPlan:
         block: side of the square at the top right where cheese lies.
         learning_rate: its largest value; of Adam where `adam`.
         momentum: of SGD.
-        warmup: steps in which the learning rate rises; then it falls linearly to 0 over all lessons, where `decay`.
+        warmup: steps in which the learning rate rises; then it falls linearly to 0 over the lesson, where `decay`.
         decay: whether it does.
-        entropy: weight of the policy's entropy at first; falls linearly to 0.
+        entropy: weight of the policy's entropy at first; falls linearly to 0 over the last lesson.
         discount: of a step of an episode.
         clip: largest norm of a gradient.
         adam: Adam in place of SGD.
@@ -153,9 +156,9 @@ class TeachingPlan:
     block: int = 3
     learning_rate: float = 0.07
     momentum: float = 0.9
-    warmup: int = 20
+    warmup: int = 60
     decay: bool = True
-    entropy: float = 0.1
+    entropy: float = 0.2
     discount: float = 0.95
     clip: float = 1.0
     adam: bool = False
@@ -166,10 +169,15 @@ class TeachingPlan:
         """Of all lessons."""
         return sum(lesson.steps for lesson in self.lessons)
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, from 0."""
-        rise = min(1.0, (step + 1) / (self.warmup + 1))
-        return self.learning_rate * rise * (1 - step / self.steps if self.decay else 1.0)
+    def schedule(self) -> Iterator[tuple[Lesson, float, float]]:
+        """Lesson, learning rate and weight of the entropy of each step; each lesson begins anew."""
+        for lesson in self.lessons:
+            last = lesson is self.lessons[-1]
+            for step in range(lesson.steps):
+                left = 1 - step / lesson.steps
+                rise = min(1.0, (step + 1) / (self.warmup + 1))
+                rate = self.learning_rate * rise * (left if self.decay else 1.0)
+                yield lesson, rate, self.entropy * (left if last else 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +237,7 @@ def policy_loss(logits: Tensor, mazes: Mazes, reward: Tensor, discount: float, e
         value, of_move = state_values(policy, mazes, reward, discount)
         advantage = of_move - value[..., None]
         goes_on = (reward == 0).float()
-        advantage /= (policy * advantage**2)[goes_on > 0].sum(-1).mean().sqrt() + 1e-6
+        advantage /= advantage[goes_on > 0].std() + 1e-6
     gain = (policy * advantage).sum(-1) - entropy * (policy * log_policy).sum(-1)
     return -(gain * goes_on).sum() / goes_on.sum()
 
@@ -263,10 +271,9 @@ def teach(
         if plan.adam
         else torch.optim.SGD(weights, plan.learning_rate, plan.momentum)
     )
-    lessons = [lesson for lesson in plan.lessons for _ in range(lesson.steps)]
     first = _flat(weights)
     gradients, updates, seen = [], [], []
-    for step, lesson in enumerate(lessons):
+    for step, (lesson, rate, entropy) in enumerate(plan.schedule()):
         if watch and step in watch_at:
             seen.append((step, watch(network)))
         losses = []
@@ -275,7 +282,7 @@ def teach(
             batch = mazes[torch.randint(len(mazes), (count,), generator=generator)]
             cheese, star, reward = draw_things(batch, task, plan.block, generator)
             logits = network(picture(batch, cheese, star)[:, : 1 + network.things])
-            losses.append(policy_loss(logits, batch, reward, plan.discount, plan.entropy * (1 - step / plan.steps)))
+            losses.append(policy_loss(logits, batch, reward, plan.discount, entropy))
         loss = torch.stack(losses).mean()
         if not loss.isfinite():
             raise FloatingPointError(f"step {step}: the loss is {loss.item()}; a smaller learning_rate may help")
@@ -287,7 +294,7 @@ def teach(
                     parameter.grad = None
         nn.utils.clip_grad_norm_(weights, plan.clip)
         for group in optimizer.param_groups:
-            group["lr"] = plan.rate(step)
+            group["lr"] = rate
         if keep:
             before = _flat(weights)
             gradients.append(_flat([torch.zeros_like(each) if each.grad is None else each.grad for each in weights]))
