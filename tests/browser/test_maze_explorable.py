@@ -12,7 +12,7 @@ from test_explorables import page_with
 from test_pages import Visit, browser  # noqa: F401  the fixture
 from torch import Tensor
 
-from descent.experiments.maze import Mazes, at_states, reach_probability
+from descent.experiments.maze import MOVES, Mazes, at_states, reach_probability
 from descent.experiments.maze_agents import PolicyMap, pack_int16, unpack_int16
 
 pytestmark = pytest.mark.browser
@@ -33,6 +33,15 @@ FIVE = """
 .#...
 """
 SHOWN = "document.querySelector('.explorable').maze"
+# JavaScript: of each arrow, where it begins, with the cell that lies there, and its tip
+ARROWS = """[...document.querySelectorAll('.maze-arrows path')].map(arrow => {
+  const [x, y, , , , , tipX, tipY] = arrow.getAttribute('d').match(/-?[0-9.e-]+/g).map(Number);
+  const cell = [...document.querySelectorAll('[data-cell]')].find(each => {
+    const [left, top, size] = ['x', 'y', 'width'].map(name => Number(each.getAttribute(name)));
+    return left < x && x < left + size && top < y && y < top + size;
+  }).dataset.cell;
+  return [[x, y, cell], [tipX, tipY]];
+})"""
 OFF, SUBTRACTED, ADDED = "off", "subtracted at the cheese", "added twice where no cheese is"
 
 
@@ -52,6 +61,8 @@ class Agents:
             network = PolicyMap(self.side, width=width, blocks=blocks)
             for parameter in network.parameters():  # no symmetry, and policies that are far from uniform
                 torch.nn.init.normal_(parameter, std=1.6 / max(1, parameter[0].numel()) ** 0.5)
+            torch.nn.init.normal_(network.head.weight, std=0.4 / 2**blocks)  # the stream doubles in a block
+            torch.nn.init.normal_(network.head.bias, std=0.3)
             packed.append((name, [pack_int16(parameter.detach()) for parameter in network.parameters()]))
             for parameter, entry in zip(network.parameters(), packed[-1][1], strict=True):
                 parameter.data = torch.from_numpy(unpack_int16(entry))
@@ -139,11 +150,20 @@ class Board:
         all_three = [taken, entered, 1 - taken - entered]
         said = [float(each) for each in re.findall(r"\d\.\d{3}", self.said())]
         assert said == pytest.approx([entered] if shown["cheese"] is None else all_three[: len(said)], abs=6e-4)
-        arrows = (logits.softmax(0).flatten(1)[:, np.array(shown["free"], bool)] >= 0.1).sum()
-        if shown["cheese"] is not None:
-            arrows -= (logits.softmax(0).flatten(1)[:, shown["cheese"]] >= 0.1).sum()
-        assert self.visit.count(".maze-arrows path") == int(arrows)
+        probable = logits.softmax(0).flatten(1) >= 0.1
+        ends = {shown["cheese"]} | {cell for cell, free in enumerate(shown["free"]) if not free}
+        wanted = {(cell, move) for move, cell in probable.nonzero().tolist() if cell not in ends}
+        assert self.arrows() == wanted
         return shown
+
+    def arrows(self) -> set[tuple[int, int]]:
+        """The cell from which each arrow goes, and the number of its move."""
+        found = set()
+        for begin, tip in self.page.evaluate(ARROWS):
+            across = (tip[0] - begin[0], tip[1] - begin[1])
+            assert min(map(abs, across)) < 1e-9
+            found.add((int(begin[2]), MOVES.index(tuple(int(np.sign(round(each, 6))) for each in across[::-1]))))
+        return found
 
     def said(self) -> str:
         return str(self.page.locator(".explorable-said").first.inner_text())
