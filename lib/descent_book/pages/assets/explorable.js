@@ -899,21 +899,32 @@ document.addEventListener("DOMContentLoaded", () => {
       point(at);
     }
 
+    // the cell under a pointer, null beside the maze
+    function under(event) {
+      const box = board.getBoundingClientRect(), scale = BOARD / box.width;
+      const column = Math.floor(((event.clientX - box.left) * scale - RIM) / size);
+      const row = Math.floor(((event.clientY - box.top) * scale - RIM - CAPTION) / size);
+      return Math.min(row, column) < 0 || Math.max(row, column) >= side ? null : row * side + column;
+    }
+
     for (const [thing, grip] of Object.entries(grips)) {
       grip.addEventListener("pointerdown", (event) => grip.setPointerCapture(event.pointerId));
       grip.addEventListener("pointermove", (event) => {
         if (!grip.hasPointerCapture(event.pointerId)) return;
-        const box = board.getBoundingClientRect(), scale = BOARD / box.width;
-        const column = Math.floor(((event.clientX - box.left) * scale - RIM) / size);
-        const row = Math.floor(((event.clientY - box.top) * scale - RIM - CAPTION) / size), cell = row * side + column;
-        if (Math.min(row, column) >= 0 && Math.max(row, column) < side && opens(cell)) lay(thing, cell);
+        const cell = under(event);
+        if (cell !== null && opens(cell)) lay(thing, cell);
       });
     }
-    board.addEventListener("click", (event) => {
-      const cell = event.target.dataset.cell;
-      if (cell === undefined) return;
-      point(Number(cell));
-      toggle(Number(cell));
+    // a press that ends where it began; the browser cancels one that scrolls the page
+    let pressed = null;
+    board.addEventListener("pointerdown", (event) => { pressed = event.button === 0 ? under(event) : null; });
+    board.addEventListener("pointercancel", () => { pressed = null; });
+    board.addEventListener("pointerup", (event) => {
+      if (pressed !== null && under(event) === pressed) {
+        point(pressed);
+        toggle(pressed);
+      }
+      pressed = null;
     });
     board.addEventListener("keydown", (event) => {
       const move = MOVES.findIndex(([name]) => event.key.toLowerCase() === `arrow${name}`), [, down, right] = MOVES[move] ?? [];
