@@ -1,18 +1,20 @@
 """Mazes with one way between any two places, and what an agent in one of them does, exactly.
 
-An agent stands on a free cell and moves up, down, left or right; a wall or the border leaves it where it is. Its policy is
-a table of four probabilities for each free cell, so that all questions about it are answered by linear algebra, without
-sampling an episode.
+An agent stands on a free cell and moves up, down, left or right; a wall or the border leaves it where it is. Its policy
+is a table of four probabilities for each free cell, so that all questions about it are answered by linear algebra,
+without sampling an episode.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from descent.repro.numbers import check_whole
 
@@ -20,11 +22,21 @@ MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))  # up, down, left, right, in rows and
 GIVES_UP = 1e-9  # the share of a step with which an endless walk ends, where the system would be singular
 
 
+class MazePolicy(nn.Module):
+    """A network that sees mazes as pictures and answers with a map of logits.
+
+    Attributes:
+        things: channels beside the free cells, one for each kind of thing that it can see.
+    """
+
+    things: int
+
+
 def kruskal_mazes(count: int, rooms: int, generator: np.random.Generator) -> NDArray[np.bool_]:
     """Free cells of random mazes, `(count, 2 * rooms - 1, 2 * rooms - 1)`: spanning trees of a square of rooms.
 
-    The walls between neighbouring rooms are tried in a random order, each maze in its own, and taken out where they part
-    what is not yet connected (Kruskal's algorithm; Procgen's mazes are made in this way). So each maze has
+    The walls between neighbouring rooms are tried in a random order, each maze in its own, and taken out where they
+    part what is not yet connected (Kruskal's algorithm; Procgen's mazes are made in this way). So each maze has
     2 * rooms ** 2 - 1 free cells, and one path between any two.
 
     Raises:
@@ -59,7 +71,7 @@ class Mazes:
         free: bool `(mazes, side, side)`.
         cells: int64 `(mazes, states)`, where each state lies in the flattened maze.
         next_state: int64 `(mazes, states, 4)`, the state after each of `MOVES`.
-        distance: int64 `(mazes, states, states)`, steps of the shortest path between any two; -1 where there is none.
+        distance: int64 `(mazes, states, states)`, steps of the shortest path between any two.
     """
 
     free: Tensor
@@ -69,17 +81,18 @@ class Mazes:
 
     @classmethod
     def from_free(cls, free: NDArray[np.bool_] | Tensor, with_distances: bool = True) -> Mazes:
-        """The mazes with these free cells, bool `(mazes, side, side)`; distances are left out, empty, where not asked for.
+        """The mazes with these free cells, bool `(mazes, side, side)`; distances are left out where not asked for.
 
         Raises:
-            ValueError: another shape, or mazes with different numbers of free cells.
+            ValueError: another shape, mazes with different numbers of free cells, or, where distances are asked for, a
+                free cell that cannot be reached.
         """
         free = torch.as_tensor(free)
         if free.ndim != 3 or free.shape[1] != free.shape[2] or free.dtype != torch.bool or not len(free):
             raise ValueError(f"free of shape {tuple(free.shape)}, {free.dtype}: expected bool (mazes, side, side)")
         flat = free.flatten(1)
         counts = flat.sum(1)
-        if len(counts.unique()) > 1 or not counts[0]:
+        if counts.min() < counts.max() or not counts[0]:
             raise ValueError(f"free: from {int(counts.min())} to {int(counts.max())} free cells; expected one number")
         cells = flat.nonzero()[:, 1].reshape(len(free), -1)
         number = torch.full(flat.shape, -1).scatter_(1, cells, torch.arange(cells.shape[1]).expand_as(cells))
@@ -129,7 +142,7 @@ class Mazes:
         return (self.cells // self.side < size) & (self.cells % self.side >= self.side - size)
 
     def first_step(self, towards: Tensor) -> Tensor:
-        """The state after the first step of the shortest path, `(mazes, states)`, to the state `towards`, `(mazes,)`."""
+        """The state after the first step on the way to `towards`, `(mazes,)`, from each state, `(mazes, states)`."""
         far = self.distance.gather(2, towards[:, None, None].expand(-1, self.distance.shape[1], 1))[..., 0]
         after = far.gather(1, self.next_state.flatten(1)).view(self.next_state.shape)
         return self.next_state.gather(2, after.argmin(2, keepdim=True))[..., 0]
@@ -144,13 +157,15 @@ def _distances(next_state: Tensor) -> Tensor:
     mazes, states, _ = next_state.shape
     joined = torch.zeros(mazes, states, states).scatter_(2, next_state, 1.0)
     reached = torch.eye(states).expand(mazes, -1, -1)
-    distance = torch.where(reached > 0, 0, -1)
+    distance = torch.where(reached > 0, 0, -1)  # -1: not reached so far
     for steps in range(1, states):
         reached = ((reached @ joined + reached) > 0).float()
         new = (reached > 0) & (distance < 0)
         if not new.any():
             break
         distance[new] = steps
+    if (distance < 0).any():
+        raise ValueError(f"free: maze {int((distance < 0).any((1, 2)).nonzero()[0, 0])} has a free cell out of reach")
     return distance
 
 
@@ -177,8 +192,8 @@ def at_states(maps: Tensor, mazes: Mazes) -> Tensor:
 def transition_matrix(policy: Tensor, mazes: Mazes) -> Tensor:
     """Probability of each next state, `(mazes, states, states)`, under a policy `(mazes, states, 4)`."""
     states = policy.shape[1]
-    zero = torch.zeros(len(policy), states, states, dtype=policy.dtype)
-    return zero.scatter_add(2, mazes.next_state, policy)
+    matrix = torch.zeros(len(policy), states, states, dtype=policy.dtype)
+    return matrix.scatter_add(2, mazes.next_state, policy)
 
 
 def state_values(policy: Tensor, mazes: Mazes, reward: Tensor, discount: float) -> tuple[Tensor, Tensor]:
@@ -226,10 +241,104 @@ def reach_probability(
     moving = (~ended).double()[:, :, None]
     if within is None:
         system = (1 + GIVES_UP) * torch.eye(steps.shape[1], dtype=torch.float64) - moving * steps
-        return torch.linalg.solve(system, hit[..., None])[..., 0].clamp(0, 1)
+        forever: Tensor = torch.linalg.solve(system, hit[..., None])
+        return forever[..., 0].clamp(0, 1)
     limit = torch.as_tensor(within).expand_as(hit)
     found = hit.clone()
     for step in range(1, int(limit.max()) + 1):
         hit = torch.where(ended, hit, (steps @ hit[..., None])[..., 0])
         found = torch.where(limit >= step, hit, found)
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class Exam:
+    """Mazes of their own, with the places of cheese at which behaviour is measured; all probabilities are exact.
+
+    Attributes:
+        mazes: with distances.
+        block: side of the square at the top right where cheese lay in training.
+        trained: a state in the block for each maze, int64 `(mazes,)`.
+        moved: a state outside of the block and off the path from the start to it, `(mazes,)`.
+        entry: the first state of the block on that path, `(mazes,)`.
+    """
+
+    mazes: Mazes
+    block: int
+    trained: Tensor
+    moved: Tensor
+    entry: Tensor
+
+    @classmethod
+    def draw(cls, mazes: Mazes, block: int, seed: int) -> Exam:
+        """Draw a place of each kind in each maze; mazes with no free cell off the path are left out.
+
+        Raises:
+            ValueError: no maze has one.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        rows, inside = torch.arange(len(mazes)), mazes.block(block)
+        from_start = mazes.distance[rows, mazes.start]
+        entry = torch.where(inside, from_start, 10**6).argmin(1)
+        off = ~inside & ~mazes.on_path(mazes.start, entry)
+        kept = off.any(1).nonzero()[:, 0]
+        if not len(kept):
+            raise ValueError(f"block={block}: no maze has a free cell outside of it and off the path")
+        trained, moved = (torch.multinomial(each[kept].float(), 1, generator=generator)[:, 0] for each in (inside, off))
+        return cls(mazes[kept], block, trained, moved, entry[kept])
+
+    def policy(self, network: MazePolicy, thing: Tensor | None, kind: str = "cheese", **how: Any) -> Tensor:
+        """Probabilities of the moves, float64 `(mazes, states, 4)`, with a thing at these states, or none."""
+        nowhere = torch.full((len(self.mazes),), -1)
+        thing = nowhere if thing is None else thing
+        things = (thing, nowhere) if kind == "cheese" else (nowhere, thing)
+        with torch.no_grad():
+            logits = network(picture(self.mazes, *things)[:, : 1 + network.things], **how)[:, :4]
+        return at_states(logits, self.mazes).double().softmax(-1)
+
+    def marks(self, state: Tensor) -> Tensor:
+        """Whether each state is the one given for its maze, bool `(mazes, states)`."""
+        return torch.zeros(self.mazes.cells.shape, dtype=torch.bool).scatter_(1, state[:, None], True)
+
+    def in_training(self, network: MazePolicy) -> float:
+        """Mean probability to take the cheese in the block, from the start, in at most four steps over the shortest."""
+        rows, start = torch.arange(len(self.mazes)), self.mazes.start
+        limit = self.mazes.distance[rows, start, self.trained] + 4
+        reached = reach_probability(
+            self.policy(network, self.trained), self.mazes, self.marks(self.trained), limit[:, None]
+        )
+        return float(reached[rows, start].mean())
+
+    def corner(self, network: MazePolicy) -> float:
+        """Mean probability to enter the block where no cheese is, from the start, in four steps over the shortest."""
+        rows, start = torch.arange(len(self.mazes)), self.mazes.start
+        limit = self.mazes.distance[rows, start, self.entry] + 4
+        policy = self.policy(network, None)
+        return float(
+            reach_probability(policy, self.mazes, self.mazes.block(self.block), limit[:, None])[rows, start].mean()
+        )
+
+    def comes_first(self, network: MazePolicy) -> tuple[float, float]:
+        """Mean probabilities that moved cheese is taken before the block is entered, and the reverse; however long."""
+        rows, start = torch.arange(len(self.mazes)), self.mazes.start
+        policy, cheese, block = self.policy(network, self.moved), self.marks(self.moved), self.mazes.block(self.block)
+        first = reach_probability(policy, self.mazes, cheese, avoid=block)[rows, start]
+        return float(first.mean()), float(
+            reach_probability(policy, self.mazes, block, avoid=cheese)[rows, start].mean()
+        )
+
+    def near(
+        self, network: MazePolicy, distances: Sequence[int] = (1, 2, 3), kind: str = "cheese", **how: Any
+    ) -> list[float]:
+        """Mean probability to take moved cheese from states at each distance, in at most two steps over the shortest.
+
+        Only states count whose shortest paths to the cheese and to the corner begin in different directions, outside of
+        the block.
+        """
+        mazes, rows = self.mazes, torch.arange(len(self.mazes))
+        far = mazes.distance[rows, self.moved]
+        apart = (mazes.first_step(self.moved) != mazes.first_step(mazes.corner)) & ~mazes.block(self.block)
+        reached = reach_probability(
+            self.policy(network, self.moved, kind, **how), mazes, self.marks(self.moved), far + 2
+        )
+        return [float(reached[(far == distance) & apart].mean()) for distance in distances]

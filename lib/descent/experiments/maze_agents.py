@@ -1,4 +1,4 @@
-"""Networks that read a maze as a picture, how they are taught, and what is asked of them.
+"""Networks that read a maze as a picture, and how they are taught.
 
 A network is a policy map: it sees the whole maze once, without the agent, and answers with the logits of the four moves
 at every cell. The agent's place selects the cell.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from descent.experiments.maze import Mazes, at_states, picture, reach_probability, state_values
+from descent.experiments.maze import MazePolicy, Mazes, at_states, picture, state_values
 from descent.repro.numbers import check_whole
 
 TASKS = ("cheese in the block", "cheese anywhere", "no cheese", "ignore the cheese", "star anywhere", "ignore the star")
 
 
-class PolicyMap(nn.Module):
+class PolicyMap(MazePolicy):
     """Logits of the four moves at each cell of a maze, by 3 x 3 convolutions with zero padding in residual blocks.
 
     Args:
@@ -39,7 +41,13 @@ class PolicyMap(nn.Module):
     """
 
     def __init__(
-        self, side: int, things: int = 1, width: int = 16, blocks: int = 10, head: str = "convolutional", outputs: int = 4
+        self,
+        side: int,
+        things: int = 1,
+        width: int = 16,
+        blocks: int = 10,
+        head: str = "convolutional",
+        outputs: int = 4,
     ) -> None:
         super().__init__()
         check_whole(side=side, width=width, blocks=blocks, outputs=outputs)
@@ -72,13 +80,13 @@ class PolicyMap(nn.Module):
         return logits
 
 
-class DensePolicy(nn.Module):
+class DensePolicy(MazePolicy):
     """The same map by two hidden layers that see all cells at once: no weight is shared between places."""
 
     def __init__(self, side: int, things: int = 1, hidden: int = 256) -> None:
         super().__init__()
         sizes = [(1 + things) * side**2, hidden, hidden, 4 * side**2]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.things, self.shape = things, (4, side, side)
         _orthogonal(self)
 
@@ -91,7 +99,7 @@ class DensePolicy(nn.Module):
         return logits
 
 
-class TwoHeads(nn.Module):
+class TwoHeads(MazePolicy):
     """Two policy maps that share no weight: `cheese` answers where cheese is seen, `corner` where none is."""
 
     def __init__(self, side: int, width: int = 8, blocks: int = 6) -> None:
@@ -114,7 +122,9 @@ def _orthogonal(network: nn.Module, blocks: int = 1) -> None:
             nn.init.zeros_(parameter)
         else:
             last = name.startswith(("head", "layers.2"))
-            nn.init.orthogonal_(parameter, 0.1 if last else (2 / blocks) ** 0.5 if name.startswith("blocks") else 2**0.5)
+            nn.init.orthogonal_(
+                parameter, 0.1 if last else (2 / blocks) ** 0.5 if name.startswith("blocks") else 2**0.5
+            )
 
 
 @dataclass(frozen=True)
@@ -192,7 +202,7 @@ class TaughtAgent:
         seen: what `watch` returned, with its step, in order.
     """
 
-    network: nn.Module
+    network: MazePolicy
     first: NDArray[np.float32]
     last: NDArray[np.float32]
     gradients: NDArray[np.float32]
@@ -243,11 +253,11 @@ def policy_loss(logits: Tensor, mazes: Mazes, reward: Tensor, discount: float, e
 
 
 def teach(
-    network: nn.Module,
+    network: MazePolicy,
     mazes: Mazes,
     plan: TeachingPlan,
     keep: bool = False,
-    watch: Callable[[nn.Module], object] | None = None,
+    watch: Callable[[Any], object] | None = None,
     watch_at: Sequence[int] = (),
 ) -> TaughtAgent:
     """Train a policy map by the exact policy gradient.
@@ -287,7 +297,7 @@ def teach(
         if not loss.isfinite():
             raise FloatingPointError(f"step {step}: the loss is {loss.item()}; a smaller learning_rate may help")
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if lesson.only:
             for name, parameter in parameters.items():
                 if not name.startswith(lesson.only):
@@ -305,7 +315,7 @@ def teach(
         seen.append((plan.steps, watch(network)))
     empty = np.empty((0, len(first)), np.float32)
     kept = [np.stack(rows) if rows else empty for rows in (gradients, updates)]
-    return TaughtAgent(network, first, _flat(weights), *kept, seen)
+    return TaughtAgent(network, first, _flat(weights), kept[0], kept[1], seen)
 
 
 def _flat(tensors: Sequence[Tensor]) -> NDArray[np.float32]:
@@ -313,91 +323,114 @@ def _flat(tensors: Sequence[Tensor]) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True, eq=False)
-class Exam:
-    """Mazes of their own, with the places of cheese at which behaviour is measured; all probabilities are exact.
+class Walks:
+    """Sampled steps of many agents, `(steps, mazes, walkers)` each; an episode that ends begins anew, anywhere.
 
     Attributes:
-        mazes: with distances.
-        block: side of the square at the top right where cheese lay in training.
-        trained: a state in the block for each maze, int64 `(mazes,)`.
-        moved: a state outside of the block and off the path from the start to it, `(mazes,)`.
-        entry: the first state of the block on that path, `(mazes,)`.
+        state: before each step, and after the last: one row more.
+        move: taken.
+        reward: entered.
+        ended: whether the episode did.
     """
 
-    mazes: Mazes
-    block: int
-    trained: Tensor
-    moved: Tensor
-    entry: Tensor
-
-    @classmethod
-    def draw(cls, mazes: Mazes, block: int, seed: int) -> Exam:
-        """Draw a place of each kind in each maze; mazes with no free cell off the path are left out.
-
-        Raises:
-            ValueError: no maze has one.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        rows, inside = torch.arange(len(mazes)), mazes.block(block)
-        from_start = mazes.distance[rows, mazes.start]
-        entry = torch.where(inside, from_start, 10**6).argmin(1)
-        off = ~inside & ~mazes.on_path(mazes.start, entry)
-        kept = off.any(1).nonzero()[:, 0]
-        if not len(kept):
-            raise ValueError(f"block={block}: no maze has a free cell outside of it and off the path")
-        trained, moved = (torch.multinomial(each[kept].float(), 1, generator=generator)[:, 0] for each in (inside, off))
-        return cls(mazes[kept], block, trained, moved, entry[kept])
-
-    def policy(self, network: nn.Module, thing: Tensor | None, kind: str = "cheese", **how: object) -> Tensor:
-        """Probabilities of the moves, float32 `(mazes, states, 4)`, with a thing at these states, or none."""
-        nowhere = torch.full((len(self.mazes),), -1)
-        thing = nowhere if thing is None else thing
-        things = (thing, nowhere) if kind == "cheese" else (nowhere, thing)
-        with torch.no_grad():
-            logits = network(picture(self.mazes, *things)[:, : 1 + network.things], **how)[:, :4]
-        return at_states(logits, self.mazes).softmax(-1)
-
-    def marks(self, state: Tensor) -> Tensor:
-        """Whether each state is the one given for its maze, bool `(mazes, states)`."""
-        return torch.zeros(self.mazes.cells.shape, dtype=torch.bool).scatter_(1, state[:, None], True)
-
-    def in_training(self, network: nn.Module) -> float:
-        """Mean probability to take the cheese in the block, from the start, in at most four steps over the shortest."""
-        rows, start = torch.arange(len(self.mazes)), self.mazes.start
-        limit = self.mazes.distance[rows, start, self.trained] + 4
-        reached = reach_probability(
-            self.policy(network, self.trained), self.mazes, self.marks(self.trained), limit[:, None]
-        )
-        return float(reached[rows, start].mean())
-
-    def corner(self, network: nn.Module) -> float:
-        """Mean probability to enter the block where no cheese is, from the start, in four steps over the shortest."""
-        rows, start = torch.arange(len(self.mazes)), self.mazes.start
-        limit = self.mazes.distance[rows, start, self.entry] + 4
-        policy = self.policy(network, None)
-        return float(reach_probability(policy, self.mazes, self.mazes.block(self.block), limit[:, None])[rows, start].mean())
-
-    def comes_first(self, network: nn.Module) -> tuple[float, float]:
-        """Mean probabilities that moved cheese is taken before the block is entered, and the reverse; however long."""
-        rows, start = torch.arange(len(self.mazes)), self.mazes.start
-        policy, cheese, block = self.policy(network, self.moved), self.marks(self.moved), self.mazes.block(self.block)
-        first = reach_probability(policy, self.mazes, cheese, avoid=block)[rows, start]
-        return float(first.mean()), float(reach_probability(policy, self.mazes, block, avoid=cheese)[rows, start].mean())
-
-    def near(self, network: nn.Module, distances: Sequence[int] = (1, 2, 3), kind: str = "cheese", **how: object) -> list[float]:
-        """Mean probability to take moved cheese from states at each distance, in at most two steps over the shortest.
-
-        Only states count whose shortest paths to the cheese and to the corner begin in different directions, outside of
-        the block.
-        """
-        mazes, rows = self.mazes, torch.arange(len(self.mazes))
-        far = mazes.distance[rows, self.moved]
-        apart = (mazes.first_step(self.moved) != mazes.first_step(mazes.corner)) & ~mazes.block(self.block)
-        reached = reach_probability(self.policy(network, self.moved, kind, **how), mazes, self.marks(self.moved), far + 2)
-        return [float(reached[(far == distance) & apart].mean()) for distance in distances]
+    state: Tensor
+    move: Tensor
+    reward: Tensor
+    ended: Tensor
 
 
-def pack_int16(values: NDArray[np.floating] | Tensor) -> list[object]:
+def sample_walks(
+    policy: Tensor, mazes: Mazes, reward: Tensor, walkers: int, steps: int, generator: torch.Generator
+) -> Walks:
+    """Walk in each maze with so many agents, which begin on random free cells; see `Walks`.
+
+    Args:
+        policy: probabilities `(mazes, states, 4)`.
+        mazes: the mazes.
+        reward: of entering each state, `(mazes, states)`; an episode ends where it is not 0.
+        walkers: agents in each maze.
+        steps: of each.
+        generator: draws starts and moves.
+    """
+    check_whole(walkers=walkers, steps=steps)
+    count = len(policy)
+    rows = torch.arange(count)[:, None]
+    begin = (reward == 0).float()
+    up_to = policy.cumsum(-1)
+    up_to[..., -1] = 1  # rounding leaves no gap above the last
+    fresh = torch.multinomial(begin, walkers * (steps + 1), True, generator=generator).view(count, steps + 1, walkers)
+    here, state, move, gain = fresh[:, 0], [], [], []
+    for step in range(steps):
+        state.append(here)
+        draw = torch.rand(count, walkers, 1, generator=generator)
+        move.append((draw > up_to[rows, here]).sum(-1))
+        there = mazes.next_state[rows, here, move[-1]]
+        gain.append(reward[rows, there])
+        here = torch.where(gain[-1] != 0, fresh[:, step + 1], there)
+    rewards = torch.stack(gain)
+    return Walks(torch.stack([*state, here]), torch.stack(move), rewards, rewards != 0)
+
+
+def advantages(walks: Walks, value: Tensor, discount: float, trace: float) -> Tensor:
+    """Generalised advantage estimates (Schulman et al. 2016) of each step, `(steps, mazes, walkers)`.
+
+    Args:
+        walks: the steps.
+        value: estimated of each state, `(mazes, states)`.
+        discount: of a step.
+        trace: lambda of the estimate: 0 looks one step ahead, 1 to the end.
+    """
+    values = value[torch.arange(len(value))[:, None], walks.state]
+    goes_on = (~walks.ended).to(value.dtype)
+    error = walks.reward + discount * goes_on * values[1:] - values[:-1]
+    out, later = torch.empty_like(error), torch.zeros_like(error[0])
+    for step in reversed(range(len(error))):
+        later = error[step] + discount * trace * goes_on[step] * later
+        out[step] = later
+    return out
+
+
+def teach_by_sampling(
+    network: MazePolicy, mazes: Mazes, plan: TeachingPlan, walkers: int = 16, steps: int = 40, trace: float = 0.95
+) -> int:
+    """Train a policy map with five outputs, the fifth a value, by advantage actor-critic on sampled walks, in place.
+
+    No maze's map is used but by walking in it. Adam is the optimiser, in one lesson of one task.
+
+    Returns:
+        The number of steps walked.
+
+    Raises:
+        FloatingPointError: a loss is not finite.
+        ValueError: more than one lesson or task.
+    """
+    if len(plan.lessons) != 1 or len(plan.lessons[0].tasks) != 1:
+        raise ValueError(f"lessons={plan.lessons}: expected one, of one task")
+    generator = torch.Generator().manual_seed(plan.seed)
+    optimizer = torch.optim.Adam(network.parameters(), plan.learning_rate)
+    for lesson, rate, entropy in plan.schedule():
+        batch = mazes[torch.randint(len(mazes), (plan.mazes,), generator=generator)]
+        cheese, star, reward = draw_things(batch, lesson.tasks[0], plan.block, generator)
+        out = at_states(network(picture(batch, cheese, star)[:, : 1 + network.things]), batch)
+        log_policy, value = out[..., :4].log_softmax(-1), out[..., 4]
+        walks = sample_walks(log_policy.detach().exp(), batch, reward, walkers, steps, generator)
+        advantage = advantages(walks, value.detach(), plan.discount, trace)
+        rows, here = torch.arange(len(batch))[:, None], walks.state[:-1]
+        at, returns = log_policy[rows, here], advantage + value.detach()[rows, here]
+        unit = (advantage - advantage.mean()) / (advantage.std() + 1e-6)
+        gain = (unit * at.gather(-1, walks.move[..., None])[..., 0]).mean() - entropy * (at.exp() * at).sum(-1).mean()
+        loss = 0.5 * (value[rows, here] - returns).square().mean() - gain
+        if not loss.isfinite():
+            raise FloatingPointError(f"the loss is {loss.item()}; a smaller learning_rate may help")
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+    return plan.steps * plan.mazes * walkers * steps
+
+
+def pack_int16(values: NDArray[np.floating] | Tensor) -> list[Any]:
     """Shape, scale and base64 text of an array rounded to 16 bits, as a page's script reads it; little-endian.
 
     Each value is a whole number times the scale, which is the largest magnitude over 32,767.
@@ -413,8 +446,8 @@ def pack_int16(values: NDArray[np.floating] | Tensor) -> list[object]:
     return [list(array.shape), scale, base64.b64encode(whole.tobytes()).decode()]
 
 
-def unpack_int16(packed: Sequence[object]) -> NDArray[np.float64]:
+def unpack_int16(packed: Sequence[Any]) -> NDArray[np.float64]:
     """The array that `pack_int16` rounded, float64."""
     shape, scale, text = packed
-    whole = np.frombuffer(base64.b64decode(str(text)), "<i2")
-    return whole.reshape(shape) * float(scale)  # type: ignore[call-overload, arg-type]
+    values: NDArray[np.float64] = np.frombuffer(base64.b64decode(text), "<i2").reshape(shape) * scale
+    return values
