@@ -137,6 +137,11 @@ class Mazes:
             raise ValueError(f"cell={cell}: a wall in some of the mazes")
         return here.int().argmax(1)
 
+    def place(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and column of one state of each maze, `(mazes,)` each."""
+        cell = self.cells.gather(1, state[:, None])[:, 0]
+        return cell // self.side, cell % self.side
+
     def block(self, size: int) -> Tensor:
         """Whether each state lies in the `size` x `size` cells at the top right, bool `(mazes, states)`."""
         return (self.cells // self.side < size) & (self.cells % self.side >= self.side - size)
@@ -318,27 +323,51 @@ class Exam:
             reach_probability(policy, self.mazes, self.mazes.block(self.block), limit[:, None])[rows, start].mean()
         )
 
-    def comes_first(self, network: MazePolicy) -> tuple[float, float]:
-        """Mean probabilities that moved cheese is taken before the block is entered, and the reverse; however long."""
+    def comes_first(self, network: MazePolicy, over: int | None = None) -> tuple[float, float]:
+        """Mean probabilities, from the start, that moved cheese is taken before the block is entered, and the reverse.
+
+        Args:
+            network: whose policy it is.
+            over: at most so many steps over the shortest path to each; None for however long it takes.
+        """
         rows, start = torch.arange(len(self.mazes)), self.mazes.start
         policy, cheese, block = self.policy(network, self.moved), self.marks(self.moved), self.mazes.block(self.block)
-        first = reach_probability(policy, self.mazes, cheese, avoid=block)[rows, start]
-        return float(first.mean()), float(
-            reach_probability(policy, self.mazes, block, avoid=cheese)[rows, start].mean()
-        )
+
+        def first(target: Tensor, other: Tensor, place: Tensor) -> float:
+            limit = None if over is None else self.mazes.distance[rows, start, place][:, None] + over
+            return float(reach_probability(policy, self.mazes, target, limit, other)[rows, start].mean())
+
+        return first(cheese, block, self.moved), first(block, cheese, self.entry)
 
     def near(
-        self, network: MazePolicy, distances: Sequence[int] = (1, 2, 3), kind: str = "cheese", **how: Any
+        self,
+        network: MazePolicy,
+        distances: Sequence[int] = (1, 2, 3),
+        kind: str = "cheese",
+        shown: bool = True,
+        **how: Any,
     ) -> list[float]:
         """Mean probability to take moved cheese from states at each distance, in at most two steps over the shortest.
 
         Only states count whose shortest paths to the cheese and to the corner begin in different directions, outside of
         the block.
+
+        Args:
+            network: whose policy it is.
+            distances: steps of the shortest path to the cheese.
+            kind: "cheese", or another thing in its place.
+            shown: whether it is in the picture; the place is asked for all the same.
+            how: passed on to the network.
+
+        Raises:
+            ValueError: no such state at one of the distances.
         """
         mazes, rows = self.mazes, torch.arange(len(self.mazes))
         far = mazes.distance[rows, self.moved]
         apart = (mazes.first_step(self.moved) != mazes.first_step(mazes.corner)) & ~mazes.block(self.block)
-        reached = reach_probability(
-            self.policy(network, self.moved, kind, **how), mazes, self.marks(self.moved), far + 2
-        )
-        return [float(reached[(far == distance) & apart].mean()) for distance in distances]
+        at = [(far == distance) & apart for distance in distances]
+        if missing := [distance for distance, here in zip(distances, at, strict=True) if not here.any()]:
+            raise ValueError(f"distances={list(distances)}: no state is asked at {missing}; take more or larger mazes")
+        policy = self.policy(network, self.moved if shown else None, kind, **how)
+        reached = reach_probability(policy, mazes, self.marks(self.moved), far + 2)
+        return [float(reached[here].mean()) for here in at]
