@@ -65,7 +65,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_sizes_stay_readable():
-    assert len(MODULES) <= 93  # a chapter adds at most three
+    assert len(MODULES) <= 95  # a chapter adds at most three
     sizes = {name: code_lines(path) for name, path in SOURCES.items()}
     proper = [name for name in sizes if name.startswith("descent/") and "/experiments/" not in name]
     assert sum(sizes[name] for name in proper) < 5_800
