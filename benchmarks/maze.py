@@ -258,7 +258,7 @@ def installed() -> Iterator[Peers | None]:
             def __init__(self, space: Any) -> None:
                 width = 16
                 super().__init__(space, width)
-                self.map = PolicyMap(SIDE, things=2, width=width)
+                self.map = PolicyMap(SIDE, 2, (width, 10))
                 del self.map.head
 
             def forward(self, seen: Tensor) -> Tensor:
@@ -332,7 +332,7 @@ def our_walk(drawn: Mazes, updates: int) -> None:
         cheese, star, reward = draw_things(batch, TASK, BLOCK, generator)
         picture(batch, cheese, star)
         random = torch.full((*batch.cells.shape, len(MOVES)), 1 / len(MOVES))
-        sample_walks(random, batch, reward, WALKERS, EPISODE, generator)
+        sample_walks(random, batch, reward, (WALKERS, EPISODE), generator)
 
 
 def our_agent(drawn: Mazes, exact: bool) -> PolicyMap:
@@ -342,7 +342,7 @@ def our_agent(drawn: Mazes, exact: bool) -> PolicyMap:
     if exact:
         teach(network, drawn, EXACT)
     else:
-        teach_by_sampling(network, drawn, SAMPLED, WALKERS, EPISODE)
+        teach_by_sampling(network, drawn, SAMPLED, (WALKERS, EPISODE))
     return network
 
 

@@ -58,7 +58,7 @@ class Agents:
         self.side, self.layer, self.reach, self.block = len(rows), layer, reach, block
         self.networks, packed = [], []
         for name in ("agent", "without a block"):
-            network = PolicyMap(self.side, width=width, blocks=blocks)
+            network = PolicyMap(self.side, sizes=(width, blocks))
             for parameter in network.parameters():  # no symmetry, and policies that are far from uniform
                 torch.nn.init.normal_(parameter, std=1.6 / max(1, parameter[0].numel()) ** 0.5)
             torch.nn.init.normal_(network.head.weight, std=0.4 / 2**blocks)  # the stream doubles in a block

@@ -30,8 +30,7 @@ class PolicyMap(MazePolicy):
     Args:
         side: of the mazes; a dense head needs it.
         things: channels beside the free cells, one for each kind of thing.
-        width: channels of the residual stream.
-        blocks: residual blocks, x + relu(conv(x)).
+        sizes: channels of the residual stream, and residual blocks, x + relu(conv(x)).
         head: "convolutional", the same map from the stream to logits at each cell, or "dense", one from all cells at
             once to all logits.
         outputs: 4, or 5 with a value of the cell.
@@ -44,12 +43,12 @@ class PolicyMap(MazePolicy):
         self,
         side: int,
         things: int = 1,
-        width: int = 16,
-        blocks: int = 10,
+        sizes: tuple[int, int] = (16, 10),
         head: str = "convolutional",
         outputs: int = 4,
     ) -> None:
         super().__init__()
+        width, blocks = sizes
         check_whole(side=side, width=width, blocks=blocks, outputs=outputs)
         check_whole(0, things=things)
         if head not in ("convolutional", "dense"):
@@ -102,10 +101,10 @@ class DensePolicy(MazePolicy):
 class TwoHeads(MazePolicy):
     """Two policy maps that share no weight: `cheese` answers where cheese is seen, `corner` where none is."""
 
-    def __init__(self, side: int, width: int = 8, blocks: int = 6) -> None:
+    def __init__(self, side: int, sizes: tuple[int, int] = (8, 6)) -> None:
         super().__init__()
-        self.corner = PolicyMap(side, 0, width, blocks)
-        self.cheese = PolicyMap(side, 1, width, blocks)
+        self.corner = PolicyMap(side, 0, sizes)
+        self.cheese = PolicyMap(side, 1, sizes)
         self.things = 1
 
     def forward(self, seen: Tensor) -> Tensor:
@@ -158,7 +157,8 @@ class TeachingPlan:
         discount: of a step of an episode.
         clip: largest norm of a gradient.
         adam: Adam in place of SGD.
-        seed: of weights and batches.
+        seed: of the batches.
+        watch_at: numbers of steps after which a training is looked at, 0 for untrained.
     """
 
     lessons: tuple[Lesson, ...]
@@ -173,6 +173,7 @@ class TeachingPlan:
     clip: float = 1.0
     adam: bool = False
     seed: int = 0
+    watch_at: Sequence[int] = ()
 
     @property
     def steps(self) -> int:
@@ -258,7 +259,6 @@ def teach(
     plan: TeachingPlan,
     keep: bool = False,
     watch: Callable[[Any], object] | None = None,
-    watch_at: Sequence[int] = (),
 ) -> TaughtAgent:
     """Train a policy map by the exact policy gradient.
 
@@ -267,8 +267,7 @@ def teach(
         mazes: to draw from.
         plan: see `TeachingPlan`.
         keep: whether gradients and updates are kept, 8 bytes a step and parameter.
-        watch: is called with the network after the numbers of steps in `watch_at`, 0 for untrained.
-        watch_at: those numbers.
+        watch: is called with the network after the numbers of steps in the plan's `watch_at`.
 
     Raises:
         FloatingPointError: a loss is not finite.
@@ -284,16 +283,9 @@ def teach(
     first = _flat(weights)
     gradients, updates, seen = [], [], []
     for step, (lesson, rate, entropy) in enumerate(plan.schedule()):
-        if watch and step in watch_at:
+        if watch and step in plan.watch_at:
             seen.append((step, watch(network)))
-        losses = []
-        for task in lesson.tasks:
-            count = plan.mazes // len(lesson.tasks)
-            batch = mazes[torch.randint(len(mazes), (count,), generator=generator)]
-            cheese, star, reward = draw_things(batch, task, plan.block, generator)
-            logits = network(picture(batch, cheese, star)[:, : 1 + network.things])
-            losses.append(policy_loss(logits, batch, reward, plan.discount, entropy))
-        loss = torch.stack(losses).mean()
+        loss = _lesson_loss(network, mazes, plan, (lesson, entropy), generator)
         if not loss.isfinite():
             raise FloatingPointError(f"step {step}: the loss is {loss.item()}; a smaller learning_rate may help")
         optimizer.zero_grad()
@@ -311,11 +303,24 @@ def teach(
         optimizer.step()
         if keep:
             updates.append(_flat(weights) - before)
-    if watch and plan.steps in watch_at:
+    if watch and plan.steps in plan.watch_at:
         seen.append((plan.steps, watch(network)))
     empty = np.empty((0, len(first)), np.float32)
     kept = [np.stack(rows) if rows else empty for rows in (gradients, updates)]
     return TaughtAgent(network, first, _flat(weights), kept[0], kept[1], seen)
+
+
+def _lesson_loss(
+    network: MazePolicy, mazes: Mazes, plan: TeachingPlan, at: tuple[Lesson, float], generator: torch.Generator
+) -> Tensor:
+    """Mean loss of a step's tasks, each in mazes of its own; `at` is the lesson and the entropy's weight."""
+    losses = []
+    for task in at[0].tasks:
+        batch = mazes[torch.randint(len(mazes), (plan.mazes // len(at[0].tasks),), generator=generator)]
+        cheese, star, reward = draw_things(batch, task, plan.block, generator)
+        logits = network(picture(batch, cheese, star)[:, : 1 + network.things])
+        losses.append(policy_loss(logits, batch, reward, plan.discount, at[1]))
+    return torch.stack(losses).mean()
 
 
 def _flat(tensors: Sequence[Tensor]) -> NDArray[np.float32]:
@@ -340,7 +345,7 @@ class Walks:
 
 
 def sample_walks(
-    policy: Tensor, mazes: Mazes, reward: Tensor, walkers: int, steps: int, generator: torch.Generator
+    policy: Tensor, mazes: Mazes, reward: Tensor, count: tuple[int, int], generator: torch.Generator
 ) -> Walks:
     """Walk in each maze with so many agents, which begin on random free cells; see `Walks`.
 
@@ -348,21 +353,22 @@ def sample_walks(
         policy: probabilities `(mazes, states, 4)`.
         mazes: the mazes.
         reward: of entering each state, `(mazes, states)`; an episode ends where it is not 0.
-        walkers: agents in each maze.
-        steps: of each.
+        count: agents in each maze, and steps of each.
         generator: draws starts and moves.
     """
+    walkers, steps = count
     check_whole(walkers=walkers, steps=steps)
-    count = len(policy)
-    rows = torch.arange(count)[:, None]
+    rows = torch.arange(len(policy))[:, None]
     begin = (reward == 0).float()
     up_to = policy.cumsum(-1)
     up_to[..., -1] = 1  # rounding leaves no gap above the last
-    fresh = torch.multinomial(begin, walkers * (steps + 1), True, generator=generator).view(count, steps + 1, walkers)
+    fresh = torch.multinomial(begin, walkers * (steps + 1), True, generator=generator).view(
+        len(policy), steps + 1, walkers
+    )
     here, state, move, gain = fresh[:, 0], [], [], []
     for step in range(steps):
         state.append(here)
-        draw = torch.rand(count, walkers, 1, generator=generator)
+        draw = torch.rand(len(policy), walkers, 1, generator=generator)
         move.append((draw > up_to[rows, here]).sum(-1))
         there = mazes.next_state[rows, here, move[-1]]
         gain.append(reward[rows, there])
@@ -391,11 +397,18 @@ def advantages(walks: Walks, value: Tensor, discount: float, trace: float) -> Te
 
 
 def teach_by_sampling(
-    network: MazePolicy, mazes: Mazes, plan: TeachingPlan, walkers: int = 16, steps: int = 40, trace: float = 0.95
+    network: MazePolicy, mazes: Mazes, plan: TeachingPlan, count: tuple[int, int] = (16, 40), trace: float = 0.95
 ) -> int:
     """Train a policy map with five outputs, the fifth a value, by advantage actor-critic on sampled walks, in place.
 
     No maze's map is used but by walking in it. Adam is the optimiser, in one lesson of one task.
+
+    Args:
+        network: `(mazes, channels, side, side)` -> `(mazes, 5, side, side)`.
+        mazes: to draw from.
+        plan: see `TeachingPlan`.
+        count: agents in each maze, and steps of each between two updates.
+        trace: see `advantages`.
 
     Returns:
         The number of steps walked.
@@ -413,7 +426,7 @@ def teach_by_sampling(
         cheese, star, reward = draw_things(batch, lesson.tasks[0], plan.block, generator)
         out = at_states(network(picture(batch, cheese, star)[:, : 1 + network.things]), batch)
         log_policy, value = out[..., :4].log_softmax(-1), out[..., 4]
-        walks = sample_walks(log_policy.detach().exp(), batch, reward, walkers, steps, generator)
+        walks = sample_walks(log_policy.detach().exp(), batch, reward, count, generator)
         advantage = advantages(walks, value.detach(), plan.discount, trace)
         rows, here = torch.arange(len(batch))[:, None], walks.state[:-1]
         at, returns = log_policy[rows, here], advantage + value.detach()[rows, here]
@@ -427,7 +440,7 @@ def teach_by_sampling(
         nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-    return plan.steps * plan.mazes * walkers * steps
+    return plan.steps * plan.mazes * count[0] * count[1]
 
 
 def pack_int16(values: NDArray[np.floating] | Tensor) -> list[Any]:
