@@ -117,3 +117,15 @@ def test_teaching_by_walks_is_the_same_each_time() -> None:
         teach_by_sampling(network, drawn(20), plan, 2, 5)
         weights.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
     assert torch.equal(*weights)
+
+
+def test_entropy_that_weighs_much_makes_the_moves_even() -> None:
+    network, mazes = small(PolicyMap, 1, 6, 2, outputs=5), drawn(20)
+    with torch.no_grad():
+        network.head.weight.mul_(20)
+    exam = Exam.draw(mazes, 2, 0)
+    before, lesson = exam.policy(network, exam.trained), Lesson(("cheese in the block",), 15)
+    plan = TeachingPlan((lesson,), mazes=8, block=2, learning_rate=0.02, warmup=0, entropy=10)
+    teach_by_sampling(network, mazes, plan, 2, 5)
+    surprise = [-torch.xlogy(each, each).sum(-1).mean().item() for each in (before, exam.policy(network, exam.trained))]
+    assert surprise[0] + 0.2 < surprise[1] <= np.log(4)

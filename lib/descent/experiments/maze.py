@@ -262,7 +262,7 @@ def state_values(policy: Tensor, mazes: Mazes, reward: Tensor, discount: float) 
     gain = (step @ reward.to(policy.dtype)[..., None])[..., 0]
     system = torch.eye(policy.shape[1], dtype=policy.dtype) - discount * step
     value = torch.linalg.solve(system, gain)
-    entered = reward.to(policy.dtype) + discount * value * goes_on
+    entered = reward.to(policy.dtype) + discount * value
     return value, entered.gather(1, mazes.next_state.flatten(1)).view(mazes.next_state.shape)
 
 
