@@ -27,9 +27,27 @@ class MazePolicy(nn.Module):
 
     Attributes:
         things: channels beside the free cells, one for each kind of thing that it can see.
+        shape: of its answer to one maze, where it reads mazes of one size only.
     """
 
     things: int
+    shape: tuple[int, int, int] | None = None
+
+    def answer(self, mazes: Mazes, cheese: Tensor, star: Tensor, **how: Any) -> Tensor:
+        """The map of logits of mazes with cheese and a star in these states, -1 for none; `how` goes to `forward`.
+
+        Raises:
+            ValueError: there is a thing that the network does not see, or it sees a third; mazes of another size.
+        """
+        if self.shape and self.shape[1] != mazes.side:
+            raise ValueError(f"mazes of side {mazes.side}: expected {self.shape[1]}, as the network was made for")
+        present = 2 if (star >= 0).any() else int((cheese >= 0).any())
+        if not present <= self.things <= 2:
+            held = ("nothing", "cheese", "a star")[present]
+            raise ValueError(f"things={self.things}: expected at least {present} where mazes hold {held}, at most 2")
+        seen = picture(mazes, cheese, star)[:, : 1 + self.things]
+        logits: Tensor = self(seen.to(next(self.parameters(), seen).dtype), **how)
+        return logits
 
 
 def kruskal_mazes(count: int, rooms: int, generator: np.random.Generator) -> NDArray[np.bool_]:
@@ -87,7 +105,7 @@ class Mazes:
             ValueError: another shape, mazes with different numbers of free cells, or, where distances are asked for, a
                 free cell that cannot be reached.
         """
-        free = torch.as_tensor(free)
+        free = torch.as_tensor(free).clone()
         if free.ndim != 3 or free.shape[1] != free.shape[2] or free.dtype != torch.bool or not len(free):
             raise ValueError(f"free of shape {tuple(free.shape)}, {free.dtype}: expected bool (mazes, side, side)")
         flat = free.flatten(1)
@@ -108,7 +126,9 @@ class Mazes:
         return len(self.free)
 
     def __getitem__(self, chosen: Tensor | slice) -> Mazes:
-        distance = self.distance[chosen] if len(self.distance) else self.distance
+        if self.free[chosen].ndim != 3 or not len(self.free[chosen]):  # as in a loop over them
+            raise ValueError(f"chosen={chosen}: expected a slice, a mask, or a tensor of numbers, of one maze or more")
+        distance = self.distance[chosen] if self.distance.ndim == 3 else self.distance
         return Mazes(self.free[chosen], self.cells[chosen], self.next_state[chosen], distance)
 
     @property
@@ -142,18 +162,26 @@ class Mazes:
         cell = self.cells.gather(1, state[:, None])[:, 0]
         return cell // self.side, cell % self.side
 
+    def check_distances(self) -> None:
+        """Refuse what needs distances, a ValueError, where they were left out."""
+        if self.distance.ndim != 3:
+            raise ValueError("distance: left out; expected those of Mazes.from_free(free, with_distances=True)")
+
     def block(self, size: int) -> Tensor:
         """Whether each state lies in the `size` x `size` cells at the top right, bool `(mazes, states)`."""
+        check_whole(block=size)
         return (self.cells // self.side < size) & (self.cells % self.side >= self.side - size)
 
     def first_step(self, towards: Tensor) -> Tensor:
         """The state after the first step on the way to `towards`, `(mazes,)`, from each state, `(mazes, states)`."""
+        self.check_distances()
         far = self.distance.gather(2, towards[:, None, None].expand(-1, self.distance.shape[1], 1))[..., 0]
         after = far.gather(1, self.next_state.flatten(1)).view(self.next_state.shape)
         return self.next_state.gather(2, after.argmin(2, keepdim=True))[..., 0]
 
     def on_path(self, begin: Tensor, end: Tensor) -> Tensor:
         """Whether each state lies on the path between two, bool `(mazes, states)`; the ends do, too."""
+        self.check_distances()
         rows = torch.arange(len(self))
         return self.distance[rows, begin] + self.distance[rows, end] == self.distance[rows, begin, end][:, None]
 
@@ -174,6 +202,12 @@ def _distances(next_state: Tensor) -> Tensor:
     return distance
 
 
+def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
+    """Refuse by its name a tensor of another shape: gathering would pass over the rest, or all but the first."""
+    if tuple(tensor.shape) != tuple(expected):
+        raise ValueError(f"{name} of shape {tuple(tensor.shape)}: expected {tuple(expected)}")
+
+
 def picture(mazes: Mazes, *things: Tensor) -> Tensor:
     """What an agent sees, float32 `(mazes, 1 + things, side, side)`: free cells, and a channel for each kind of thing.
 
@@ -183,6 +217,7 @@ def picture(mazes: Mazes, *things: Tensor) -> Tensor:
     """
     channels = [mazes.free.flatten(1).float()]
     for thing in things:
+        check_shape("thing", thing, (len(mazes),))
         cell = mazes.cells.gather(1, thing.clamp(min=0)[:, None])
         channels.append(torch.zeros_like(channels[0]).scatter_(1, cell, (thing >= 0).float()[:, None]))
     return torch.stack(channels, 1).view(len(mazes), -1, mazes.side, mazes.side)
@@ -190,12 +225,20 @@ def picture(mazes: Mazes, *things: Tensor) -> Tensor:
 
 def at_states(maps: Tensor, mazes: Mazes) -> Tensor:
     """Values of a map `(mazes, channels, side, side)` at the free cells, `(mazes, states, channels)`."""
+    check_shape("maps", maps, (len(mazes), *maps.shape[1:2], mazes.side, mazes.side))
     cells = mazes.cells[:, :, None].expand(-1, -1, maps.shape[1])
     return maps.flatten(2).transpose(1, 2).gather(1, cells)
 
 
 def transition_matrix(policy: Tensor, mazes: Mazes) -> Tensor:
-    """Probability of each next state, `(mazes, states, states)`, under a policy `(mazes, states, 4)`."""
+    """Probability of each next state, `(mazes, states, states)`, under a policy `(mazes, states, 4)`.
+
+    Raises:
+        ValueError: no probabilities, or of other mazes. NaN is let through, and stays NaN.
+    """
+    check_shape("policy", policy, mazes.next_state.shape)
+    if (policy < 0).any() or ((policy.sum(-1) - 1).abs() > 0.01).any():
+        raise ValueError("policy: expected probabilities of the four moves, which add up to 1 in each state")
     states = policy.shape[1]
     matrix = torch.zeros(len(policy), states, states, dtype=policy.dtype)
     return matrix.scatter_add(2, mazes.next_state, policy)
@@ -214,8 +257,9 @@ def state_values(policy: Tensor, mazes: Mazes, reward: Tensor, discount: float) 
         discount: of a step, below 1.
 
     Raises:
-        ValueError: a discount that is not between 0 and 1.
+        ValueError: a discount that is not between 0 and 1; a policy or rewards of other mazes; no probabilities.
     """
+    check_shape("reward", reward, mazes.cells.shape)
     if not 0 <= discount < 1:
         raise ValueError(f"discount={discount}: expected 0 to below 1")
     goes_on = (reward == 0).to(policy.dtype)
@@ -223,7 +267,7 @@ def state_values(policy: Tensor, mazes: Mazes, reward: Tensor, discount: float) 
     gain = (step @ reward.to(policy.dtype)[..., None])[..., 0]
     system = torch.eye(policy.shape[1], dtype=policy.dtype) - discount * step
     value = torch.linalg.solve(system, gain)
-    entered = reward.to(policy.dtype) + discount * value * goes_on
+    entered = reward.to(policy.dtype) + discount * value
     return value, entered.gather(1, mazes.next_state.flatten(1)).view(mazes.next_state.shape)
 
 
@@ -239,8 +283,16 @@ def reach_probability(
         within: at most so many steps, one number or int64 `(mazes, states)` for each state to begin from; None for
             however long it takes; a walk in circles gives up, a step in a thousand million.
         avoid: bool `(mazes, states)`, where a walk has ended without the target: 0 there, unless it is the target.
+
+    Raises:
+        ValueError: target, avoid or within of another kind or shape; no probabilities.
     """
+    for name, marked in {"target": target, "avoid": target if avoid is None else avoid}.items():
+        check_shape(name, marked, mazes.cells.shape)
+        if marked.dtype != torch.bool:
+            raise ValueError(f"{name} of {marked.dtype}: expected torch.bool")
     steps = transition_matrix(policy.double(), mazes)
+    steps = steps / steps.sum(-1, keepdim=True)  # float32 rounds more than `GIVES_UP`
     hit = target.double()
     ended = target if avoid is None else target | avoid
     moving = (~ended).double()[:, :, None]
@@ -248,7 +300,10 @@ def reach_probability(
         system = (1 + GIVES_UP) * torch.eye(steps.shape[1], dtype=torch.float64) - moving * steps
         forever: Tensor = torch.linalg.solve(system, hit[..., None])
         return forever[..., 0].clamp(0, 1)
-    limit = torch.as_tensor(within).expand_as(hit)
+    limit = torch.as_tensor(within)
+    if limit.ndim not in (0, 2):
+        raise ValueError(f"within of shape {tuple(limit.shape)}: expected one number or {tuple(hit.shape)}")
+    limit = limit.expand_as(hit)
     found = hit.clone()
     for step in range(1, int(limit.max()) + 1):
         hit = torch.where(ended, hit, (steps @ hit[..., None])[..., 0])
@@ -264,7 +319,7 @@ class Exam:
         mazes: with distances.
         block: side of the square at the top right where cheese lay in training.
         trained: a state in the block for each maze, int64 `(mazes,)`.
-        moved: a state outside of the block and off the path from the start to it, `(mazes,)`.
+        moved: a state outside of the block, off the path from the start to it and not behind it, `(mazes,)`.
         entry: the first state of the block on that path, `(mazes,)`.
     """
 
@@ -276,29 +331,39 @@ class Exam:
 
     @classmethod
     def draw(cls, mazes: Mazes, block: int, seed: int) -> Exam:
-        """Draw a place of each kind in each maze; mazes with no free cell off the path are left out.
+        """Draw a place of each kind in each maze; mazes without one for moved cheese are left out.
 
         Raises:
-            ValueError: no maze has one.
+            ValueError: no maze has one, or a block has no free cell; mazes without distances.
         """
+        mazes.check_distances()
         generator = torch.Generator().manual_seed(seed)
         rows, inside = torch.arange(len(mazes)), mazes.block(block)
+        if not inside.any(1).all():
+            raise ValueError(f"block={block}: without a free cell in some of the mazes")
         from_start = mazes.distance[rows, mazes.start]
         entry = torch.where(inside, from_start, 10**6).argmin(1)
-        off = ~inside & ~mazes.on_path(mazes.start, entry)
+        through = torch.where(inside[:, :, None], from_start[:, :, None] + mazes.distance, 10**6).amin(1) == from_start
+        off = ~inside & ~through & ~mazes.on_path(mazes.start, entry)
         kept = off.any(1).nonzero()[:, 0]
         if not len(kept):
-            raise ValueError(f"block={block}: no maze has a free cell outside of it and off the path")
+            raise ValueError(f"block={block}: no maze has a free cell outside of it, off the path and not behind it")
         trained, moved = (torch.multinomial(each[kept].float(), 1, generator=generator)[:, 0] for each in (inside, off))
         return cls(mazes[kept], block, trained, moved, entry[kept])
 
     def policy(self, network: MazePolicy, thing: Tensor | None, kind: str = "cheese", **how: Any) -> Tensor:
-        """Probabilities of the moves, float64 `(mazes, states, 4)`, with a thing at these states, or none."""
+        """Probabilities of the moves, float64 `(mazes, states, 4)`, with a thing at these states, or none.
+
+        Raises:
+            ValueError: `kind` is neither "cheese" nor "star", or the network does not see it.
+        """
+        if kind not in ("cheese", "star"):
+            raise ValueError(f"kind={kind!r}: expected 'cheese' or 'star'")
         nowhere = torch.full((len(self.mazes),), -1)
         thing = nowhere if thing is None else thing
         things = (thing, nowhere) if kind == "cheese" else (nowhere, thing)
         with torch.no_grad():
-            logits = network(picture(self.mazes, *things)[:, : 1 + network.things], **how)[:, :4]
+            logits = network.answer(self.mazes, *things, **how)[:, :4]
         return at_states(logits, self.mazes).double().softmax(-1)
 
     def marks(self, state: Tensor) -> Tensor:

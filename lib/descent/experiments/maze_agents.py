@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import relu
+from torch.optim import SGD, Adam, Optimizer
 
-from descent.experiments.maze import MazePolicy, Mazes, at_states, picture, state_values
-from descent.repro.numbers import check_whole
+from descent.experiments.maze import MazePolicy, Mazes, at_states, check_shape, state_values
+from descent.repro.numbers import as_real, check_whole
 
 TASKS = ("cheese in the block", "cheese anywhere", "no cheese", "ignore the cheese", "star anywhere", "ignore the star")
 
@@ -36,7 +37,7 @@ class PolicyMap(MazePolicy):
         outputs: 4, or 5 with a value of the cell.
 
     Raises:
-        ValueError: another head.
+        ValueError: another head, or too few of anything.
     """
 
     def __init__(
@@ -49,8 +50,9 @@ class PolicyMap(MazePolicy):
     ) -> None:
         super().__init__()
         width, blocks = sizes
-        check_whole(side=side, width=width, blocks=blocks, outputs=outputs)
+        check_whole(side=side, width=width, blocks=blocks)
         check_whole(0, things=things)
+        check_whole(4, outputs=outputs)
         if head not in ("convolutional", "dense"):
             raise ValueError(f"head={head!r}: expected 'convolutional' or 'dense'")
         self.stem = nn.Conv2d(1 + things, width, 3, padding=1)
@@ -75,7 +77,7 @@ class PolicyMap(MazePolicy):
 
     def forward(self, seen: Tensor, add: Mapping[int, Tensor] | None = None) -> Tensor:
         """Logits `(mazes, outputs, side, side)` of pictures; see `stream` for `add`."""
-        logits: Tensor = self.head(self.stream(seen, add)[-1]).view(-1, *self.shape)
+        logits: Tensor = self.head(self.stream(seen, add)[-1]).view(len(seen), -1, *seen.shape[2:])
         return logits
 
 
@@ -94,7 +96,7 @@ class DensePolicy(MazePolicy):
         x = seen.flatten(1)
         for layer in list(self.layers)[:-1]:
             x = relu(layer(x))
-        logits: Tensor = self.layers[-1](x).view(-1, *self.shape)
+        logits: Tensor = self.layers[-1](x).view(-1, 4, *seen.shape[2:])
         return logits
 
 
@@ -105,7 +107,7 @@ class TwoHeads(MazePolicy):
         super().__init__()
         self.corner = PolicyMap(side, 0, sizes)
         self.cheese = PolicyMap(side, 1, sizes)
-        self.things = 1
+        self.things, self.shape = 1, self.cheese.shape
 
     def forward(self, seen: Tensor) -> Tensor:
         """Logits `(mazes, 4, side, side)` of pictures."""
@@ -120,10 +122,8 @@ def _orthogonal(network: nn.Module, blocks: int = 1) -> None:
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
         else:
-            last = name.startswith(("head", "layers.2"))
-            nn.init.orthogonal_(
-                parameter, 0.1 if last else (2 / blocks) ** 0.5 if name.startswith("blocks") else 2**0.5
-            )
+            last, branch = name.startswith(("head", "layers.2")), name.startswith("blocks")
+            nn.init.orthogonal_(parameter, 0.1 if last else (2 / blocks) ** 0.5 if branch else 2**0.5)
 
 
 @dataclass(frozen=True)
@@ -149,15 +149,15 @@ class TeachingPlan:
         lessons: one after the other.
         mazes: in a step.
         block: side of the square at the top right where cheese lies.
-        learning_rate: its largest value; of Adam where `adam`.
+        learning_rate: before warm-up and decay; of Adam where `adam`.
         momentum: of SGD.
-        warmup: steps in which the learning rate rises; then it falls linearly to 0 over the lesson, where `decay`.
-        decay: whether it does.
+        warmup: steps over which a factor of the learning rate rises linearly to 1.
+        decay: whether another falls linearly from 1 to 0 over the lesson.
         entropy: weight of the policy's entropy at first; falls linearly to 0 over the last lesson.
         discount: of a step of an episode.
         clip: largest norm of a gradient.
         adam: Adam in place of SGD.
-        seed: of the batches.
+        seed: of batches; weights are drawn where a network is made.
         watch_at: numbers of steps after which a training is looked at, 0 for untrained.
     """
 
@@ -175,6 +175,13 @@ class TeachingPlan:
     seed: int = 0
     watch_at: Sequence[int] = ()
 
+    def __post_init__(self) -> None:
+        check_whole(mazes=self.mazes, block=self.block)
+        check_whole(0, warmup=self.warmup)
+        for lesson in self.lessons:
+            if not 0 < len(lesson.tasks) <= self.mazes:
+                raise ValueError(f"mazes={self.mazes}: expected 1 or more for each of {len(lesson.tasks)} tasks")
+
     @property
     def steps(self) -> int:
         """Of all lessons."""
@@ -182,13 +189,12 @@ class TeachingPlan:
 
     def schedule(self) -> Iterator[tuple[Lesson, float, float]]:
         """Lesson, learning rate and weight of the entropy of each step; each lesson begins anew."""
-        for lesson in self.lessons:
-            last = lesson is self.lessons[-1]
+        for number, lesson in enumerate(self.lessons, 1):
             for step in range(lesson.steps):
                 left = 1 - step / lesson.steps
                 rise = min(1.0, (step + 1) / (self.warmup + 1))
                 rate = self.learning_rate * rise * (left if self.decay else 1.0)
-                yield lesson, rate, self.entropy * (left if last else 1.0)
+                yield lesson, rate, self.entropy * (left if number == len(self.lessons) else 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,16 +223,22 @@ def draw_things(mazes: Mazes, task: str, block: int, generator: torch.Generator)
     "cheese in the block": it lies anywhere in the block, and is worth 1. "cheese anywhere" and "star anywhere": on any
     free cell. "no cheese": the block is worth 1. "ignore the cheese", "ignore the star": it lies outside of the block,
     which is worth 1; it is worth nothing itself.
+
+    Raises:
+        ValueError: another task, or a block without the free cells, in it or outside, that the task needs.
     """
     if task not in TASKS:
         raise ValueError(f"task={task!r}: expected one of {', '.join(TASKS)}")
     in_block = mazes.block(block)
+    of_block = task == "no cheese" or task.startswith("ignore")
+    if "anywhere" not in task and not (in_block.any(1) & ~(in_block.all(1) & of_block)).all():
+        raise ValueError(f"block={block}: {task!r} needs free cells in it{' and outside' * of_block} in each maze")
     everywhere = torch.ones_like(in_block)
     places = in_block if task == "cheese in the block" else ~in_block if task.startswith("ignore") else everywhere
     thing = torch.multinomial(places.float(), 1, generator=generator)[:, 0]
     of_thing = torch.zeros(in_block.shape).scatter_(1, thing[:, None], 1.0)
     nowhere = torch.full_like(thing, -1)
-    reward = of_thing if task in ("cheese in the block", "cheese anywhere", "star anywhere") else in_block.float()
+    reward = in_block.float() if of_block else of_thing
     if task == "no cheese":
         return nowhere, nowhere, reward
     return (nowhere, thing, reward) if "star" in task else (thing, nowhere, reward)
@@ -242,6 +254,7 @@ def policy_loss(logits: Tensor, mazes: Mazes, reward: Tensor, discount: float, e
         discount: of a step.
         entropy: weight of the policy's entropy.
     """
+    check_shape("logits", logits, (len(mazes), 4, mazes.side, mazes.side))
     log_policy = at_states(logits, mazes).log_softmax(-1)
     policy = log_policy.exp()
     with torch.no_grad():
@@ -260,7 +273,10 @@ def teach(
     keep: bool = False,
     watch: Callable[[Any], object] | None = None,
 ) -> TaughtAgent:
-    """Train a policy map by the exact policy gradient.
+    """Train a policy map by policy gradients whose advantages are exact.
+
+    At each state the gradient is that of the return from there; states count alike, however often they are visited, and
+    advantages are scaled by their deviation.
 
     Args:
         network: `(mazes, channels, side, side)` -> logits `(mazes, 4, side, side)`; trained in place.
@@ -271,15 +287,15 @@ def teach(
 
     Raises:
         FloatingPointError: a loss is not finite.
+        ValueError: a lesson trains no parameter; see `draw_things`, `policy_loss` and `MazePolicy.answer`.
     """
     generator = torch.Generator().manual_seed(plan.seed)
     parameters = dict(network.named_parameters())
-    weights = list(parameters.values())
-    optimizer: torch.optim.Optimizer = (
-        torch.optim.Adam(weights, plan.learning_rate)
-        if plan.adam
-        else torch.optim.SGD(weights, plan.learning_rate, plan.momentum)
-    )
+    weights, rate = list(parameters.values()), plan.learning_rate
+    for lesson in plan.lessons:
+        if not any(name.startswith(lesson.only) for name in parameters):
+            raise ValueError(f"only={lesson.only!r}: expected what one of {', '.join(parameters)} begins with")
+    optimizer: Optimizer = Adam(weights, rate) if plan.adam else SGD(weights, rate, plan.momentum)
     first = _flat(weights)
     gradients, updates, seen = [], [], []
     for step, (lesson, rate, entropy) in enumerate(plan.schedule()):
@@ -290,13 +306,11 @@ def teach(
             raise FloatingPointError(f"step {step}: the loss is {loss.item()}; a smaller learning_rate may help")
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if lesson.only:
-            for name, parameter in parameters.items():
-                if not name.startswith(lesson.only):
-                    parameter.grad = None
+        for name, parameter in parameters.items():
+            if not name.startswith(lesson.only):
+                parameter.grad = None
         nn.utils.clip_grad_norm_(weights, plan.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        optimizer.param_groups[0]["lr"] = rate
         if keep:
             before = _flat(weights)
             gradients.append(_flat([torch.zeros_like(each) if each.grad is None else each.grad for each in weights]))
@@ -305,8 +319,7 @@ def teach(
             updates.append(_flat(weights) - before)
     if watch and plan.steps in plan.watch_at:
         seen.append((plan.steps, watch(network)))
-    empty = np.empty((0, len(first)), np.float32)
-    kept = [np.stack(rows) if rows else empty for rows in (gradients, updates)]
+    kept = [np.stack(rows) if rows else np.empty((0, len(first)), np.float32) for rows in (gradients, updates)]
     return TaughtAgent(network, first, _flat(weights), kept[0], kept[1], seen)
 
 
@@ -318,7 +331,7 @@ def _lesson_loss(
     for task in at[0].tasks:
         batch = mazes[torch.randint(len(mazes), (plan.mazes // len(at[0].tasks),), generator=generator)]
         cheese, star, reward = draw_things(batch, task, plan.block, generator)
-        logits = network(picture(batch, cheese, star)[:, : 1 + network.things])
+        logits = network.answer(batch, cheese, star)
         losses.append(policy_loss(logits, batch, reward, plan.discount, at[1]))
     return torch.stack(losses).mean()
 
@@ -355,11 +368,17 @@ def sample_walks(
         reward: of entering each state, `(mazes, states)`; an episode ends where it is not 0.
         count: agents in each maze, and steps of each.
         generator: draws starts and moves.
+
+    Raises:
+        ValueError: fewer than one walker or step; rewards of other mazes, or on every free cell.
     """
     walkers, steps = count
     check_whole(walkers=walkers, steps=steps)
     rows = torch.arange(len(policy))[:, None]
+    check_shape("reward", reward, mazes.cells.shape)
     begin = (reward == 0).float()
+    if not begin.any(1).all():
+        raise ValueError("reward: an episode ends on every free cell of some of the mazes")
     up_to = policy.cumsum(-1)
     up_to[..., -1] = 1  # rounding leaves no gap above the last
     fresh = torch.multinomial(begin, walkers * (steps + 1), True, generator=generator).view(
@@ -369,7 +388,7 @@ def sample_walks(
     for step in range(steps):
         state.append(here)
         draw = torch.rand(len(policy), walkers, 1, generator=generator)
-        move.append((draw > up_to[rows, here]).sum(-1))
+        move.append((draw >= up_to[rows, here]).sum(-1))
         there = mazes.next_state[rows, here, move[-1]]
         gain.append(reward[rows, there])
         here = torch.where(gain[-1] != 0, fresh[:, step + 1], there)
@@ -415,16 +434,17 @@ def teach_by_sampling(
 
     Raises:
         FloatingPointError: a loss is not finite.
-        ValueError: more than one lesson or task.
+        ValueError: more than one lesson or task; another number of outputs than 5.
     """
     if len(plan.lessons) != 1 or len(plan.lessons[0].tasks) != 1:
         raise ValueError(f"lessons={plan.lessons}: expected one, of one task")
     generator = torch.Generator().manual_seed(plan.seed)
-    optimizer = torch.optim.Adam(network.parameters(), plan.learning_rate)
+    optimizer = Adam(network.parameters(), plan.learning_rate)
     for lesson, rate, entropy in plan.schedule():
         batch = mazes[torch.randint(len(mazes), (plan.mazes,), generator=generator)]
         cheese, star, reward = draw_things(batch, lesson.tasks[0], plan.block, generator)
-        out = at_states(network(picture(batch, cheese, star)[:, : 1 + network.things]), batch)
+        out = at_states(network.answer(batch, cheese, star), batch)
+        check_shape("logits and value", out, (*batch.cells.shape, 5))
         log_policy, value = out[..., :4].log_softmax(-1), out[..., 4]
         walks = sample_walks(log_policy.detach().exp(), batch, reward, count, generator)
         advantage = advantages(walks, value.detach(), plan.discount, trace)
@@ -449,9 +469,9 @@ def pack_int16(values: NDArray[np.floating] | Tensor) -> list[Any]:
     Each value is a whole number times the scale, which is the largest magnitude over 32,767.
 
     Raises:
-        ValueError: a value is not finite.
+        ValueError: a value is not finite, or no real number.
     """
-    array = np.asarray(values, dtype=np.float64)
+    array = as_real(values, "values").astype(np.float64)
     if not np.isfinite(array).all():
         raise ValueError("values: some are not finite")
     scale = float(np.abs(array).max(initial=0.0) / 32767) or 1.0
