@@ -388,15 +388,17 @@ class Exam:
             reach_probability(policy, self.mazes, self.mazes.block(self.block), limit[:, None])[rows, start].mean()
         )
 
-    def comes_first(self, network: MazePolicy, over: int | None = None) -> tuple[float, float]:
+    def comes_first(self, network: MazePolicy, over: int | None = None, **how: Any) -> tuple[float, float]:
         """Mean probabilities, from the start, that moved cheese is taken before the block is entered, and the reverse.
 
         Args:
             network: whose policy it is.
             over: at most so many steps over the shortest path to each; None for however long it takes.
+            how: passed on to the network.
         """
         rows, start = torch.arange(len(self.mazes)), self.mazes.start
-        policy, cheese, block = self.policy(network, self.moved), self.marks(self.moved), self.mazes.block(self.block)
+        policy, cheese = self.policy(network, self.moved, **how), self.marks(self.moved)
+        block = self.mazes.block(self.block)
 
         def first(target: Tensor, other: Tensor, place: Tensor) -> float:
             limit = None if over is None else self.mazes.distance[rows, start, place][:, None] + over
