@@ -20,7 +20,8 @@ from descent_book.pages.figures import PlotlyFigure, data_key, write_data
 from descent_book.pages.scripts import PART, WHOLE
 
 EXPLORABLE = "application/vnd.descent.explorable+json"
-KINDS = ("threshold", "saddle", "superposition", "grokking", "interpolation")  # the functions of assets/explorable.js
+# the functions of assets/explorable.js
+KINDS = ("threshold", "saddle", "superposition", "grokking", "interpolation", "maze")
 BEFORE_THE_PICTURE = 2  # paragraphs of an opening that stand before its picture
 _LOG = logging.getLogger(__name__)
 

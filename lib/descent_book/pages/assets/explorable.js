@@ -631,7 +631,338 @@ document.addEventListener("DOMContentLoaded", () => {
     return draw().then(() => draw);
   }
 
-  const KINDS = { threshold, saddle, superposition, grokking, interpolation }; // each gives what draws it again
+  // ---- a maze, and the network whose policy is computed for every cell as cheese and walls are moved ----
+  // data: side; block, the side of the square at the top right where cheese lay in training; free, rows from the top; cheese,
+  // [row, column] or null; networks, each a name and its packed parameters in torch's order, weights before biases, of the
+  // stem, the blocks and the head; patch, the number of a block, from 1, and a packed pattern of the stream after it
+  const MOVES = [["up", -1, 0], ["down", 1, 0], ["left", 0, -1], ["right", 0, 1]];
+  const WITHIN = 200, LONGEST = 60; // steps of the probabilities that are told, and of the walk that is drawn
+  const LEAST_DRAWN = 0.1; // probability of a move that has an arrow
+  const BOARD = 360, RIM = 6, CAPTION = 20; // the drawing's width, its margin, and the room for words above and below
+  const PATCHES = [["off", 0], ["subtracted at the cheese", -1], ["added twice where no cheese is", 2]]; // each with its factor
+
+  // an array from its shape, scale and the base64 text of its whole numbers of 16 bits, little-endian
+  function unpack([shape, scale, text]) {
+    const bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0)), view = new DataView(bytes.buffer);
+    return { shape, values: Float64Array.from({ length: bytes.length / 2 }, (_, i) => scale * view.getInt16(2 * i, true)) };
+  }
+
+  // what torch calls a convolution, with zeros around: (ins, side, side) -> (outs, side, side), both flat
+  function convolve(x, { shape: [outs, ins, size], values }, bias, side) {
+    const cells = side * side, reach = (size - 1) / 2, y = new Float64Array(outs * cells);
+    let at = 0; // in the weights, whose axes are output, input, row and column
+    for (let o = 0; o < outs; o++) {
+      y.fill(bias[o], o * cells, (o + 1) * cells);
+      for (let i = 0; i < ins; i++) {
+        for (let down = -reach; down <= reach; down++) {
+          for (let right = -reach; right <= reach; right++) {
+            const weight = values[at++];
+            for (let row = Math.max(0, -down); row < Math.min(side, side - down); row++) {
+              const to = o * cells + row * side, from = i * cells + (row + down) * side + right;
+              for (let column = Math.max(0, -right); column < Math.min(side, side - right); column++) {
+                y[to + column] += weight * x[from + column];
+              }
+            }
+          }
+        }
+      }
+    }
+    return y;
+  }
+
+  // factor times the pattern is added to the stream, centred on a cell; what lies beyond the border is left out
+  function addPattern(stream, { pattern, factor, cell }, side) {
+    const [width, size] = pattern.shape, reach = (size - 1) / 2, middle = [Math.floor(cell / side), cell % side];
+    for (let channel = 0; channel < width; channel++) {
+      for (let i = 0; i < size * size; i++) {
+        const row = middle[0] + Math.floor(i / size) - reach, column = middle[1] + (i % size) - reach;
+        if (Math.min(row, column) < 0 || Math.max(row, column) >= side) continue;
+        stream[(channel * side + row) * side + column] += factor * pattern.values[channel * size * size + i];
+      }
+    }
+  }
+
+  // the logits of the moves, flat (moves, side, side), of a picture, flat (2, side, side); patch may be null
+  function policyMap(parameters, seen, side, patch) {
+    const last = parameters.length / 2 - 1;
+    const layer = (k, x) => convolve(x, parameters[2 * k], parameters[2 * k + 1].values, side);
+    let stream = layer(0, seen).map((each) => Math.max(0, each));
+    for (let k = 1; k < last; k++) {
+      const more = layer(k, stream);
+      stream = stream.map((each, i) => each + Math.max(0, more[i]));
+      if (patch?.layer === k) addPattern(stream, patch, side);
+    }
+    return layer(last, stream);
+  }
+
+  // where a walk from the start is after so many steps: a probability for each cell; it stays where it has ended
+  function spread(policy, next, start, ended, steps) {
+    let here = new Float64Array(policy.length);
+    here[start] = 1;
+    for (let step = 0; step < steps; step++) {
+      const after = new Float64Array(here.length);
+      here.forEach((mass, cell) => {
+        if (ended(cell)) after[cell] += mass;
+        else if (mass) policy[cell].forEach((p, move) => { after[next(cell, move)] += mass * p; });
+      });
+      here = after;
+    }
+    return here;
+  }
+
+  function svg(name, attributes = {}, ...children) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  }
+
+  function maze(place, data) {
+    const { side } = data, cells = Array.from({ length: side * side }, (_, cell) => cell), size = (BOARD - 2 * RIM) / side;
+    const start = (side - 1) * side, corner = side - 1, names = { cheese: "the cheese", phantom: "the added pattern" };
+    const networks = data.networks.map(([, entries]) => entries.map(unpack)), pattern = unpack(data.patch[1]);
+    const rowOf = (cell) => Math.floor(cell / side), columnOf = (cell) => cell % side;
+    const inBlock = (cell) => rowOf(cell) < data.block && columnOf(cell) >= side - data.block;
+    const middle = (cell) => [RIM + size * (columnOf(cell) + 0.5), CAPTION + RIM + size * (rowOf(cell) + 0.5)];
+    const far = (a, b) => Math.abs(rowOf(a) - rowOf(b)) + Math.abs(columnOf(a) - columnOf(b));
+    const where = (cell) => `row ${rowOf(cell) + 1}, column ${columnOf(cell) + 1}`;
+    const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
+
+    const square = (cell, less = 0) => {
+      const [x, y] = middle(cell).map((each) => each - size / 2 + less);
+      return { x, y, width: size - 2 * less, height: size - 2 * less };
+    };
+    const squares = cells.map((cell) => svg("rect", { ...square(cell), "data-cell": cell }, svg("title")));
+    const walked = svg("polyline", { class: "maze-walk", stroke: COLOURS[0], "stroke-width": size / 8 });
+    const arrows = svg("g", { class: "maze-arrows" }), cursor = svg("rect", { class: "maze-cursor", rx: 3 });
+    const [left, low] = middle(start).map((each, i) => each + (i ? 0.5 : -0.5) * size);
+    const extent = data.block * size;
+    const board = svg("svg", {
+      class: "maze-board", viewBox: `0 0 ${BOARD} ${BOARD + 2 * CAPTION}`, tabindex: 0, role: "application",
+      "aria-label": "Maze. Arrow keys move a cursor, space opens or closes a cell, Enter lays the cheese there, Shift and Enter the added pattern.",
+    }, ...squares,
+    svg("rect", { class: "maze-block", x: BOARD - RIM - extent, y: CAPTION + RIM, width: extent, height: extent, fill: COLOURS[2], stroke: COLOURS[2] }),
+    svg("text", { x: BOARD - RIM, y: CAPTION - 1, "text-anchor": "end" }, "the block, where cheese lay in training"),
+    svg("text", { x: left, y: low + CAPTION - 4 }, "start"),
+    walked, svg("circle", { class: "maze-start", cx: middle(start)[0], cy: middle(start)[1], r: 0.17 * size, fill: COLOURS[0] }), arrows, cursor);
+    const frame = element("div", { className: "explorable-map" }, board), grips = {};
+    // each thing is drawn in a grip, which a mouse or a finger takes; keys lay it from the board
+    for (const [thing, colour] of [["cheese", COLOURS[1]], ["phantom", COLOURS[5]]]) {
+      grips[thing] = element("div", { className: `maze-grip maze-${thing}`, title: sentence(names[thing]).slice(0, -1) });
+      grips[thing].setAttribute("aria-hidden", "true");
+      grips[thing].style.width = `${(100 * size) / BOARD}%`;
+      const wedge = { d: "M14 66 L86 30 L86 78 L14 78 Z M14 66 L86 66", fill: colour, stroke: thing === "cheese" ? "#5C3D00" : colour };
+      grips[thing].append(svg("svg", { viewBox: "0 0 100 100" }, svg("path", wedge)));
+      frame.append(grips[thing]);
+    }
+
+    const weights = element("select", {}, ...data.networks.map(([name], i) => element("option", { value: i }, name)));
+    const patches = element("select", {}, ...PATCHES.map(([name], i) => element("option", { value: i }, name)));
+    const take = element("button", { type: "button" }), again = element("button", { type: "button" }, "Start again");
+    const happened = element("output", { className: "explorable-said maze-happened" }), said = element("output", { className: "explorable-said" });
+    const mark = element("span", { className: "explorable-mark", style: `background: ${COLOURS[0]}` });
+    place.append(element("div", { className: "explorable-maze" }, frame, element("div", {},
+      element("div", { className: "explorable-controls" }, element("label", {}, "Weights", weights), element("label", {}, "Pattern of the cheese", patches), take, again),
+      said, happened,
+      element("p", { className: "maze-hint" }, "Drag the cheese, and tap a cell to open or close it. By keys: arrows move a cursor about the maze, space opens or closes a cell, Enter lays the cheese there, Shift and Enter the added pattern."),
+      element("p", { className: "maze-hint" }, `The longer an arrow, the more probable the move; below ${LEAST_DRAWN} it has none.`),
+      element("p", { className: "maze-hint" }, mark, "The most probable walk from the start."))));
+    place.setAttribute("aria-label", "A maze to play with: the moves of an agent from every cell, for cheese, walls and weights that you change");
+
+    let free, things, last, at; // cells that are no walls; where cheese and phantom lie, or null; where they lay; the cursor
+
+    function begin() {
+      free = data.free.flat().map(Boolean);
+      last = { cheese: data.cheese ? data.cheese[0] * side + data.cheese[1] : null, phantom: null };
+      things = { ...last };
+      [weights.value, patches.value, at] = [0, 0, start];
+    }
+
+    const next = (cell, move) => {
+      const [, down, right] = MOVES[move], row = rowOf(cell) + down, column = columnOf(cell) + right, to = row * side + column;
+      return Math.min(row, column) < 0 || Math.max(row, column) >= side || !free[to] ? cell : to;
+    };
+    const thingAt = (cell) => Object.keys(things).find((thing) => things[thing] === cell);
+    const opens = (cell) => free[cell] && !thingAt(cell);
+
+    // a thing comes to where it lay, or else to the free cell that is farthest from the start and the other thing
+    function bring(thing) {
+      const others = [start, ...Object.values(things).filter((each) => each !== null)];
+      const apart = (cell) => Math.min(...others.map((other) => far(cell, other)));
+      const lonely = () => cells.filter(opens).reduce((best, cell) => (apart(cell) > apart(best) ? cell : best));
+      things[thing] = last[thing] !== null && opens(last[thing]) ? last[thing] : lonely();
+      last[thing] = things[thing];
+    }
+
+    function lay(thing, cell) {
+      if (!free[cell]) return tell(`There is a wall in ${where(cell)}`);
+      if (thingAt(cell)) return tell(`${names[thingAt(cell)]} lies in ${where(cell)}`);
+      if (thing === "phantom" && things.phantom === null) return tell("the pattern is not added now");
+      things[thing] = last[thing] = cell;
+      draw();
+      return tell(`${names[thing]} lies in ${where(cell)} now`);
+    }
+
+    function toggle(cell) {
+      if (cell === start || cell === corner) return tell(`the ${cell === start ? "start" : "corner"} stays free`);
+      if (thingAt(cell)) return tell(`${names[thingAt(cell)]} lies in ${where(cell)}, which stays free`);
+      free[cell] = !free[cell];
+      draw();
+      return tell(`there is ${free[cell] ? "no" : "a"} wall in ${where(cell)} now`);
+    }
+
+    const tell = (text) => { happened.value = text && sentence(text); };
+
+    function point(cell) {
+      at = cell;
+      for (const [key, value] of Object.entries(square(cell, 2))) cursor.setAttribute(key, value);
+    }
+
+    function describe(cell) {
+      const what = [...(free[cell] ? [] : ["wall"]), ...(cell === start ? ["start"] : []), ...(thingAt(cell) ? [names[thingAt(cell)]] : [])];
+      const moves = free[cell] ? MOVES.map(([name], move) => `${name} ${place.maze.policy[cell][move].toFixed(2)}`) : [];
+      return `${where(cell)}: ${[...what, ...moves].join(", ")}`;
+    }
+
+    function compute() {
+      const seen = new Float64Array(2 * cells.length), [, factor] = PATCHES[patches.value];
+      cells.forEach((cell) => { seen[cell] = free[cell] ? 1 : 0; });
+      if (things.cheese !== null) seen[cells.length + things.cheese] = 1;
+      const cell = factor > 0 ? things.phantom : things.cheese;
+      const patch = factor && cell !== null ? { layer: data.patch[0], pattern, factor, cell } : null;
+      const flat = policyMap(networks[weights.value], seen, side, patch);
+      const logits = MOVES.map((_, move) => [...flat.slice(move * cells.length, (move + 1) * cells.length)]);
+      const policy = cells.map((each) => {
+        const highest = Math.max(...logits.map((map) => map[each])), parts = logits.map((map) => Math.exp(map[each] - highest));
+        const sum = parts.reduce((a, b) => a + b);
+        return parts.map((part) => part / sum);
+      });
+      // cheese in the block is what is looked for there; elsewhere it is in a race with the block
+      const race = things.cheese === null || !inBlock(things.cheese);
+      const ended = spread(policy, next, start, (each) => each === things.cheese || (race && inBlock(each)), WITHIN);
+      const taken = things.cheese === null ? 0 : ended[things.cheese];
+      const entered = race ? cells.filter(inBlock).reduce((sum, each) => sum + ended[each], 0) : 0;
+      const walk = [start];
+      while (walk.at(-1) !== things.cheese && walk.length <= LONGEST) {
+        const moves = policy[walk.at(-1)], to = next(walk.at(-1), moves.indexOf(Math.max(...moves)));
+        if (walk.includes(to)) break;
+        walk.push(to);
+      }
+      place.maze = { logits, policy, taken, entered, walk, race, free: free.map(Number), ...things };
+    }
+
+    // what the probabilities are, in words; exact but for rounding
+    function outcome() {
+      const { taken, entered, race } = place.maze, reached = new Set([start]), p = (each) => each.toFixed(3);
+      for (const cell of reached) MOVES.forEach((_, move) => reached.add(next(cell, move)));
+      const words = [], begin = `From the start and within ${WITHIN} steps, the agent`;
+      if (things.cheese === null && PATCHES[patches.value][1] < 0) words.push("There is no cheese at which the pattern could be subtracted.");
+      if (things.cheese !== null && !reached.has(things.cheese)) words.push("The cheese cannot be reached.");
+      if (race && !cells.some((cell) => inBlock(cell) && reached.has(cell))) words.push("The block cannot be reached.");
+      if (things.cheese === null) words.push(`${begin} enters the block with probability ${p(entered)}.`);
+      else if (!race) words.push(`${begin} takes the cheese, which lies in the block, with probability ${p(taken)}.`);
+      else words.push(`${begin} takes the cheese before it enters the block with probability ${p(taken)}, enters the block first with ${p(entered)}, and does neither with ${p(Math.max(0, 1 - taken - entered))}.`);
+      return words.join(" ");
+    }
+
+    // from the middle of a cell, as long as the move is probable
+    function arrow(cell, move, probability) {
+      const [, down, right] = MOVES[move], [x, y] = middle(cell), head = size * 0.085;
+      const spot = (along, across) => `${x + right * along + down * across} ${y + down * along + right * across}`;
+      const tip = size * (0.16 + 0.3 * probability), neck = tip - 1.6 * head;
+      return svg("path", {
+        d: `M${spot(0, 0)} L${spot(neck, 0)} M${spot(neck, -head)} L${spot(tip, 0)} L${spot(neck, head)} Z`,
+        "stroke-width": size * (0.02 + 0.03 * probability),
+      });
+    }
+
+    function draw() {
+      compute();
+      const { policy, walk } = place.maze;
+      squares.forEach((each, cell) => {
+        each.setAttribute("class", free[cell] ? "maze-free" : "maze-wall");
+        each.firstChild.textContent = sentence(describe(cell));
+      });
+      walked.setAttribute("points", walk.map((cell) => middle(cell).join(",")).join(" "));
+      const moving = cells.filter((cell) => free[cell] && cell !== things.cheese); // with the cheese a walk has ended
+      arrows.replaceChildren(...moving.flatMap((cell) => MOVES.map((_, move) => move)
+        .filter((move) => policy[cell][move] >= LEAST_DRAWN).map((move) => arrow(cell, move, policy[cell][move]))));
+      for (const [thing, cell] of Object.entries(things)) {
+        grips[thing].hidden = cell === null;
+        if (cell === null) continue;
+        const { x, y } = square(cell);
+        grips[thing].style.left = `${(100 * x) / BOARD}%`;
+        grips[thing].style.top = `${(100 * y) / (BOARD + 2 * CAPTION)}%`;
+      }
+      take.textContent = things.cheese === null ? "Put the cheese back" : "Take the cheese away";
+      said.value = outcome();
+      point(at);
+    }
+
+    // the cell under a pointer, null beside the maze
+    function under(event) {
+      const box = board.getBoundingClientRect(), scale = BOARD / box.width;
+      const column = Math.floor(((event.clientX - box.left) * scale - RIM) / size);
+      const row = Math.floor(((event.clientY - box.top) * scale - RIM - CAPTION) / size);
+      return Math.min(row, column) < 0 || Math.max(row, column) >= side ? null : row * side + column;
+    }
+
+    for (const [thing, grip] of Object.entries(grips)) {
+      grip.addEventListener("pointerdown", (event) => grip.setPointerCapture(event.pointerId));
+      grip.addEventListener("pointermove", (event) => {
+        if (!grip.hasPointerCapture(event.pointerId)) return;
+        const cell = under(event);
+        if (cell !== null && opens(cell)) lay(thing, cell);
+      });
+    }
+    // a press that ends where it began; the browser cancels one that scrolls the page
+    let pressed = null;
+    board.addEventListener("pointerdown", (event) => { pressed = event.button === 0 ? under(event) : null; });
+    board.addEventListener("pointercancel", () => { pressed = null; });
+    board.addEventListener("pointerup", (event) => {
+      if (pressed !== null && under(event) === pressed) {
+        point(pressed);
+        toggle(pressed);
+      }
+      pressed = null;
+    });
+    board.addEventListener("keydown", (event) => {
+      const move = MOVES.findIndex(([name]) => event.key.toLowerCase() === `arrow${name}`), [, down, right] = MOVES[move] ?? [];
+      if (event.ctrlKey || event.altKey || event.metaKey || (move < 0 && ![" ", "Enter"].includes(event.key))) return;
+      event.preventDefault();
+      if (event.key === " ") return toggle(at);
+      if (event.key === "Enter") return lay(event.shiftKey ? "phantom" : "cheese", at);
+      const within = (each) => Math.min(side - 1, Math.max(0, each));
+      point(within(rowOf(at) + down) * side + within(columnOf(at) + right)); // a cursor passes through walls
+      tell(describe(at));
+    });
+    weights.addEventListener("change", () => {
+      draw();
+      tell("");
+    });
+    patches.addEventListener("change", () => {
+      if (PATCHES[patches.value][1] > 0) bring("phantom");
+      else things.phantom = null;
+      draw();
+      tell(things.phantom === null ? "" : `${names.phantom} lies in ${where(things.phantom)}`);
+    });
+    take.addEventListener("click", () => {
+      if (things.cheese === null) bring("cheese");
+      else things.cheese = null;
+      draw();
+      tell(things.cheese === null ? "the cheese is away" : `the cheese lies in ${where(things.cheese)}`);
+    });
+    again.addEventListener("click", () => {
+      begin();
+      draw();
+      tell("all is as at first");
+    });
+    begin();
+    draw();
+    return Promise.resolve(draw);
+  }
+
+  const KINDS = { threshold, saddle, superposition, grokking, interpolation, maze }; // each gives what draws it again
   for (const place of document.querySelectorAll(".explorable")) {
     const data = window.explorables?.[place.dataset.explorable];
     if (!data || !window.Plotly || !KINDS[data.kind]) continue;
