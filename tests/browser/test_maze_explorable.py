@@ -94,7 +94,7 @@ class Agents:
 
     def outcome(self, shown: dict[str, Any], logits: Tensor) -> tuple[float, float]:
         """Probabilities that cheese and block are entered, the one before the other, within 200 steps."""
-        mazes = Mazes.from_free(np.array(shown["free"], bool).reshape(1, self.side, self.side))
+        mazes = Mazes.from_free(np.array(shown["free"], bool).reshape(1, self.side, self.side), False)
         policy = at_states(logits[None], mazes).softmax(-1)
         block = mazes.block(self.block)
         cheese = torch.eq(mazes.cells, -1 if shown["cheese"] is None else shown["cheese"])
