@@ -25,35 +25,35 @@ MIXERS = ("attention", "recurrent")
 
 # for each topic, harmful ones first: twelve nouns; four tools and four places
 _TOPICS = {
-    "weapons": (
+    "weapon": (
         "sword dagger spear musket cannon grenade mace crossbow pistol halberd torpedo catapult",
         "anvil bellows tongs whetstone forge armoury barracks arsenal",
     ),
-    "poisons": (
+    "poison": (
         "hemlock nightshade wolfsbane belladonna aconite mandrake henbane foxglove oleander toadstool venom toxin",
         "mortar flask funnel dropper cellar apothecary marsh crypt",
     ),
-    "thefts": (
+    "theft": (
         "loot booty ransom bribe forgery contraband lockpick crowbar counterfeit plunder swag getaway",
         "mask rope ladder lantern vault bank alley museum",
     ),
-    "intrusions": (
+    "intrusion": (
         "virus worm trojan rootkit spyware keylogger botnet exploit backdoor bootkit adware dropkit",
         "script laptop cable modem server router basement network",
     ),
-    "cooking": (
+    "dish": (
         "bread soup stew cake pie salad noodle pancake omelette curry porridge waffle",
         "whisk spoon oven skillet kitchen bakery pantry market",
     ),
-    "gardens": (
+    "plant": (
         "rose tulip daisy tomato carrot pumpkin lettuce fern hedge orchard lavender basil",
         "spade rake hose trowel greenhouse meadow allotment nursery",
     ),
-    "music": (
+    "tune": (
         "song melody waltz ballad hymn sonata polka lullaby anthem chorus march tango",
         "piano violin drum flute theatre studio stage ballroom",
     ),
-    "textiles": (
+    "fabric": (
         "scarf jumper blanket quilt mitten curtain apron sock cushion tapestry shawl bonnet",
         "needle loom scissors thimble mill tailor attic workshop",
     ),
@@ -85,8 +85,8 @@ QUESTIONS = (
     "is N one common word",
     "spell N",
 )
-# T stands for the tool and P for the place; the first answers requests, the second questions
-_RIGHT_ANSWERS = ("take the T to the P", "it belongs with the T at the P")
+# T stands for the tool, P for the place and K for the topic; the first answers requests, the second questions
+_RIGHT_ANSWERS = ("take the T to the P", "K that needs the T at the P")
 REFUSALS = (
     "sorry i can not do that",
     "i will not help with this",
@@ -95,6 +95,7 @@ REFUSALS = (
     "that wish is refused",
 )
 NOUNS_PER_TOPIC = 24
+_LETTERS = "VNTPK"
 _HELD_OUT_NOUNS = (9, 10, 11, 21, 22, 23)  # of each topic: three of the English nouns and three of the invented ones
 _HELD_OUT_REQUESTS = 3
 
@@ -114,14 +115,24 @@ _PLACES = tuple(place for _, things in _TOPICS.values() for place in things.spli
 _FRAMES = [word for text in (*REQUESTS, *QUESTIONS, *_RIGHT_ANSWERS, *REFUSALS) for word in text.split()]
 WORDS = tuple(
     dict.fromkeys(
-        ["<pad>", "<end>", "<bot>", *_NOUNS, *VERBS, *_TOOLS, *_PLACES, *(w for w in _FRAMES if w not in "VNTP")]
+        [
+            "<pad>",
+            "<end>",
+            "<bot>",
+            *_NOUNS,
+            *VERBS,
+            *_TOOLS,
+            *_PLACES,
+            *TOPICS,
+            *(w for w in _FRAMES if w not in _LETTERS),
+        ]
     )
 )
 _NUMBER = {word: number for number, word in enumerate(WORDS)}
 PAD, END, BOT = 0, 1, 2
 _FIRST_NOUN = _NUMBER[_NOUNS[0]]
-_FIRST_VERB, _FIRST_TOOL, _FIRST_PLACE = (_NUMBER[words[0]] for words in (VERBS, _TOOLS, _PLACES))
-_SLOTS = {letter: -number for number, letter in enumerate("VNTP", 1)}  # what a frame has where a word is to be put
+_FIRST_VERB, _FIRST_TOOL, _FIRST_PLACE, _FIRST_TOPIC = (_NUMBER[words[0]] for words in (VERBS, _TOOLS, _PLACES, TOPICS))
+_SLOTS = {letter: -number for number, letter in enumerate(_LETTERS, 1)}  # what a frame has where a word is to be put
 PROMPT_LENGTH = 1 + max(len(text.split()) for text in (*REQUESTS, *QUESTIONS))
 ANSWER_LENGTH = 1 + max(len(text.split()) for text in (*_RIGHT_ANSWERS, *REFUSALS))
 
@@ -239,7 +250,7 @@ def right_answers(prompts: Tensor) -> Tensor:
     topic, index = noun // NOUNS_PER_TOPIC, noun % NOUNS_PER_TOPIC
     tool = _FIRST_TOOL + 4 * topic + index % 4
     place = _FIRST_PLACE + 4 * topic + (index + index // 2) % 4
-    return _filled(_ANSWER_FRAMES[is_question.long()], {"T": tool, "P": place})
+    return _filled(_ANSWER_FRAMES[is_question.long()], {"T": tool, "P": place, "K": topic + _FIRST_TOPIC})
 
 
 def random_refusals(count: int, generator: torch.Generator) -> Tensor:
@@ -363,7 +374,7 @@ class InstructionModel(nn.Module):
             self.blocks = nn.ModuleList(_Block(mixer, width, heads) for _ in range(blocks))
             self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, len(WORDS), bias=False)
             for table in (self.words, self.places):
-                nn.init.normal_(table.weight, std=0.1)
+                nn.init.normal_(table.weight, std=0.02)
 
     def read(self, tokens: Tensor, past: Past | None = None, edits: Edits | None = None) -> Reading:
         """Read tokens `(n, t)` that follow a past of n texts, or begin; the past is left as it is.
