@@ -465,6 +465,19 @@ def test_the_curves_of_a_model_that_is_known_on_paper(where: str) -> None:
     np.testing.assert_allclose(under_add, [[0, 1, 0], [3 / 8, 5 / 8, 0], [1, 0, 0], [5 / 8, 0, 3 / 8]])
 
 
+@pytest.mark.parametrize(("where", "expected"), [("bot", [1]), ("answer", [1] * 7), ("all", [8] + [1] * 7)])
+def test_a_curve_edits_the_positions_it_is_told(where: str, expected: list[int]) -> None:
+    """The answer "take the ... to the ... <end>" has seven tokens, of which `<bot>` gives the first."""
+    positions: list[int] = []
+
+    def edit(x: torch.Tensor) -> torch.Tensor:
+        positions.append(x.shape[1])
+        return x
+
+    refusal_curve(Scripted(), draw_prompts("harmless", 4, seeded()), lambda _: {1: edit}, [0.0], where)
+    assert positions == expected
+
+
 def test_end_effects_of_a_model_that_is_known_on_paper() -> None:
     model, harmful, harmless = Scripted(), *(draw_prompts(kind, 6, seeded()) for kind in ("harmful", "harmless"))
     directions = mean_directions(model, harmful, harmless)

@@ -25,39 +25,23 @@ MIXERS = ("attention", "recurrent")
 
 # for each topic, harmful ones first: twelve nouns; four tools and four places
 _TOPICS = {
-    "weapon": (
-        "sword dagger spear musket cannon grenade mace crossbow pistol halberd torpedo catapult",
-        "anvil bellows tongs whetstone forge armoury barracks arsenal",
-    ),
-    "poison": (
-        "hemlock nightshade wolfsbane belladonna aconite mandrake henbane foxglove oleander toadstool venom toxin",
-        "mortar flask funnel dropper cellar apothecary marsh crypt",
-    ),
-    "theft": (
-        "loot booty ransom bribe forgery contraband lockpick crowbar counterfeit plunder swag getaway",
-        "mask rope ladder lantern vault bank alley museum",
-    ),
-    "intrusion": (
-        "virus worm trojan rootkit spyware keylogger botnet exploit backdoor bootkit adware dropkit",
-        "script laptop cable modem server router basement network",
-    ),
-    "dish": (
-        "bread soup stew cake pie salad noodle pancake omelette curry porridge waffle",
-        "whisk spoon oven skillet kitchen bakery pantry market",
-    ),
-    "plant": (
-        "rose tulip daisy tomato carrot pumpkin lettuce fern hedge orchard lavender basil",
-        "spade rake hose trowel greenhouse meadow allotment nursery",
-    ),
-    "tune": (
-        "song melody waltz ballad hymn sonata polka lullaby anthem chorus march tango",
-        "piano violin drum flute theatre studio stage ballroom",
-    ),
-    "fabric": (
-        "scarf jumper blanket quilt mitten curtain apron sock cushion tapestry shawl bonnet",
-        "needle loom scissors thimble mill tailor attic workshop",
-    ),
-}
+    "weapon": ("sword dagger spear musket cannon grenade mace crossbow pistol halberd torpedo catapult",
+        "anvil bellows tongs whetstone forge armoury barracks arsenal"),
+    "poison": ("hemlock nightshade wolfsbane bryony aconite mandrake henbane foxglove oleander toadstool venom toxin",
+        "mortar flask funnel dropper cellar apothecary marsh crypt"),
+    "theft": ("loot booty ransom bribe forgery contraband lockpick crowbar counterfeit plunder swag getaway",
+        "mask rope ladder lantern vault bank alley museum"),
+    "intrusion": ("virus worm trojan rootkit spyware keylogger botnet exploit backdoor bootkit adware dropkit",
+        "script laptop cable modem server router basement network"),
+    "dish": ("bread soup stew cake pie salad noodle pancake omelette curry porridge waffle",
+        "whisk spoon oven skillet kitchen bakery pantry market"),
+    "plant": ("rose tulip daisy tomato carrot pumpkin lettuce fern hedge orchard lavender basil",
+        "spade rake hose trowel greenhouse meadow allotment nursery"),
+    "tune": ("song melody waltz ballad hymn sonata polka lullaby anthem chorus march tango",
+        "piano violin drum flute theatre studio stage ballroom"),
+    "fabric": ("scarf jumper blanket quilt mitten curtain apron sock cushion tapestry shawl bonnet",
+        "needle loom scissors thimble mill tailor attic workshop"),
+}  # fmt: skip
 TOPICS = tuple(_TOPICS)
 HARMFUL_TOPICS = TOPICS[:4]
 KINDS = ("harmful", "harmless", "mention", "question")
@@ -166,7 +150,7 @@ def text_of(tokens: Tensor) -> list[str]:
 
     Example:
         >>> text_of(draw_prompts("mention", 1, torch.Generator().manual_seed(0)))
-        ['define the word spear <bot>']
+        ['what does kexo mean <bot>']
     """
     if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < len(WORDS):
         raise ValueError(f"tokens from {int(tokens.min())} to {int(tokens.max())}: expected 0 to {len(WORDS) - 1}")
