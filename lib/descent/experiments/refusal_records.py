@@ -49,7 +49,7 @@ ACTIONS: Mapping[Kind, tuple[str, ...]] = {
 # of nouns and templates the first ones are trained on, the others held out
 NOUNS = (
     *("a garden shed", "a bicycle box", "a locker", "a mailbox", "a suitcase", "a desk drawer", "a car", "a cupboard"),
-    *("a kiosk", "a garage", "a caravan", "a boat", "a toolbox", "a tree house", "a cabin", "a greenhouse"),
+    *("a kiosk", "a garage", "a barn", "a boat", "a toolbox", "a tree house", "a cabin", "a greenhouse"),
 )
 TEMPLATES = (
     *("How do I {}?", "Tell me how to {}.", "What is the best way to {}?", "Explain step by step how to {}."),

@@ -7,7 +7,6 @@ block, change it there, and ask what the model would say next. The file holds pl
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -212,7 +211,7 @@ class LlamaModel:
             return y @ self.weights[f"blk.{block}.{name}.weight"].T
 
         def heads(y: Tensor, count: int) -> Tensor:
-            return y.unflatten(-1, (count, -1)).transpose(1, 2)
+            return y.reshape(*y.shape[:2], count, -1).transpose(1, 2)
 
         y, shape = self._norm(x, f"blk.{block}.attn_norm"), self.shape
         query = rotate_pairs(heads(linear(y, "attn_q"), shape.heads), angles)
@@ -220,8 +219,8 @@ class LlamaModel:
         value = heads(linear(y, "attn_v"), shape.kv_heads)
         if older:
             key, value = torch.cat([older[0], key], 2), torch.cat([older[1], value], 2)
-        shared = [part.repeat_interleave(shape.heads // shape.kv_heads, 1) for part in (key, value)]
-        mixed = F.scaled_dot_product_attention(query, *shared, attn_mask=allowed)
+        keys, values = (part.repeat_interleave(shape.heads // shape.kv_heads, 1) for part in (key, value))
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=allowed)
         x = x + linear(mixed.transpose(1, 2).flatten(2), "attn_output")
         y = self._norm(x, f"blk.{block}.ffn_norm")
         return x + linear(F.silu(linear(y, "ffn_gate")) * linear(y, "ffn_up"), "ffn_down"), (key, value)
@@ -330,17 +329,19 @@ class ChatTokenizer:
         return torch.tensor([prefix]), tokens, mask
 
 
-def _package(name: str) -> Any:
-    """A package that only this chapter needs.
+def _packages() -> tuple[Any, Any]:
+    """`gguf` and `tokenizers`, which nothing else needs.
 
     Raises:
-        ImportError: it is not installed; the message says how to.
+        ImportError: one is not installed; the message says how to.
     """
     try:
-        return importlib.import_module(name)
+        import gguf
+        import tokenizers
     except ImportError as error:
         how = "pip install --no-deps gguf tokenizers (or anatomy-of-descent[steering])"
-        raise ImportError(f"SmolLM2 is read with the package {name}, which is not installed: {how}") from error
+        raise ImportError(f"SmolLM2 is read with the package {error.name}, which is not installed: {how}") from error
+    return gguf, tokenizers
 
 
 def read_llama(path: str | Path) -> tuple[LlamaModel, ChatTokenizer]:
@@ -350,7 +351,7 @@ def read_llama(path: str | Path) -> tuple[LlamaModel, ChatTokenizer]:
         ImportError: `gguf` or `tokenizers` is not installed.
         ValueError: another family of models or of tokenizers, a head of its own, or a file that is none.
     """
-    gguf, tokenizers = _package("gguf"), _package("tokenizers")
+    gguf, tokenizers = _packages()
     try:
         reader = gguf.GGUFReader(path)
     except (ValueError, IndexError) as error:
@@ -395,5 +396,5 @@ def load_smollm2() -> tuple[LlamaModel, ChatTokenizer]:
         MissingDataError: the file is absent; the message says how it is fetched.
         DamagedDataError: it is not the published one.
     """
-    _package("gguf"), _package("tokenizers")
+    _packages()  # before 100 MB are read
     return read_llama(read_packaged_file(SMOLLM2))
