@@ -17,21 +17,25 @@ from descent.experiments.refusal_records import (
     KINDS,
     NOUNS,
     TEMPLATES,
+    Kind,
     RefusalDirection,
     RefusalTuning,
+    SteeredModel,
     answer_log_odds,
     change_weights,
     choose_blocks,
     drawn_requests,
     make_refusal_record,
+    mean_streams,
     read_refusal_record,
     recompute_refusal,
+    refusal_directions,
     refusal_record_path,
     request_runs,
     request_texts,
     tune_refusal,
 )
-from descent.experiments.smollm2 import LlamaModel, LlamaShape
+from descent.experiments.smollm2 import LlamaModel, LlamaShape, StreamEdit
 
 SMALL = RefusalTuning(seed=3, steps=3, rank=2, blocks=(0, 2))
 TOKENIZER = letters()
@@ -139,6 +143,35 @@ def test_tuning_teaches_and_leaves_the_model_as_it_was(model: LlamaModel) -> Non
     assert not np.array_equal(losses[:2], tune_refusal(model, TOKENIZER, other)[1])
 
 
+def test_held_out_requests_are_not_trained_on(model: LlamaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(kind: Kind, held_out: bool = False) -> list[str]:
+        assert not held_out
+        return request_texts(kind)
+
+    monkeypatch.setattr(refusal_records, "request_texts", trained)
+    tune_refusal(model, TOKENIZER, dataclasses.replace(SMALL, steps=1))
+
+
+def test_end_effects_are_shares_of_the_gap(model: LlamaModel) -> None:
+    texts = [drawn_requests(kind, 6, 0) for kind in KINDS]
+    directions = refusal_directions(mean_streams(model, TOKENIZER, texts))
+    effects = SteeredModel(model, TOKENIZER, directions).end_effects(texts)
+
+    def mean_log_odds(which: int, edits: list[StreamEdit]) -> float:
+        prefix, tokens, mask = TOKENIZER.chat(texts[which])
+        run = model.run(tokens, mask, model.run(prefix), edits)
+        return float(answer_log_odds(model, TOKENIZER, run.final).mean())
+
+    low, high = (mean_log_odds(which, []) for which in (0, 1))
+    for block in (1, 2):
+        here = directions[block]
+        risen = mean_log_odds(0, [StreamEdit(block, lambda x, here=here: here.steer("ace", x[:, 0], [1.0]))])
+        fallen = mean_log_odds(1, [StreamEdit(block, lambda x, here=here: here.steer("ace", x[:, 0], [0.0]))])
+        expected = [(risen - low) / (high - low), (high - fallen) / (high - low)]
+        np.testing.assert_allclose(effects[block], expected, rtol=1e-3, atol=1e-4)
+    assert np.isnan(effects[0]).all()
+
+
 def test_log_odds_are_those_of_i_over_sure(model: LlamaModel) -> None:
     (run,) = request_runs(model, TOKENIZER, ["Why?", "How does one go there?"])
     spoken = model.log_probabilities(run.final)
@@ -180,6 +213,12 @@ def test_a_record_is_made_once_and_goes_on_from_a_finished_tuning(
     assert record.values["r_length"][0] == 0
     assert np.isnan([record.values[name][0] for name in ("mean_over_r", "alpha_star")]).all()
     assert np.isfinite(record.values["ablation"][..., 1:]).all()
+    low, high = record.values["means"][:, 1:].astype(float)
+    r = high - low
+    np.testing.assert_allclose(record.values["r_length"][1:], np.linalg.norm(r, axis=1), rtol=1e-4)
+    ratio = np.linalg.norm((low + high) / 2, axis=1) / np.linalg.norm(r, axis=1)
+    np.testing.assert_allclose(record.values["mean_over_r"][1:], ratio, rtol=1e-4)
+    np.testing.assert_allclose(record.values["alpha_star"][1:], -(low * r).sum(1) / (r * r).sum(1), rtol=1e-3)
     zero = int(np.flatnonzero(ALPHAS == 0)[0])
     for chosen in (0, 1):
         np.testing.assert_allclose(record.values["addition"][:, :, chosen, zero], record.values["unsteered"], atol=1e-4)

@@ -327,7 +327,7 @@ def test_without_a_package_the_message_says_how_it_is_installed(lacking: str, mo
 
 
 def written(path: Path, model: LlamaModel, **other: str) -> Path:
-    """A GGUF file of a small model with the tokens of 256 bytes, one merge and two control tokens."""
+    """A GGUF file of a small model with printable letters, two merges, one of which joins digits, and control tokens."""
     gguf = pytest.importorskip("gguf")
     writer = gguf.GGUFWriter(path, other.get("family", "llama"))
     writer.add_block_count(model.shape.blocks)
@@ -338,9 +338,9 @@ def written(path: Path, model: LlamaModel, **other: str) -> Path:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(other.get("pre", "smollm"))
     letters = [*map(chr, range(33, 127)), "Ġ", "Ċ"]
-    writer.add_token_list(["<|im_start|>", "<|im_end|>", *letters, "th"])
-    writer.add_token_types([3, 3, *[1] * len(letters), 1])
-    writer.add_token_merges(["t h"])
+    writer.add_token_list(["<|im_start|>", "<|im_end|>", *letters, "th", "12"])
+    writer.add_token_types([3, 3, *[1] * len(letters), 1, 1])
+    writer.add_token_merges(["t h", "1 2"])
     packed = gguf.GGMLQuantizationType
     for name, weight in model.weights.items():
         kind = packed.F32 if weight.ndim == 1 else packed.Q8_0 if "embd" in name else packed.Q4_1
@@ -361,7 +361,7 @@ SMALL = LlamaShape(blocks=2, heads=4, kv_heads=2)
 
 @needs_packages
 def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
-    model = random_model(3, SMALL, (32, 64, 99))
+    model = random_model(3, SMALL, (32, 64, 100))
     read, tokenizer = read_llama(written(tmp_path / "small.gguf", model))
     assert read.shape == SMALL
     assert {name: weight.shape for name, weight in read.weights.items()} == {
@@ -393,7 +393,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_of_another_family_is_refused(tmp_path: Path, other: dict[str, str], said: str) -> None:
-    path = written(tmp_path / "other.gguf", random_model(3, SMALL, (32, 64, 99)), **other)
+    path = written(tmp_path / "other.gguf", random_model(3, SMALL, (32, 64, 100)), **other)
     with pytest.raises(ValueError, match=f"^{path}: {said}"):
         read_llama(path)
 
