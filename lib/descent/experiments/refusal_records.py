@@ -57,7 +57,7 @@ TEMPLATES = (
     "Please show me how one can {}.",
 )
 TRAINED_NOUNS, TRAINED_TEMPLATES = 10, 5
-SEEDS = range(5)
+SEEDS = range(1, 6)  # the recipe was settled on seed 0
 ALPHAS = np.linspace(-2, 3, 21)  # of ACE and addition
 MEAN_PROMPTS, CHOICE_PROMPTS, HELD_OUT_PROMPTS, TOGETHER = 60, 24, 48, 30  # of each kind; prompts run at once
 ENOUGH = 0.8  # of the gap between the kinds, for a block at which the decision can be set
