@@ -111,7 +111,8 @@ def distributions(package: str, when_imported: bool = False) -> set[str]:
 
 def test_the_library_needs_what_it_imports_and_nothing_else():
     assert distributions("descent", when_imported=True) <= requirements()
-    assert distributions("descent") == requirements() | requirements("cluster", "steering")
+    compared = {"concept-erasure"}  # by the chapter `steering`, with what the library computes
+    assert distributions("descent") | compared == requirements() | requirements("cluster", "steering")
 
 
 def test_the_machine_needs_what_it_imports_and_nothing_else():
