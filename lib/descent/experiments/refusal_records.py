@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from descent.checkout import ProjectError, project_root
 from descent.data.packaged_files import SMOLLM2
 from descent.experiments.smollm2 import ChatTokenizer, LlamaModel, PromptRun, load_smollm2
 from descent.repro.files import write_atomic
@@ -325,14 +328,26 @@ def refusal_record_path(root: Path, seed: int) -> Path:
     return record_path(root, "steering", f"smollm2-{seed}")
 
 
-def read_refusal_record(root: Path, tuning: RefusalTuning) -> Record:
+def read_refusal_record(root: Path | None, tuning: RefusalTuning) -> Record:
     """The record of a tuning as it would be made today.
+
+    Args:
+        root: of a project; None for this checkout's, or what was installed with the library.
+        tuning: whose record it is.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: it is damaged, or of other settings; the message names the command that makes it again.
     """
-    return Record.load(refusal_record_path(root, tuning.seed), REMAKE, **tuning.settings(), **MEASURED)
+    path = _published_record_path(tuning.seed) if root is None else refusal_record_path(root, tuning.seed)
+    return Record.load(path, REMAKE, **tuning.settings(), **MEASURED)
+
+
+def _published_record_path(seed: int) -> Path:
+    with suppress(ProjectError):
+        if (path := refusal_record_path(project_root(), seed)).is_file():
+            return path
+    return refusal_record_path(Path(str(files("descent_chapters"))), seed)
 
 
 def recompute_refusal(record: Record, model: LlamaModel, tokenizer: ChatTokenizer, count: int, seed: int) -> float:
