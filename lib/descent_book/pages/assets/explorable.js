@@ -22,6 +22,30 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   }
 
+  // a handle stands on a plot where this point of its axes is drawn
+  function stand(handle, map, [x, y]) {
+    const { xaxis, yaxis } = map._fullLayout;
+    handle.style.left = `${xaxis._offset + xaxis.d2p(x)}px`;
+    handle.style.top = `${yaxis._offset + yaxis.d2p(y)}px`;
+  }
+
+  // mouse, finger and arrow keys move a handle on a plot: where() is its place, by the steps of a key without and with Shift
+  function movable(handle, map, where, by, move) {
+    handle.addEventListener("pointerdown", (event) => handle.setPointerCapture(event.pointerId));
+    handle.addEventListener("pointermove", (event) => {
+      if (!handle.hasPointerCapture(event.pointerId)) return;
+      const { xaxis, yaxis } = map._fullLayout, box = map.getBoundingClientRect();
+      move(xaxis.p2d(event.clientX - box.left - xaxis._offset), yaxis.p2d(event.clientY - box.top - yaxis._offset));
+    });
+    handle.addEventListener("keydown", (event) => {
+      const keys = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+      const [dx, dy] = keys[event.key] ?? [0, 0], step = by[event.shiftKey ? 1 : 0], [x, y] = where();
+      if (!dx && !dy) return;
+      event.preventDefault();
+      move(x + step * dx, y + step * dy);
+    });
+  }
+
   // how many of the values are at least the threshold
   const above = (values, threshold) => values.filter((value) => value >= threshold).length;
 
@@ -289,12 +313,7 @@ document.addEventListener("DOMContentLoaded", () => {
       ]).then(settle);
     }
 
-    // the handle stands where the start is drawn
-    function settle() {
-      const { xaxis, yaxis } = maps[0]._fullLayout;
-      handle.style.left = `${xaxis._offset + xaxis.d2p(current.x)}px`;
-      handle.style.top = `${yaxis._offset + yaxis.d2p(current.y)}px`;
-    }
+    const settle = () => stand(handle, maps[0], [current.x, current.y]);
 
     function move(x, y) {
       [current.x, current.y] = [x, y].map((each) => Math.min(WINDOW, Math.max(-WINDOW, each)));
@@ -302,19 +321,7 @@ document.addEventListener("DOMContentLoaded", () => {
       return draw();
     }
 
-    handle.addEventListener("pointerdown", (event) => handle.setPointerCapture(event.pointerId));
-    handle.addEventListener("pointermove", (event) => {
-      if (!handle.hasPointerCapture(event.pointerId)) return;
-      const { xaxis, yaxis } = maps[0]._fullLayout, box = maps[0].getBoundingClientRect();
-      move(xaxis.p2d(event.clientX - box.left - xaxis._offset), yaxis.p2d(event.clientY - box.top - yaxis._offset));
-    });
-    handle.addEventListener("keydown", (event) => {
-      const keys = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-      const [dx, dy] = keys[event.key] ?? [0, 0], by = event.shiftKey ? 0.001 : 0.05;
-      if (!dx && !dy) return;
-      event.preventDefault();
-      move(current.x + by * dx, current.y + by * dy);
-    });
+    movable(handle, maps[0], () => [current.x, current.y], [0.05, 0.001], move);
     function change(name, value) {
       Object.assign(current, name ? { [name]: value } : new Map(data.presets).get(value));
       if (name) chosen.value = "";
@@ -460,11 +467,9 @@ document.addEventListener("DOMContentLoaded", () => {
     }
 
     function settle() { // the handles stand where the columns end
-      const { xaxis, yaxis } = maps[0]._fullLayout;
       handles.forEach((each, i) => {
         const [x, y] = column(weights, i);
-        each.style.left = `${xaxis._offset + xaxis.d2p(x)}px`;
-        each.style.top = `${yaxis._offset + yaxis.d2p(y)}px`;
+        stand(each, maps[0], [x, y]);
         each.setAttribute("aria-label", `Feature ${i + 1} at ${x.toFixed(2)}, ${y.toFixed(2)}; arrow keys move it`);
       });
       place.dataset.step = step; // of what is drawn
@@ -473,19 +478,8 @@ document.addEventListener("DOMContentLoaded", () => {
     function handle(i) {
       const made = element("button", { className: "explorable-handle explorable-head", type: "button", title: `Feature ${i + 1}` });
       made.style.borderColor = COLOURS[i % COLOURS.length];
-      made.addEventListener("pointerdown", (event) => { until = step; made.setPointerCapture(event.pointerId); });
-      made.addEventListener("pointermove", (event) => {
-        if (!made.hasPointerCapture(event.pointerId)) return;
-        const { xaxis, yaxis } = maps[0]._fullLayout, box = maps[0].getBoundingClientRect();
-        move(i, xaxis.p2d(event.clientX - box.left - xaxis._offset), yaxis.p2d(event.clientY - box.top - yaxis._offset));
-      });
-      made.addEventListener("keydown", (event) => {
-        const keys = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-        const [dx, dy] = keys[event.key] ?? [0, 0], [x, y] = column(weights, i);
-        if (!dx && !dy) return;
-        event.preventDefault();
-        move(i, x + 0.1 * dx, y + 0.1 * dy);
-      });
+      made.addEventListener("pointerdown", () => { until = step; });
+      movable(made, maps[0], () => column(weights, i), [0.1, 0.1], (x, y) => move(i, x, y));
       return made;
     }
 
