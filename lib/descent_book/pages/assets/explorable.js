@@ -957,8 +957,8 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 
   // ---- affine concept editing of two clouds, and a reader of t, their coordinate along r from the mean ----
-  // data: harmless and harmful, points [x, y] about their class's mean; mean, that of the harmless, from which r = (1, 0)
-  // leads to that of the harmful; slope of the reader's logistic; origin; alpha. Mean, origin and alpha are moved
+  // data: harmless and harmful, points [x, y] about their class's mean; mean, that of the harmless, from which
+  // r = (1, 0) leads to that of the harmful; slope of the reader's logistic; origin; alpha. Mean, origin and alpha are moved
   const CLOUDS = [["harmless", COLOURS[0], "circle", "●"], ["harmful", COLOURS[3], "diamond", "◆"]];
   const ALPHAS = [-2, 3], PLANE = [[-4.5, 5.5], [-2.2, 2.2]]; // the slider's range, and the window
   const REACH = { origin: [[-4, 5], [-1.7, 1.7]], mean: [[-2, 2], [-1.2, 1.2]] }; // where each can be moved
@@ -1110,7 +1110,7 @@ document.addEventListener("DOMContentLoaded", () => {
       }));
       // a line's name stands at its end, those of lines that end together above each other
       const ends = curves.map((y) => y.at(-1)), apart = Math.max(0.14, Math.abs(ends[1] - ends[0])) / 2;
-      const sign = ends[1] < ends[0] ? -1 : 1, named = within(average(ends), [apart, 1 - apart]);
+      const sign = ends[1] < ends[0] - 1e-9 ? -1 : 1, named = within(average(ends), [apart, 1 - apart]);
       const marks = [[alpha, "alpha", "solid", 0], [star, "alpha*", "dash", 16]]
         .filter(([x]) => within(x, ALPHAS) === x);
       const chances = {
