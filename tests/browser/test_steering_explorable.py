@@ -292,7 +292,8 @@ def test_a_change_of_mode_redraws_in_the_pages_colour_and_at_its_height(browser:
         assert reader.visit.until(f"{canvas}.layout.shapes[0].line.color === 'rgb(206, 214, 221)'")
         fits = f"Math.abs({canvas}.querySelector('.main-svg').getBoundingClientRect().width - {canvas}.clientWidth) < 2"
         assert reader.visit.until(fits)
-        assert reader.page.evaluate(f"{canvas}.querySelector('.main-svg').getBoundingClientRect().height") == 330
+        reader.page.wait_for_timeout(500)
+        assert reader.page.evaluate(f"{canvas}.clientHeight") == 330
     reader.check("ACE")
     reader.close()
 

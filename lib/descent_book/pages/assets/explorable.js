@@ -958,7 +958,8 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // ---- affine concept editing of two clouds, and a reader of t, their coordinate along r from the mean ----
   // data: harmless and harmful, points [x, y] about their class's mean; mean, that of the harmless, from which
-  // r = (1, 0) leads to that of the harmful; slope of the reader's logistic; origin; alpha. Mean, origin and alpha are moved
+  // r = (1, 0) leads to that of the harmful; slope of the reader's logistic; origin; alpha. A reader moves
+  // mean, origin and alpha
   const CLOUDS = [["harmless", COLOURS[0], "circle", "●"], ["harmful", COLOURS[3], "diamond", "◆"]];
   const ALPHAS = [-2, 3], PLANE = [[-4.5, 5.5], [-2.2, 2.2]]; // the slider's range, and the window
   const REACH = { origin: [[-4, 5], [-1.7, 1.7]], mean: [[-2, 2], [-1.2, 1.2]] }; // where each can be moved
