@@ -237,7 +237,7 @@ def test_keys_move_origin_and_mean_as_far_as_they_reach(browser: object, tmp_pat
             at[name] = at[name] + 2 * step * np.array(way)
             assert reader.page.evaluate(f"{SHOWN}.{name}") == pytest.approx(at[name])
     reader.check("ACE")
-    for name, ends in (("origin", ((-4, 5), (-1.7, 1.7))), ("mean", ((-2, 2), (-1.2, 1.2)))):
+    for name, ends in (("origin", ((-4, 5), (-1.5, 1.5))), ("mean", ((-2, 2), (-1.2, 1.2)))):
         for (key, way), most in zip(KEYS.items(), (ends[0][0], ends[0][1], ends[1][1], ends[1][0]), strict=True):
             reader.press(name, *[key] * 100)
             assert reader.page.evaluate(f"{SHOWN}.{name}")[0 if way[0] else 1] == most
@@ -312,7 +312,7 @@ BAD = {
     "no slope": {"slope": 0},
     "a falling slope": {"slope": -1.0},
     "an origin out of reach": {"origin": [5.5, 0.0]},
-    "an origin that is too high": {"origin": [0.0, 1.8]},
+    "an origin that is too high": {"origin": [0.0, 1.6]},
     "a mean out of reach": {"mean": [-2.5, 0.0]},
     "a mean of three numbers": {"mean": [0.0, 0.0, 0.0]},
     "an alpha beyond the slider": {"alpha": 3.5},

@@ -961,8 +961,8 @@ document.addEventListener("DOMContentLoaded", () => {
   // r = (1, 0) leads to that of the harmful; slope of the reader's logistic; origin; alpha. A reader moves
   // mean, origin and alpha
   const CLOUDS = [["harmless", COLOURS[0], "circle", "●"], ["harmful", COLOURS[3], "diamond", "◆"]];
-  const ALPHAS = [-2, 3], PLANE = [[-4.5, 5.5], [-2.2, 2.2]]; // the slider's range, and the window
-  const REACH = { origin: [[-4, 5], [-1.7, 1.7]], mean: [[-2, 2], [-1.2, 1.2]] }; // where each can be moved
+  const ALPHAS = [-2, 3], PLANE = [[-4.5, 5.5], [-2.4, 2.4]]; // the slider's range, and the window
+  const REACH = { origin: [[-4, 5], [-1.5, 1.5]], mean: [[-2, 2], [-1.2, 1.2]] }; // where each can be moved
   const CURVE = Array.from({ length: 101 }, (_, i) => ALPHAS[0] + (i * (ALPHAS[1] - ALPHAS[0])) / 100);
   // for each method what a reader reads, whether alpha decides, and the edited t
   const EDITS = {
@@ -1067,7 +1067,8 @@ document.addEventListener("DOMContentLoaded", () => {
       });
       const clouds = (moment, all, opacity) => CLOUDS.map(([name, color, symbol], label) => {
         const x = all[label].map((t) => mean[0] + t), y = data[name].map(([, each]) => mean[1] + each);
-        return dots(`${name} ${moment}`, x, y, { color, symbol }, opacity);
+        const size = label ? 6 : 9; // both are seen where an edit lays them on one line
+        return dots(`${name} ${moment}`, x, y, { color, symbol, size }, opacity);
       });
       return [
         ...clouds("before", coordinates, 0.3), ...clouds("after", edited, 0.8),
