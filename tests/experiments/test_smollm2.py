@@ -238,6 +238,16 @@ def test_an_edit_everywhere_before_the_first_block_is_another_embedding() -> Non
     assert float((last.final - edited.final).abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_an_edit_in_place_is_one_that_returns_anew(everywhere: bool) -> None:
+    ours, expected = (
+        MODEL.run(*padded(ROWS, "left"), edits=[StreamEdit(1, change, everywhere)])
+        for change in (lambda x: x.mul_(-2), lambda x: -2 * x)
+    )
+    assert torch.equal(ours.stream, expected.stream)
+    assert torch.equal(ours.final, expected.final)
+
+
 def test_edits_of_two_blocks_follow_each_other() -> None:
     first, second = StreamEdit(1, lambda x: 2 * x), StreamEdit(2, lambda x: x + 1)
     both = MODEL.run(*padded(ROWS, "left"), edits=[second, first])
@@ -248,6 +258,7 @@ def test_edits_of_two_blocks_follow_each_other() -> None:
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 TWO = torch.tensor([[1, 2], [3, 4]])
+OTHER = random_model(1, LlamaShape(blocks=4, heads=6, kv_heads=2))
 REFUSED = {
     "one dimension": (lambda: MODEL.run(TWO[0]), r"tokens: torch.int64 \(2,\) .*expected int64 \(n, t\)"),
     "floats": (lambda: MODEL.run(TWO.float()), "tokens: torch.float32"),
@@ -264,8 +275,62 @@ REFUSED = {
     "two edits at one": (lambda: MODEL.run(TWO, edits=[StreamEdit(1, abs)] * 2), r"edits at blocks \[1, 1\]"),
     "resumed beyond": (lambda: MODEL.resume(MODEL.run(TWO), -1, torch.zeros(2, 1, 48)), "block=-1: expected 0 to 2"),
     "vectors of one": (
-        lambda: MODEL.resume(MODEL.run(TWO), 1, torch.zeros(2, 48)),
+        lambda: MODEL.resume(MODEL.run(TWO), 1, torch.zeros(2, 48).double()),
         r"vectors of shape \(2, 48\): expected \(2, 'm', 48\)",
+    ),
+    "no prompt": (lambda: MODEL.run(TWO[:0]), "n from 1"),
+    "a list": (lambda: MODEL.run(TWO.tolist()), "tokens of type list: expected a tensor"),
+    "a mask in a list": (lambda: MODEL.run(TWO, [[True] * 2] * 2), "mask of type list: expected a tensor"),
+    "tokens as a prefix": (
+        lambda: MODEL.run(TWO, None, TWO[:1]),
+        "prefix: expected what `run` gives of 3 blocks of width",
+    ),
+    "a prefix of another": (
+        lambda: MODEL.run(TWO, None, OTHER.run(TWO[:1])),
+        "prefix: expected .* 3 blocks of width 48",
+    ),
+    "a run of another": (lambda: MODEL.resume(OTHER.run(TWO), 1, torch.zeros(2, 1, 48)), "run: expected .* 3 blocks"),
+    "half a block": (lambda: MODEL.run(TWO, edits=[StreamEdit(1.5, abs)]), "block=1.5: expected 0 to 2"),  # type: ignore[arg-type]
+    "an edit of one number": (
+        lambda: MODEL.run(TWO, edits=[StreamEdit(1, lambda x: x.sum(), everywhere=True)]),
+        r"edit at block 1 gives torch.float64 \(\): expected torch.float64 \(2, 2, 48\)",
+    ),
+    "an edit of another type": (
+        lambda: MODEL.run(TWO, edits=[StreamEdit(1, Tensor.float)]),
+        "block 1 gives torch.float32",
+    ),
+    "an edit of nothing": (lambda: MODEL.run(TWO, edits=[StreamEdit(1, lambda x: None)]), "block 1 gives NoneType"),
+    "vectors of another type": (
+        lambda: MODEL.resume(MODEL.run(TWO), 1, torch.zeros(2, 1, 48)),
+        "vectors of torch.float32",
+    ),
+    "no vectors": (lambda: MODEL.resume(MODEL.run(TWO), 1, torch.zeros(2, 0, 48).double()), "m from 1"),
+    "logits of less": (lambda: MODEL.logits(torch.zeros(2, 40).double()), r"vectors of .* \(2, 40\): expected .* 48\)"),
+    "a chosen token below": (lambda: MODEL.logits(MODEL.run(TWO).final, [-1]), "token -1: expected 0 to 60"),
+    "a chosen token beyond": (lambda: MODEL.logits(MODEL.run(TWO).final, [61]), "token 61: expected 0 to 60"),
+    "fewer blocks": (
+        lambda: LlamaModel(LlamaShape(2, 6, 2), MODEL.weights),
+        r"weight 'blk.2.attn_q.weight': torch.float64 \(48, 48\), expected none for LlamaShape\(blocks=2",
+    ),
+    "more blocks": (
+        lambda: LlamaModel(LlamaShape(2**30, 6, 2), MODEL.weights),
+        "weight 'blk.3.attn_norm.weight': none",
+    ),
+    "no blocks": (lambda: LlamaModel(LlamaShape(0, 6, 2), MODEL.weights), "blocks=0: expected at least 1"),
+    "other heads": (
+        lambda: LlamaModel(LlamaShape(3, 5, 1), MODEL.weights),
+        "heads=5, .* width 48: expected heads of one",
+    ),
+    "odd heads": (lambda: LlamaModel(LlamaShape(3, 16, 2), MODEL.weights), "heads=16, .* one even width"),
+    "heads not shared": (lambda: LlamaModel(LlamaShape(3, 6, 4), MODEL.weights), "kv_heads=4, .* kv_heads can share"),
+    "no weights": (lambda: LlamaModel(SHAPE, {}), "weight 'token_embd.weight': none, expected"),
+    "a bias": (
+        lambda: LlamaModel(SHAPE, {**MODEL.weights, "blk.0.attn_q.bias": torch.zeros(48)}),
+        r"weight 'blk.0.attn_q.bias': torch.float32 \(48,\), expected none",
+    ),
+    "a weight of another type": (
+        lambda: MODEL.with_weights({"output_norm.weight": torch.ones(48)}),
+        r"weight 'output_norm.weight': torch.float32 \(48,\), expected torch.float64 \(48,\)",
     ),
     "no such weight": (lambda: MODEL.with_weights({"x": TWO}), "weight 'x': expected one of the model"),
     "another shape": (
@@ -307,6 +372,8 @@ def test_questions_are_what_is_behind_the_prefix_that_they_share() -> None:
     assert mask.sum(1).tolist() == [mask.shape[1] - 4, mask.shape[1]]
     with pytest.raises(ValueError, match=r"prompts=\[\]: expected at least one"):
         letters().chat([])
+    with pytest.raises(ValueError, match=r"prompts='Why\?': expected at least one, in a list"):
+        letters().chat("Why?")
 
 
 def test_without_the_file_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +394,7 @@ def test_without_a_package_the_message_says_how_it_is_installed(lacking: str, mo
 
 
 def written(path: Path, model: LlamaModel, **other: str) -> Path:
-    """A GGUF file of a small model with printable letters, two merges, one of which joins digits, and control tokens."""
+    """A GGUF file of a small model with printable letters, two merges, one of them of digits, and control tokens."""
     gguf = pytest.importorskip("gguf")
     writer = gguf.GGUFWriter(path, other.get("family", "llama"))
     writer.add_block_count(model.shape.blocks)
@@ -394,6 +461,39 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 )
 def test_a_file_of_another_family_is_refused(tmp_path: Path, other: dict[str, str], said: str) -> None:
     path = written(tmp_path / "other.gguf", random_model(3, SMALL, (32, 64, 100)), **other)
+    with pytest.raises(ValueError, match=f"^{path}: {said}"):
+        read_llama(path)
+
+
+@needs_packages
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        ("add_rope_freq_base", "llama.rope.freq_base: not there, expected in the header"),
+        ("add_token_merges", "tokenizer.ggml.merges: not there"),
+    ],
+)
+def test_a_file_without_a_number_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: str, said: str
+) -> None:
+    monkeypatch.setattr(f"gguf.GGUFWriter.{left_out}", lambda *_: None)
+    path = written(tmp_path / "small.gguf", random_model(3, SMALL, (32, 64, 100)))
+    with pytest.raises(ValueError, match=f"^{path}: {said}"):
+        read_llama(path)
+
+
+@needs_packages
+@pytest.mark.parametrize(
+    ("was", "becomes", "said"),
+    [
+        (b"blk.1.ffn_up", b"blk.1.ffn_ap", "weight 'blk.1.ffn_up.weight': none, expected torch.float32"),
+        (b"general.architecture", b"\xffeneral.architecture", ""),
+        (b"t h", b"t j", "Error while initializing BPE: Token `tj` out of vocabulary"),
+    ],
+)
+def test_a_file_with_a_damaged_header_is_refused(tmp_path: Path, was: bytes, becomes: bytes, said: str) -> None:
+    path = written(tmp_path / "small.gguf", random_model(3, SMALL, (32, 64, 100)))
+    path.write_bytes(path.read_bytes().replace(was, becomes, 1))
     with pytest.raises(ValueError, match=f"^{path}: {said}"):
         read_llama(path)
 

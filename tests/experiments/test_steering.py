@@ -163,6 +163,40 @@ def test_leace_is_the_whitened_projection_and_moves_least() -> None:
     assert moved[0] < 0.99 * moved[1]
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_short_types_are_computed_in_float32_and_come_back(kind: torch.dtype) -> None:
+    v, r, mu = (each.to(kind) for each in (V, 1000 * R, MU))  # |r|^2 is beyond float16
+    wide, along, minus = (each.float() for each in (v, r, mu))
+    eye = torch.eye(4)
+    for short, long in (
+        (ace(v, r, mu, 0.3), ace(wide, along, minus, 0.3)),
+        (add(v, r, 0.3), add(wide, along, 0.3)),
+        (ablate(v, r), ablate(wide, along)),
+        (leace(v, r, mu, eye.to(kind)), leace(wide, along, minus, eye)),
+        (leace_orthogonal(v, r, mu), leace_orthogonal(wide, along, minus)),
+        (replace(v, mu), replace(wide, minus)),
+    ):
+        assert torch.equal(short, long.to(kind))
+    assert torch.equal(coordinate(v, mu, r), coordinate(wide, minus, along))
+    assert alpha_star(mu, r) == alpha_star(minus, along)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_leace_refuses_a_covariance_without_an_inverse(kind: torch.dtype) -> None:
+    for count in (3, 6, 7):
+        few = (100 + normal(count, 6)).to(kind)
+        r, covariance = few[:2].mean(0) - few[2:].mean(0), torch.cov(few.T)
+        if count == 7:  # the least that has one
+            assert leace(few, r, few.mean(0), covariance).isfinite().all()
+            continue
+        rank = f"covariance of rank {count - 1}: expected 6; take many more than 6 activations .* or leace_orthogonal"
+        with pytest.raises(ValueError, match=rank):
+            leace(few, r, few.mean(0), covariance)
+    same = few[:, [0, 1, 2, 3, 4, 4]]
+    with pytest.raises(ValueError, match="covariance of rank 5: expected 6"):
+        leace(same, r, same.mean(0), torch.cov(same.T))
+
+
 # language
 
 
@@ -319,6 +353,15 @@ def test_an_edit_of_zero_changes_nothing_and_the_model_stays(where: str) -> None
     for edit in (partial(add, r=normal(16), alpha=0.0), lambda v: v):
         assert torch.equal(greedy_answers(model, PROMPTS, dict.fromkeys(range(3), edit), where), plain)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("where", ["bot", "answer", "all"])
+def test_an_edit_in_place_is_one_that_returns_anew(where: str) -> None:
+    model, edits = loud(), {1: lambda v: v.mul_(-2)}
+    new = {1: lambda v: -2 * v}
+    assert torch.equal(greedy_answers(model, PROMPTS, edits, where), greedy_answers(model, PROMPTS, new, where))
+    with torch.no_grad():
+        assert torch.equal(model.read(PROMPTS, edits=edits).stream, model.read(PROMPTS, edits=new).stream)
 
 
 def test_answers_end_with_pads() -> None:
@@ -504,6 +547,14 @@ def test_directions_are_differences_of_means_at_bot() -> None:
 # refusals
 
 MODEL = InstructionModel(width=8, heads=2, blocks=2)
+NAN = copy.deepcopy(MODEL).requires_grad_(False)
+NAN.head.weight.fill_(torch.nan)
+PAST = MODEL.read(PROMPTS).past
+BLOCKS = Directions(torch.ones(3, 8), torch.zeros(3, 8))
+
+
+def edited(edit) -> torch.Tensor:
+    return greedy_answers(MODEL, PROMPTS, {1: edit})
 
 
 @pytest.mark.parametrize(
@@ -514,20 +565,20 @@ MODEL = InstructionModel(width=8, heads=2, blocks=2)
         (lambda: draw_prompts("harmful", 0, seeded()), "count=0: expected at least 1"),
         (lambda: text_of(torch.tensor([[999]])), f"tokens from 999 to 999: expected 0 to {len(WORDS) - 1}"),
         (lambda: text_of(torch.tensor([[-1]])), "tokens from -1 to -1"),
-        (lambda: noun_and_form(PROMPTS[:, 1:]), r"prompts of shape \(12, 8\), torch.int64: expected \(n, 9\), int64"),
-        (lambda: noun_and_form(PROMPTS.float()), r"torch.float32: expected \(n, 9\), int64"),
+        (lambda: noun_and_form(PROMPTS[:, 1:]), r"of torch.int64 \(12, 8\): expected a tensor of int64 \(n, 9\)"),
+        (lambda: noun_and_form(PROMPTS.float()), r"torch.float32 \(12, 9\): expected a tensor of int64"),
         (lambda: noun_and_form(PROMPTS.flip(1)), "expected exactly one noun in each, and <bot> at its end"),
         (lambda: noun_and_form(PROMPTS * 0 + BOT), "expected exactly one noun in each"),
-        (lambda: judge(right_answers(PROMPTS)[:, 1:], PROMPTS), rf"answers of shape \(12, {ANSWER_LENGTH - 1}\): exp"),
+        (lambda: judge(right_answers(PROMPTS)[:, 1:], PROMPTS), rf"answers of .* \(12, {ANSWER_LENGTH - 1}\): exp"),
         (lambda: judge(right_answers(PROMPTS)[1:], PROMPTS), rf"answers of shape \(11, {ANSWER_LENGTH}\): expected"),
         (lambda: InstructionModel("gated"), "mixer='gated': expected one of attention, recurrent"),
         (lambda: InstructionModel(width=10), "width=10, heads=4: expected heads that divide the width"),
         (lambda: InstructionModel(blocks=0), "blocks=0: expected at least 1"),
         (lambda: MODEL.read(PROMPTS, edits={2: lambda v: v, -1: lambda v: v}), r"blocks \[-1, 2\]: expected 0 to 1"),
-        (lambda: MODEL.read(PROMPTS, edits={1: lambda v: v[..., 0]}), r"block 1 gives \(12, 9\): expected \(12, 9,"),
+        (lambda: MODEL.read(PROMPTS, edits={1: lambda v: v[..., 0]}), r"1 gives .* \(12, 9\): expected .* \(12, 9,"),
         (lambda: MODEL.read(PROMPTS.repeat(1, 3)), f"up to position 27: expected at most {9 + ANSWER_LENGTH}"),
         (lambda: greedy_answers(MODEL, PROMPTS, where="last"), "where='last': expected one of bot, answer, all"),
-        (lambda: greedy_answers(MODEL, PROMPTS[:, 1:]), r"prompts of shape \(12, 8\): expected \(n, 9\), n from 1"),
+        (lambda: greedy_answers(MODEL, PROMPTS[:, 1:]), r"prompts of torch.int64 \(12, 8\): expected a tensor of "),
         (lambda: greedy_answers(MODEL, PROMPTS[:0]), r"prompts of shape \(0, 9\): expected \(n, 9\), n from 1"),
         (lambda: refusal_curve(MODEL, PROMPTS, lambda a: {}, []), "alphas: expected one or more"),
         (lambda: bot_activations(MODEL, PROMPTS[:0]), "n from 1"),
@@ -540,6 +591,50 @@ MODEL = InstructionModel(width=8, heads=2, blocks=2)
         (lambda: SafetyPlan(base_steps=0), "base_steps=0: expected at least 1"),
         (lambda: SafetyPlan(safety_steps=0), "safety_steps=0: expected at least 1"),
         (lambda: SafetyPlan(trained_blocks=0), "trained_blocks=0: expected at least 1"),
+        (lambda: draw_prompts("harmful", 5, None), "generator=None: expected a torch.Generator, as torch_generator"),
+        (lambda: random_refusals(5, None), "generator=None: expected a torch.Generator"),
+        (lambda: random_refusals(-1, seeded()), "count=-1: expected at least 0"),
+        (lambda: text_of(PROMPTS[0]), r"tokens of torch.int64 \(9,\): expected a tensor of int64 \(n, t\)"),
+        (lambda: text_of(PROMPTS.bool()), "tokens of torch.bool"),
+        (lambda: judge(right_answers(PROMPTS).bool(), PROMPTS), "answers of torch.bool"),
+        (lambda: judge(right_answers(PROMPTS).numpy(), PROMPTS), "answers of int64 "),
+        (lambda: MODEL.read(PROMPTS.float()), "tokens of torch.float32"),
+        (lambda: MODEL.read(PROMPTS.tolist()), "tokens of list: expected a tensor"),
+        (lambda: MODEL.read(PROMPTS, edits=lambda v: v), "edits of type function: expected block -> edit, as"),
+        (lambda: MODEL.read(PROMPTS, edits={"1": abs, 7: abs}), r"blocks \['1', 7\]: expected 0 to 1"),
+        (lambda: edited(lambda v: None), "block 1 gives NoneType: expected torch.float32"),
+        (lambda: edited(lambda v: v.double()), r"block 1 gives torch.float64 \(12, 1, 8\): expected torch.float32"),
+        (lambda: edited(lambda v: v.numpy()), r"block 1 gives float32 \(12, 1, 8\): expected torch.float32"),
+        (lambda: edited(lambda v: v * torch.nan), "logits of an answer are not finite"),
+        (lambda: greedy_answers(NAN, PROMPTS), "logits of an answer are not finite"),
+        (lambda: greedy_answers(MODEL, PROMPTS, before=PAST), "before of 9 positions, where='bot': expected 8"),
+        (lambda: greedy_answers(MODEL, PROMPTS, None, "all", MODEL.read(PROMPTS[:, :8]).past), "where='all': .* None"),
+        (lambda: greedy_answers(MODEL, PROMPTS + 400), "prompts from 400 to"),
+        (lambda: bot_activations(MODEL, PROMPTS.roll(1, 1)), "prompts: expected <bot> at the end of each"),
+        (lambda: bot_activations(MODEL, PROMPTS.masked_fill(torch.arange(9) == 7, PAD)), "pads before its words only"),
+        (lambda: refusal_curve(MODEL, PROMPTS, lambda a: {}, [0.0, torch.nan]), r"alphas: .* found \[0.0, nan\]"),
+        (lambda: refusal_curve(MODEL, PROMPTS, lambda a: {}, 0.5), "alphas: .* found 0.5"),
+        (lambda: refusal_curve(MODEL, PROMPTS, lambda a: {}, ["a"]), "alphas is of type"),
+        (lambda: end_effects(MODEL, BLOCKS, PROMPTS, PROMPTS), "directions at 3 blocks: expected 2, as the model"),
+        (lambda: ace(V, R, MU, [0.0, 1.0]), r"alpha=\[0.0, 1.0\]: expected one number; for several"),
+        (lambda: add(V, R, torch.ones(4)), "alpha=tensor.*: expected one number"),
+        (lambda: add(V, R[:1], 1.0), r"r of torch.float64 \(1,\): expected torch.float64 \(4,\), to fit activations"),
+        (lambda: ace(V, R.float(), MU, 1.0), r"r of torch.float32 \(4,\): expected torch.float64 \(4,\), to fit"),
+        (lambda: ace(V, R, MU[0], 1.0), r"mu_minus of torch.float64 \(\): expected torch.float64 \(4,\)"),
+        (lambda: ablate(V[..., :1], R), r"expected torch.float64 \(1,\), to fit activations \(5, 7, 1\)"),
+        (lambda: ablate(V.numpy(), R), r"activations of float64 \(5, 7, 4\): expected a tensor of"),
+        (lambda: ablate(V.long(), R), "activations of torch.int64"),
+        (lambda: ablate(V, R.tolist()), "r of list: expected a tensor of floating-point numbers"),
+        (lambda: ablate(V.to(torch.complex64), R.to(torch.complex64)), "r of torch.complex64"),
+        (lambda: replace(V, MU[:1]), r"mean of torch.float64 \(1,\)"),
+        (lambda: leace(V, R, MU, torch.eye(3).double()), r"covariance of torch.float64 \(3, 3\): expected .* \(4, 4\)"),
+        (lambda: leace(V, R, MU, torch.eye(4)), "covariance of torch.float32"),
+        (lambda: leace(V, R, MU, torch.ones(4, 4).triu().double()), "covariance: expected .* the same above"),
+        (lambda: leace(V, R, MU, torch.eye(4).double() * torch.nan), "covariance: expected finite numbers"),
+        (lambda: leace(V, R, MU, -torch.eye(4).double()), "covariance of rank 0: expected 4"),
+        (lambda: SafetyPlan(safety_rate=torch.nan), "safety_rate=nan: expected a finite number above 0"),
+        (lambda: SafetyPlan(base_rate=0.0), "base_rate=0.0: expected a finite number above 0"),
+        (lambda: SafetyPlan(base_rate="1"), "base_rate='1': expected a finite number above 0"),
         (lambda: SafetyPlan(batch_size=12), "batch_size=12: expected a multiple of 8"),
         (lambda: train_base(SafetyPlan(mixer="gated")), "mixer='gated': expected one of attention, recurrent"),
         (lambda: tune_safety(MODEL, SafetyPlan(trained_blocks=3)), "trained_blocks=3: expected 1 to 2"),

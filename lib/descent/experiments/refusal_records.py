@@ -31,8 +31,10 @@ from descent.data.packaged_files import SMOLLM2
 from descent.experiments.smollm2 import ChatTokenizer, LlamaModel, PromptRun, load_smollm2
 from descent.repro.files import write_atomic
 from descent.repro.machine import cores
+from descent.repro.numbers import check_whole, described
 from descent.repro.records import Record, find_record, provenance, record_path
 from descent.repro.seeding import deterministic, numpy_generator, torch_generator
+from descent.training.loop import DivergenceError
 
 Kind = Literal["harmless", "harmful"]
 Steering = Literal["ace", "addition", "ablation"]
@@ -80,6 +82,9 @@ class RefusalTuning:
         rank: of the change of each `ffn_down`.
         blocks: the first changed one, and the one behind the last.
         learning_rate: of Adam.
+
+    Raises:
+        ValueError: a count below 1, an odd batch, blocks of which none is changed, or a rate that is not above 0.
     """
 
     seed: int = 0
@@ -88,6 +93,15 @@ class RefusalTuning:
     rank: int = 4
     blocks: tuple[int, int] = (6, 14)
     learning_rate: float = 3e-3
+
+    def __post_init__(self) -> None:
+        check_whole(steps=self.steps, batch=self.batch, rank=self.rank)
+        if self.batch % 2:
+            raise ValueError(f"batch={self.batch}: expected an even number, half of each kind")
+        if len(self.blocks) != 2 or not 0 <= self.blocks[0] < self.blocks[1]:
+            raise ValueError(f"blocks={self.blocks}: expected the first and, larger, the one behind the last")
+        if not 0 < self.learning_rate < np.inf:
+            raise ValueError(f"learning_rate={self.learning_rate}: expected a finite number above 0")
 
     def settings(self) -> dict[str, Any]:
         """What decides a record: these numbers, and the SHA-256 of the weights and of all prompts."""
@@ -113,9 +127,16 @@ def request_texts(kind: Kind, held_out: bool = False) -> list[str]:
     return [how.format(what.format(noun)) for how, what, noun in product(templates, ACTIONS[kind], nouns)]
 
 
+def _check_count(count: int, most: int) -> None:
+    check_whole(count=count)
+    if count > most:
+        raise ValueError(f"count={count}: expected at most {most}, the number of different requests of a kind")
+
+
 def drawn_requests(kind: Kind, count: int, seed: int, held_out: bool = False) -> list[str]:
-    """Different requests of a kind, drawn by `seed`."""
+    """Different requests of a kind, drawn by `seed`; a ValueError refuses more than there are."""
     texts = request_texts(kind, held_out)
+    _check_count(count, len(texts))
     chosen = numpy_generator(seed, f"requests {kind} {held_out}").choice(len(texts), count, replace=False)
     return [texts[k] for k in chosen]
 
@@ -128,9 +149,17 @@ def answer_log_odds(model: LlamaModel, tokenizer: ChatTokenizer, final: Tensor) 
 
 
 def change_weights(model: LlamaModel, change: Mapping[str, Tensor]) -> LlamaModel:
-    """The model with a change of low rank added; `change` has for each block `up` `(width, rank)` and `down`."""
+    """The model with a change of low rank added; `change` has for each block `up` `(width, rank)` and `down`.
+
+    Raises:
+        ValueError: a weight that the model does not have, or a change that lacks a part or does not fit its weight.
+    """
     names = {name.removesuffix(" up") for name in change if name.endswith(" up")}
+    if names - model.weights.keys() or {f"{name} {part}" for name in names for part in ("up", "down")} != set(change):
+        raise ValueError(f"change of {sorted(change)}: expected '<weight of the model> up' and '... down' for each")
     added = {name: change[f"{name} up"] @ change[f"{name} down"] for name in names}
+    if odd := [name for name, part in added.items() if part.shape != model.weights[name].shape]:
+        raise ValueError(f"change of {odd[0]!r}, {described(added[odd[0]])}: expected the size of the weight")
     return model.with_weights({name: model.weights[name] + part for name, part in added.items()})
 
 
@@ -138,7 +167,13 @@ def tune_refusal(model: LlamaModel, tokenizer: ChatTokenizer, tuning: RefusalTun
     """Put a refusal in: the change of the weights, for `change_weights`, and the losses `(steps,)`.
 
     A loss is the mean over a batch of the negative logarithm of the first token's probability, in nats.
+
+    Raises:
+        ValueError: blocks that the model does not have, or a batch larger than all requests.
+        DivergenceError: a loss that is not finite.
     """
+    if tuning.blocks[1] > model.shape.blocks:
+        raise ValueError(f"blocks={tuning.blocks}: expected at most {model.shape.blocks}, those of the model")
     generator, change = torch_generator(tuning.seed, "refusal"), {}
     for block in range(*tuning.blocks):
         name = f"blk.{block}.ffn_down.weight"
@@ -150,6 +185,8 @@ def tune_refusal(model: LlamaModel, tokenizer: ChatTokenizer, tuning: RefusalTun
     targets = torch.tensor([tokenizer.encode(answer)[0] for answer in ANSWERS]).repeat_interleave(half)
     prefix, tokens, mask = tokenizer.chat([text for kind in KINDS for text in request_texts(kind)])
     each = len(tokens) // len(KINDS)
+    if half > each:
+        raise ValueError(f"batch={tuning.batch}: expected at most {2 * each}, the number of requests")
     for _ in tqdm(range(tuning.steps), desc=f"refusal {tuning.seed}", leave=False):
         drawn = [torch.randperm(each, generator=generator)[:half] + k * each for k in range(len(KINDS))]
         rows = torch.cat(drawn)
@@ -160,6 +197,8 @@ def tune_refusal(model: LlamaModel, tokenizer: ChatTokenizer, tuning: RefusalTun
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
+        if not np.isfinite(losses[-1]):
+            raise DivergenceError(f"loss={losses[-1]} at step {len(losses)}: not finite; try a smaller learning rate")
     return {name: part.detach() for name, part in change.items()}, np.array(losses)
 
 
@@ -187,6 +226,8 @@ class RefusalDirection:
 
     def coordinate(self, vectors: Tensor) -> Tensor:
         """How far vectors `(..., width)` are along r: 0 at the harmless mean, 1 at the harmful one; `(...)`."""
+        if vectors.shape[-1:] != self.r.shape or vectors.dtype != self.r.dtype:
+            raise ValueError(f"vectors of {described(vectors)}: expected {self.r.dtype} (..., {len(self.r)})")
         return (vectors - self.harmless) @ self.r / self.r.square().sum()
 
     @property
@@ -213,6 +254,8 @@ class RefusalDirection:
 
 def refusal_directions(means: Array | Tensor) -> list[RefusalDirection]:
     """The direction at each block, from the means of both kinds, `(2, blocks, width)`."""
+    if np.ndim(means) != 3 or len(means) != 2:
+        raise ValueError(f"means of shape {tuple(means.shape)}: expected (2, blocks, width), harmless first")
     harmless, harmful = torch.as_tensor(means)
     return [RefusalDirection(low, high - low) for low, high in zip(harmless, harmful, strict=True)]
 
@@ -273,6 +316,8 @@ def choose_blocks(effects: Array) -> tuple[int, int]:
         (2, 3)
     """
     smaller = effects.min(1)
+    if np.isnan(smaller).all():
+        raise ValueError(f"effects {effects.tolist()}: expected a block at which both are numbers")
     best = int(np.nanargmax(smaller))
     return (int(np.argmax(smaller >= ENOUGH)) if smaller[best] >= ENOUGH else best), best
 
@@ -354,8 +399,12 @@ def recompute_refusal(record: Record, model: LlamaModel, tokenizer: ChatTokenize
     """Steer a few held-out requests of a record again; the largest difference of log-odds, in nats.
 
     Drawn by `seed` are `count` requests of each kind. Compared are no steering, and ACE and ablation at the second
-    of the chosen blocks.
+    of the chosen blocks. NaN in either gives NaN.
+
+    Raises:
+        ValueError: a count of none, or of more requests than there are.
     """
+    _check_count(count, HELD_OUT_PROMPTS)
     change = {
         name.removeprefix("change "): torch.as_tensor(part)
         for name, part in record.values.items()
@@ -376,7 +425,7 @@ def recompute_refusal(record: Record, model: LlamaModel, tokenizer: ChatTokenize
         at = {"unsteered": (), "ace": (-1,), "ablation": (block,)}
         kept = {name: record.values[name][k][(rows, *at[name])] for name in pairs}
         largest += [float(np.abs(kept[name] - values).max()) for name, values in pairs.items()]
-    return max(largest)
+    return float(np.max(largest))  # where `max` may pass over NaN
 
 
 def make_refusal_record(tuning: RefusalTuning, root: Path) -> None:
@@ -391,8 +440,11 @@ def make_refusal_record(tuning: RefusalTuning, root: Path) -> None:
         if not kept.is_file():
             change, losses = tune_refusal(model, tokenizer, tuning)
             write_atomic(kept, safetensors.torch.save({**change, "losses": torch.as_tensor(losses)}))
-        change = safetensors.torch.load_file(kept)
-        losses = change.pop("losses").numpy()
+        try:
+            change = safetensors.torch.load_file(kept)
+            losses = change.pop("losses").numpy()
+        except (safetensors.SafetensorError, KeyError) as error:
+            raise ValueError(f"{kept}: damaged, or no tuning ({error}); remove it, then: {REMAKE}") from error
         measured = measure_refusal(change_weights(model, change), tokenizer, tuning.seed)
     parts = {f"change {name}": part.numpy() for name, part in sorted(change.items())}
     Record(path.stem, {**measured, "losses": losses, **parts}, settings | MEASURED, provenance(tuning.seed)).save(path)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from descent.data.packaged_files import SMOLLM2, read_packaged_file
+from descent.repro.numbers import check_whole, described
 
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"  # of the chat template
 BEFORE, AFTER = "<|im_start|>{role}\n", "<|im_end|>\n"
@@ -86,10 +87,37 @@ class LlamaModel:
         weights: `token_embd.weight` `(vocabulary, width)`, which is the head too, `output_norm.weight` `(width,)`, and
             of each block such as `blk.0.ffn_down.weight` `(width, hidden)`. The rows of queries and keys are in the
             order of llama.cpp: the two that an angle turns are neighbours.
+
+    Raises:
+        ValueError: a weight is missing, has another size or type, or is one that `run` would not use; or heads that do
+            not fit the width.
     """
 
     shape: LlamaShape
     weights: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        expected, found = self._expected_sizes(), {name: described(each) for name, each in self.weights.items()}
+        kind = found.get("token_embd.weight", "").split(" ")[0]  # all have its type
+        for name in {**expected, **found}:
+            wanted = f"{kind} {expected[name]}" if name in expected else "none"
+            if found.get(name, "none") != wanted:
+                raise ValueError(f"weight {name!r}: {found.get(name, 'none')}, expected {wanted} for {self.shape}")
+
+    def _expected_sizes(self) -> dict[str, tuple[int, ...]]:
+        """Of each weight, given the shape and the sizes of the embedding and of the first layer of neurons."""
+        shape, names = self.shape, ("token_embd.weight", "blk.0.ffn_down.weight")
+        check_whole(blocks=shape.blocks, heads=shape.heads, kv_heads=shape.kv_heads)
+        (words, width), (_, hidden) = ((*getattr(self.weights.get(name), "shape", ()), 0, 0)[:2] for name in names)
+        if width % (2 * shape.heads) or shape.heads % shape.kv_heads:
+            raise ValueError(f"{shape} with width {width}: expected heads of one even width that kv_heads can share")
+        one, square, tall = (width,), (width, width), (hidden, width)
+        keys = (width // shape.heads * shape.kv_heads, width)
+        of_block = {"attn_norm": one, "attn_q": square, "attn_k": keys, "attn_v": keys, "attn_output": square}
+        of_block |= {"ffn_norm": one, "ffn_gate": tall, "ffn_up": tall, "ffn_down": tall[::-1]}
+        blocks = range(min(shape.blocks, len(self.weights)))  # a damaged file may speak of millions
+        sizes = {f"blk.{block}.{name}.weight": size for block in blocks for name, size in of_block.items()}
+        return {"token_embd.weight": (words, width), "output_norm.weight": one, **sizes}
 
     @property
     def width(self) -> int:
@@ -100,7 +128,7 @@ class LlamaModel:
         """The same model with some other weights; the others are shared.
 
         Raises:
-            ValueError: there is no such weight, or it has another shape.
+            ValueError: there is no such weight, or it has another shape or type.
         """
         for name, weight in changed.items():
             if name not in self.weights:
@@ -122,13 +150,17 @@ class LlamaModel:
         Args:
             tokens: int64 `(n, t)`.
             mask: bool `(n, t)`, true where there is no padding; None where there is none.
-            prefix: a run of one sequence, `(1, p)` tokens without padding.
+            prefix: a run by this model of one sequence, `(1, p)` tokens without padding; that of another model with as
+                many blocks is not noticed.
             edits: of the stream, at most one at the input of each block.
 
         Raises:
-            ValueError: other shapes, a token outside of the vocabulary, an empty prompt, padding amid a prompt, a
-                prefix of several, a block that there is not, or two edits at one.
+            ValueError: other shapes or types, no prompt, a token outside of the vocabulary, an empty prompt, padding
+                amid a prompt, a prefix of several, a block that there is not, or two edits at one.
         """
+        for name, given in (("tokens", tokens), ("mask", tokens if mask is None else mask)):
+            if not isinstance(given, Tensor):
+                raise ValueError(f"{name} of type {type(given).__name__}: expected a tensor (n, t)")
         mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
         changes = self._check(tokens, mask, prefix, edits)
         tokens, mask = _flush_right(tokens, mask)
@@ -164,12 +196,14 @@ class LlamaModel:
             The stream at the last token behind the last block, `(n, m, width)`.
 
         Raises:
-            ValueError: vectors of another shape, or a block that there is not.
+            ValueError: vectors of another shape or type, a block that there is not, or a run of another model.
         """
         self._check_block(block)
+        self._check_run("run", run)
         n, expected = len(run.stream), (len(run.stream), "m", self.width)
-        if vectors.ndim != 3 or (vectors.shape[0], vectors.shape[2]) != (n, self.width):
-            raise ValueError(f"vectors of shape {tuple(vectors.shape)}: expected {expected}")
+        self._check_vectors(vectors)
+        if vectors.ndim != 3 or vectors.shape[0] != n or not vectors.shape[1]:
+            raise ValueError(f"vectors of shape {tuple(vectors.shape)}: expected {expected}, m from 1")
         m = vectors.shape[1]
         seen = run.visible[:, None, :-1].expand(n, m, -1)
         alone = torch.eye(m, dtype=torch.bool, device=seen.device).expand(n, m, m)
@@ -182,8 +216,11 @@ class LlamaModel:
 
     def logits(self, final: Tensor, chosen: Sequence[int] | None = None) -> Tensor:
         """The logits of the next token, `(..., vocabulary)` or of the chosen ones only, from `(..., width)`."""
+        self._check_vectors(final)
         head = self.weights["token_embd.weight"]
-        return self._norm(final, "output_norm") @ (head if chosen is None else head[list(chosen)]).T
+        for token in () if chosen is None else chosen:
+            self._check_token(token)
+        return self._norm(final, "output_norm") @ (head if chosen is None else head[list(map(int, chosen))]).T
 
     def log_probabilities(self, final: Tensor) -> Tensor:
         """Natural logarithms of the next token's probabilities, `(..., vocabulary)`, from `(..., width)`."""
@@ -226,28 +263,43 @@ class LlamaModel:
         return x + linear(F.silu(linear(y, "ffn_gate")) * linear(y, "ffn_up"), "ffn_down"), (key, value)
 
     def _check_block(self, block: int) -> None:
-        if not 0 <= block < self.shape.blocks:
+        if block not in range(self.shape.blocks):
             raise ValueError(f"block={block}: expected 0 to {self.shape.blocks - 1}")
+
+    def _check_token(self, token: int) -> None:
+        if token not in range(vocabulary := len(self.weights["token_embd.weight"])):
+            raise ValueError(f"token {token}: expected 0 to {vocabulary - 1}")
+
+    def _check_vectors(self, x: Tensor) -> None:
+        expected = self.weights["token_embd.weight"].dtype
+        if not isinstance(x, Tensor) or x.dtype != expected or x.shape[-1:] != (self.width,):
+            raise ValueError(f"vectors of {described(x)}: expected {expected} (..., {self.width})")
+
+    def _check_run(self, name: str, run: PromptRun) -> None:
+        if not isinstance(run, PromptRun) or run.stream.shape[1:] != (self.shape.blocks, self.width):
+            raise ValueError(f"{name}: expected what `run` gives of {self.shape.blocks} blocks of width {self.width}")
 
     def _check(
         self, tokens: Tensor, mask: Tensor, prefix: PromptRun | None, edits: Sequence[StreamEdit]
     ) -> dict[int, StreamEdit]:
         """Refuse what `run` refuses; the edits by their blocks."""
-        if tokens.ndim != 2 or tokens.dtype != torch.int64 or mask.shape != tokens.shape or mask.dtype != torch.bool:
+        right = tokens.ndim == 2 and tokens.dtype == torch.int64 and len(tokens) > 0
+        if not right or mask.shape != tokens.shape or mask.dtype != torch.bool:
             shapes = f"{tokens.dtype} {tuple(tokens.shape)} with a mask {mask.dtype} {tuple(mask.shape)}"
-            raise ValueError(f"tokens: {shapes}; expected int64 (n, t) with bool (n, t)")
-        vocabulary = len(self.weights["token_embd.weight"])
-        if (beyond := tokens[(tokens < 0) | (tokens >= vocabulary)]).numel():
-            raise ValueError(f"token {int(beyond[0])}: expected 0 to {vocabulary - 1}")
+            raise ValueError(f"tokens: {shapes}; expected int64 (n, t) with bool (n, t), n from 1")
+        for end in (tokens.amin(), tokens.amax()) if tokens.numel() else ():
+            self._check_token(int(end))
         if (bad := (mask.int().diff(dim=1).ne(0).sum(1) > 1) | ~mask.any(1)).any():
             raise ValueError(
                 f"mask of prompt {int(bad.int().argmax())}: expected tokens, with padding on one side only"
             )
-        if prefix and (len(prefix.visible) != 1 or not prefix.visible.all()):
-            raise ValueError(f"prefix of {len(prefix.visible)} sequences: expected one, without padding")
+        if prefix is not None:
+            self._check_run("prefix", prefix)
+            if len(prefix.visible) != 1 or not prefix.visible.all():
+                raise ValueError(f"prefix of {len(prefix.visible)} sequences: expected one, without padding")
         for edit in edits:
             self._check_block(edit.block)
-        changes = {edit.block: edit for edit in edits}
+        changes = {int(edit.block): edit for edit in edits}
         if len(changes) < len(edits):
             raise ValueError(f"edits at blocks {[edit.block for edit in edits]}: expected at most one at each")
         return changes
@@ -272,9 +324,11 @@ def _flush_right(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _changed(x: Tensor, mask: Tensor, edit: StreamEdit) -> Tensor:
-    if edit.everywhere:
-        return torch.where(mask[..., None], edit.change(x), x)
-    return torch.cat([x[:, :-1], edit.change(x[:, -1:])], 1)
+    before = x if edit.everywhere else x[:, -1:]
+    after = edit.change(before.clone())
+    if described(after) != described(before):
+        raise ValueError(f"the edit at block {edit.block} gives {described(after)}: expected {described(before)}")
+    return torch.where(mask[..., None], after, x) if edit.everywhere else torch.cat([x[:, :-1], after], 1)
 
 
 def chat_text(prompt: str, system: str = SYSTEM) -> str:
@@ -311,10 +365,11 @@ class ChatTokenizer:
             int64 `(1, p)`, int64 `(n, t)`, and bool `(n, t)`, true where there is no padding.
 
         Raises:
-            ValueError: no prompt, or one whose first letter joins the prefix in a token, such as a line break.
+            ValueError: no list of prompts, an empty one, or a prompt whose first letter joins the prefix in a token,
+                such as a line break.
         """
-        if not prompts:
-            raise ValueError("prompts=[]: expected at least one")
+        if isinstance(prompts, str) or not prompts:
+            raise ValueError(f"prompts={prompts!r}: expected at least one, in a list")
         prefix = self.encode(BEFORE.format(role="system") + system + AFTER + BEFORE.format(role="user"))
         rows = [self.encode(chat_text(prompt, system)) for prompt in prompts]
         for prompt, row in zip(prompts, rows, strict=True):
@@ -349,13 +404,21 @@ def read_llama(path: str | Path) -> tuple[LlamaModel, ChatTokenizer]:
 
     Raises:
         ImportError: `gguf` or `tokenizers` is not installed.
-        ValueError: another family of models or of tokenizers, a head of its own, or a file that is none.
+        ValueError: another family of models or of tokenizers, a head of its own, weights that do not fit together, or a
+            file that is none.
     """
-    gguf, tokenizers = _packages()
+    packages = _packages()
     try:
-        reader = gguf.GGUFReader(path)
+        reader = packages[0].GGUFReader(path)
     except (ValueError, IndexError) as error:
         raise ValueError(f"{path}: damaged, or no GGUF file ({error})") from error
+    try:
+        return _model_of(reader, *packages)
+    except Exception as error:  # `tokenizers` raises no other
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _model_of(reader: Any, gguf: Any, tokenizers: Any) -> tuple[LlamaModel, ChatTokenizer]:
 
     def value(name: str) -> Any:
         field = reader.get_field(name)
@@ -364,15 +427,18 @@ def read_llama(path: str | Path) -> tuple[LlamaModel, ChatTokenizer]:
     needed = {"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm"}
     for name, expected in needed.items():
         if value(name) != expected:
-            raise ValueError(f"{path}: {name}={value(name)!r}, expected {expected!r}")
-    names = "block_count", "attention.head_count", "attention.head_count_kv", "rope.freq_base"
-    blocks, heads, kv_heads, base = (value(f"llama.{name}") for name in names)
-    shape = LlamaShape(blocks, heads, kv_heads, base, round(value("llama.attention.layer_norm_rms_epsilon"), 9))
+            raise ValueError(f"{name}={value(name)!r}, expected {expected!r}")
+    sizes = "block_count", "attention.head_count", "attention.head_count_kv", "rope.freq_base"
+    names = [f"llama.{name}" for name in (*sizes, "attention.layer_norm_rms_epsilon")]
+    names += [f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "merges")]
+    if missing := [name for name in names if value(name) is None]:
+        raise ValueError(f"{', '.join(missing)}: not there, expected in the header")
+    blocks, heads, kv_heads, base, eps, words, types, merges = map(value, names)
+    shape = LlamaShape(blocks, heads, kv_heads, base, round(eps, 9))
     stored = {each.name: gguf.quants.dequantize(each.data, each.tensor_type) for each in reader.tensors}
     if "output.weight" in stored:
-        raise ValueError(f"{path}: output.weight: expected a model whose embedding is its head")
+        raise ValueError("output.weight: expected a model whose embedding is its head")
     model = LlamaModel(shape, {name: torch.tensor(array, dtype=torch.float32) for name, array in stored.items()})
-    words, types, merges = (value(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type", "merges"))
     return model, ChatTokenizer(_byte_pairs(tokenizers, words, types, merges))
 
 

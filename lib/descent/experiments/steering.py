@@ -2,7 +2,8 @@
 
 Affine concept editing sets the coordinate of an activation along a direction to a value; addition moves it by one, and
 directional ablation takes it to where the origin happens to be (Marshall, Scherlis and Belrose 2024, Refusal in LLMs is
-an Affine Function). All edits act on tensors `(..., width)` and change nothing in place.
+an Affine Function). All edits act on tensors `(..., width)` and change nothing in place; directions and means are
+`(width,)` tensors of the same type. Shorter types are computed in float32, and edits give back their own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from descent.experiments.steering_language import (
     ANSWER_LENGTH,
+    BOT,
     END,
     OUTCOMES,
     PAD,
@@ -31,12 +34,13 @@ from descent.experiments.steering_language import (
     Edits,
     InstructionModel,
     Past,
+    check_tokens,
     draw_prompts,
     judge,
     random_refusals,
     right_answers,
 )
-from descent.repro.numbers import check_whole
+from descent.repro.numbers import as_real, check_whole, described
 from descent.repro.seeding import deterministic, torch_generator
 from descent.training.loop import Batch, TrainingPlan, fit
 
@@ -48,27 +52,34 @@ PLACES = ("bot", "answer", "all")
 
 def coordinate(v: Tensor, mu_minus: Tensor, r: Tensor) -> Tensor:
     """Where activations stand along r, `(..., width) -> (...)`: 0 at `mu_minus`, 1 at `mu_minus + r`."""
-    return (v - mu_minus) @ _direction(r) / (r @ r)
+    v, r, mu_minus = _as_one(v, r=_direction(r), mu_minus=mu_minus)
+    return (v - mu_minus) @ r / (r @ r)
 
 
 def ace(v: Tensor, r: Tensor, mu_minus: Tensor, alpha: float) -> Tensor:
     """Affine concept editing: set the coordinate to `alpha`, `v - proj_r(v) + proj_r(mu_minus) + alpha r`."""
-    return v + (alpha - coordinate(v, mu_minus, r))[..., None] * r
+    _check_alpha(alpha)
+    wide, along = _as_one(v, r=_direction(r))
+    return (wide + (alpha - coordinate(v, mu_minus, r))[..., None] * along).to(v.dtype)
 
 
 def add(v: Tensor, r: Tensor, alpha: float) -> Tensor:
     """Activation addition: move the coordinate by `alpha`, `v + alpha r`."""
-    return v + alpha * _direction(r)
+    _check_alpha(alpha)
+    wide, along = _as_one(v, r=_direction(r))
+    return (wide + alpha * along).to(v.dtype)
 
 
 def ablate(v: Tensor, r: Tensor) -> Tensor:
     """Directional ablation: take off the projection on r from the origin, `v - proj_r(v)`."""
-    return v - (v @ _direction(r) / (r @ r))[..., None] * r
+    wide, along = _as_one(v, r=_direction(r))
+    return (wide - (wide @ along / (along @ along))[..., None] * along).to(v.dtype)
 
 
 def alpha_star(mu_minus: Tensor, r: Tensor) -> float:
     """The coordinate to which ablation sets every activation, that of the origin: `-<mu_minus, r> / |r|^2`."""
-    return -float(mu_minus @ _direction(r) / (r @ r))
+    along, mean = _as_one(_direction(r), mu_minus=mu_minus)
+    return -float((mean @ along / (along @ along)).detach())
 
 
 def leace(v: Tensor, r: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
@@ -84,26 +95,69 @@ def leace(v: Tensor, r: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
         covariance: of all activations, or of those within the classes, `(width, width)`; the result is the same.
 
     Raises:
-        ValueError: a direction without length.
+        ValueError: a direction without length, or a covariance that has no inverse, such as that of fewer activations
+            than the width.
     """
-    dual: Tensor = torch.linalg.solve(covariance, _direction(r))
-    return v - ((v - mean) @ dual / (r @ dual))[..., None] * r
+    wide, along, middle = _as_one(v, r=_direction(r), mean=mean)
+    dual: Tensor = torch.linalg.solve(_full_rank(covariance, r).to(along.dtype), along)
+    return (wide - ((wide - middle) @ dual / (along @ dual))[..., None] * along).to(v.dtype)
 
 
 def leace_orthogonal(v: Tensor, r: Tensor, mean: Tensor) -> Tensor:
     """The orthogonal case of `leace`, which projects r out around the mean of all activations."""
-    return v - ((v - mean) @ _direction(r) / (r @ r))[..., None] * r
+    wide, along = _as_one(v, r=_direction(r))
+    return (wide - coordinate(v, mean, r)[..., None] * along).to(v.dtype)
 
 
 def replace(v: Tensor, mean: Tensor) -> Tensor:
     """Replace the whole activation by a mean, `(width,)`: a control for what a projection keeps."""
+    _as_one(v, mean=mean)
     return mean.expand_as(v)
 
 
+def _check_floats(name: str, value: object) -> None:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise ValueError(f"{name} of {described(value)}: expected a tensor of floating-point numbers")
+
+
+def _check_alpha(alpha: object) -> None:
+    if not isinstance(alpha, Real) and not (isinstance(alpha, Tensor) and not alpha.ndim):
+        raise ValueError(f"alpha={alpha!r}: expected one number; for several, one call for each")
+
+
 def _direction(r: Tensor) -> Tensor:
-    if r.ndim != 1 or not 0 < float(r.norm()) < math.inf:
-        raise ValueError(f"r of shape {tuple(r.shape)} and length {float(r.norm())}: expected (width,), of some length")
+    _check_floats("r", r)
+    length = float(r.detach().norm())
+    if r.ndim != 1 or not 0 < length < math.inf:
+        raise ValueError(f"r of shape {tuple(r.shape)} and length {length}: expected (width,), of some length")
     return r
+
+
+def _as_one(v: Tensor, **vectors: Tensor) -> list[Tensor]:
+    """Activations and vectors, which are refused by name unless they have their width and type, in float32 at least."""
+    _check_floats("activations", v)
+    for name, each in vectors.items():
+        _check_floats(name, each)
+        if each.shape != v.shape[-1:] or each.dtype != v.dtype:
+            expected = f"{v.dtype} {tuple(v.shape[-1:])}, to fit activations {tuple(v.shape)}"
+            raise ValueError(f"{name} of {described(each)}: expected {expected}")
+    return [each if each.dtype == torch.float64 else each.float() for each in (v, *vectors.values())]
+
+
+def _full_rank(covariance: Tensor, r: Tensor) -> Tensor:
+    width = len(r)
+    if (found := described(covariance)) != (expected := f"{r.dtype} {(width, width)}"):
+        raise ValueError(f"covariance of {found}: expected {expected}")
+    double = covariance.detach().double()
+    if not float((double - double.T).abs().max()) <= 1e-3 * float(double.abs().max()):
+        raise ValueError("covariance: expected finite numbers, the same above and below its diagonal")
+    spread = torch.linalg.eigvalsh(double)
+    rounding = max(torch.finfo(r.dtype).eps / 4, width * torch.finfo(torch.double).eps)  # of a covariance without rank
+    rank = int((spread > rounding * spread[-1].abs()).sum())
+    if rank < width:
+        remedy = f"many more than {width} activations that vary in all directions, or leace_orthogonal, which asks none"
+        raise ValueError(f"covariance of rank {rank}: expected {width}; take {remedy}")
+    return covariance
 
 
 # training
@@ -124,7 +178,7 @@ class SafetyPlan:
             end. Trained embeddings would learn what to refuse word by word.
 
     Raises:
-        ValueError: a count below 1, or a batch that cannot be divided by 8.
+        ValueError: a count below 1, a rate that is not above 0, or a batch that cannot be divided by 8.
     """
 
     seed: int = 0
@@ -139,6 +193,9 @@ class SafetyPlan:
     def __post_init__(self) -> None:
         check_whole(base_steps=self.base_steps, safety_steps=self.safety_steps)
         check_whole(batch_size=self.batch_size, trained_blocks=self.trained_blocks)
+        for name in ("base_rate", "safety_rate"):
+            if not isinstance(rate := getattr(self, name), int | float) or not 0 < rate < math.inf:
+                raise ValueError(f"{name}={rate!r}: expected a finite number above 0")
         if self.batch_size % 8:
             raise ValueError(f"batch_size={self.batch_size}: expected a multiple of 8, for the shares of the kinds")
 
@@ -243,9 +300,12 @@ def greedy_answers(
         before: the past of the prompts' tokens before `<bot>`, unedited, if it has been read already; not for "all".
 
     Raises:
-        ValueError: another place, prompts of another shape, or as `InstructionModel.read`.
+        ValueError: another place, prompts that are none, a past of another length, what the model computes is not
+            finite, or as `InstructionModel.read`.
     """
     _check_places(prompts, where)
+    if before is not None and (where == "all" or before[0] != PROMPT_LENGTH - 1):
+        raise ValueError(f"before of {before[0]} positions, {where=}: expected {PROMPT_LENGTH - 1}, and None for 'all'")
     begin = prompts[:, :-1]
     if where == "all":
         kept = (begin != PAD)[..., None]
@@ -258,6 +318,8 @@ def greedy_answers(
     answer = []
     for _ in range(ANSWER_LENGTH):
         reading = model.read(token, past, now)
+        if not reading.logits.isfinite().all():  # of NaN the largest would be a pad
+            raise ValueError("the logits of an answer are not finite: expected weights and edits that keep them so")
         token = reading.logits.argmax(-1).masked_fill(ended, PAD)
         answer.append(token)
         ended |= token == END
@@ -268,14 +330,17 @@ def greedy_answers(
 
 
 def _where(chosen: Tensor, edit: Edit, x: Tensor) -> Tensor:
-    return torch.where(chosen, edit(x), x)
+    return torch.where(chosen, edit(x.clone()), x)
 
 
 def _check_places(prompts: Tensor, where: str) -> None:
     if where not in PLACES:
         raise ValueError(f"where={where!r}: expected one of {', '.join(PLACES)}")
-    if prompts.ndim != 2 or prompts.shape[1] != PROMPT_LENGTH or not len(prompts):
+    check_tokens(prompts, "prompts", PROMPT_LENGTH)
+    if not len(prompts):
         raise ValueError(f"prompts of shape {tuple(prompts.shape)}: expected (n, {PROMPT_LENGTH}), n from 1")
+    if (prompts[:, -1] != BOT).any() or ((prompts == PAD).int().diff(dim=1) > 0).any():
+        raise ValueError("prompts: expected <bot> at the end of each, and pads before its words only")
 
 
 def outcome_shares(answers: Tensor, prompts: Tensor) -> NDArray[np.float64]:
@@ -302,10 +367,11 @@ def refusal_curve(
         where: see `greedy_answers`.
 
     Raises:
-        ValueError: no alpha, and as `greedy_answers`.
+        ValueError: no alpha, one that is no finite number, and as `greedy_answers`.
     """
-    if not len(alphas):
-        raise ValueError("alphas: expected one or more")
+    found = as_real(alphas, "alphas")
+    if found.ndim != 1 or not found.size or not np.isfinite(found).all():
+        raise ValueError(f"alphas: expected one or more finite numbers, found {found.tolist()}")
     _check_places(prompts, where)
     with torch.no_grad():
         before = None if where == "all" else model.read(prompts[:, :-1]).past
@@ -354,7 +420,12 @@ def end_effects(
     The first is the share of harmless prompts that are refused at alpha = 1, the second that of harmful ones that are
     complied with at alpha = 0. The block whose smaller share is largest does both. Where the means do not differ, as at
     the first block, whose input at `<bot>` is the same for all prompts, nothing is edited.
+
+    Raises:
+        ValueError: directions of another number of blocks than the model has, or as `greedy_answers`.
     """
+    if len(directions.plus) != len(model.blocks):
+        raise ValueError(f"directions at {len(directions.plus)} blocks: expected {len(model.blocks)}, as the model")
     effects = []
     for block, (r, minus) in enumerate(zip(directions.r, directions.minus, strict=True)):
         pair = []

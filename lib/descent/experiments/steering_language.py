@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from descent.repro.numbers import check_whole
+from descent.repro.numbers import check_whole, described
 from descent.repro.seeding import global_seed
 
 Edit = Callable[[Tensor], Tensor]
@@ -142,18 +142,35 @@ def _filled(frames: Tensor, words: dict[str, Tensor]) -> Tensor:
     return frames
 
 
+def check_tokens(tokens: Tensor, name: str = "tokens", length: int | None = None) -> None:
+    """Refuse by name what is not int64 `(n, length)`, `(n, t)` for None, or holds a number of no word."""
+    _check_shape(tokens, name, length)
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < len(WORDS):
+        raise ValueError(f"{name} from {int(tokens.min())} to {int(tokens.max())}: expected 0 to {len(WORDS) - 1}")
+
+
+def _check_shape(tokens: Tensor, name: str, length: int | None = None) -> None:
+    right = isinstance(tokens, Tensor) and tokens.ndim == 2 and tokens.dtype == torch.int64
+    if not right or length not in (None, tokens.shape[1]):
+        raise ValueError(f"{name} of {described(tokens)}: expected a tensor of int64 (n, {length or 't'})")
+
+
+def _check_generator(generator: object) -> None:
+    if not isinstance(generator, torch.Generator):  # None would draw from the global one, with another seed each time
+        raise ValueError(f"generator={generator!r}: expected a torch.Generator, as torch_generator(seed, name) gives")
+
+
 def text_of(tokens: Tensor) -> list[str]:
     """The words of each row of tokens, `(n, t)`, without pads and `<end>`, for a reader.
 
     Raises:
-        ValueError: a token that is none of `WORDS`.
+        ValueError: another shape or type, or a token that is none of `WORDS`.
 
     Example:
         >>> text_of(draw_prompts("mention", 1, torch.Generator().manual_seed(0)))
         ['what does kexo mean <bot>']
     """
-    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < len(WORDS):
-        raise ValueError(f"tokens from {int(tokens.min())} to {int(tokens.max())}: expected 0 to {len(WORDS) - 1}")
+    check_tokens(tokens)
     return [" ".join(WORDS[token] for token in row if token not in (PAD, END)) for row in tokens.tolist()]
 
 
@@ -188,9 +205,10 @@ def draw_prompts(kind: str, count: int, generator: torch.Generator, part: str = 
             request; the six forms of a question are the same in all parts.
 
     Raises:
-        ValueError: another kind or part, or a count out of range.
+        ValueError: another kind or part, a count out of range, or no generator.
     """
     check_whole(count=count)
+    _check_generator(generator)
     nouns = nouns_in(kind, part)
     asks = kind in ("mention", "question")
     forms = torch.arange(len(QUESTIONS)) + len(REQUESTS) if asks else torch.arange(len(REQUESTS))
@@ -211,9 +229,7 @@ def noun_and_form(prompts: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: prompts of another shape or type, without `<bot>` at the end, or without exactly one noun.
     """
-    if prompts.ndim != 2 or prompts.shape[1] != PROMPT_LENGTH or prompts.dtype != torch.int64:
-        found = f"{tuple(prompts.shape)}, {prompts.dtype}"
-        raise ValueError(f"prompts of shape {found}: expected (n, {PROMPT_LENGTH}), int64")
+    _check_shape(prompts, "prompts", PROMPT_LENGTH)
     is_noun = (prompts >= _FIRST_NOUN) & (prompts < _FIRST_NOUN + len(_NOUNS))
     if (is_noun.sum(1) != 1).any() or (prompts[:, -1] != BOT).any():
         raise ValueError("prompts: expected exactly one noun in each, and <bot> at its end")
@@ -239,6 +255,8 @@ def right_answers(prompts: Tensor) -> Tensor:
 
 def random_refusals(count: int, generator: torch.Generator) -> Tensor:
     """Refusals in phrasings drawn at random, int64 `(count, ANSWER_LENGTH)`; the first words of all five differ."""
+    check_whole(0, count=count)
+    _check_generator(generator)
     return _REFUSAL_FRAMES[torch.randint(len(REFUSALS), (count,), generator=generator)]
 
 
@@ -254,9 +272,10 @@ def judge(answers: Tensor, prompts: Tensor) -> Tensor:
         prompts: int64 `(n, PROMPT_LENGTH)`.
 
     Raises:
-        ValueError: answers of another shape, and as `noun_and_form`.
+        ValueError: answers of another shape or type, and as `noun_and_form`.
     """
     right = right_answers(prompts)
+    _check_shape(answers, "answers", ANSWER_LENGTH)
     if answers.shape != right.shape:
         raise ValueError(f"answers of shape {tuple(answers.shape)}: expected {tuple(right.shape)}")
     ended = (answers == END).cumsum(1) - (answers == END).long() > 0
@@ -370,9 +389,13 @@ class InstructionModel(nn.Module):
                 positions.
 
         Raises:
-            ValueError: an edit at a block that there is not, an edit that returns another shape, or too many positions.
+            ValueError: tokens of another shape or type, an edit at a block that there is not, an edit that returns
+                another shape or type, or too many positions.
         """
-        if missing := sorted(set(edits or {}) - set(range(len(self.blocks)))):
+        _check_shape(tokens, "tokens")
+        if not isinstance(edits, Mapping | None):
+            raise ValueError(f"edits of type {type(edits).__name__}: expected block -> edit, as {{1: edit}}")
+        if missing := sorted(set(edits or {}) - set(range(len(self.blocks))), key=str):
             raise ValueError(f"edits at blocks {missing}: expected 0 to {len(self.blocks) - 1}")
         start, states = past or (0, [None] * len(self.blocks))
         end = start + tokens.shape[1]
@@ -383,11 +406,10 @@ class InstructionModel(nn.Module):
         for number, (block, state) in enumerate(zip(self.blocks, states, strict=True)):
             stream.append(x)
             if edits and number in edits:
-                x = edits[number](x)
-                if x.shape != stream[-1].shape:
-                    raise ValueError(
-                        f"the edit at block {number} gives {tuple(x.shape)}: expected {tuple(stream[-1].shape)}"
-                    )
+                x = edits[number](x.clone())  # one in place is not to change the stream before it
+                given, expected = (described(each) for each in (x, stream[-1]))
+                if given != expected:
+                    raise ValueError(f"the edit at block {number} gives {given}: expected {expected}")
             x, state = block(x, state)
             new_states.append(state)
         return Reading(self.head(self.norm(x)), torch.stack(stream), (end, new_states))
