@@ -69,7 +69,7 @@ def test_sizes_stay_readable():
     sizes = {name: code_lines(path) for name, path in SOURCES.items()}
     proper = [name for name in sizes if name.startswith("descent/") and "/experiments/" not in name]
     assert sum(sizes[name] for name in proper) < 5_900
-    assert sum(sizes.values()) < 13_700
+    assert sum(sizes.values()) < 13_800
     assert {name: count for name, count in sizes.items() if count > 310} == {}
     long = [
         f"{name}.{node.name}: {body_lines(node)} lines, {len(node.args.args)} arguments"
