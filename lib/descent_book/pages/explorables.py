@@ -21,7 +21,7 @@ from descent_book.pages.scripts import PART, WHOLE
 
 EXPLORABLE = "application/vnd.descent.explorable+json"
 # the functions of assets/explorable.js
-KINDS = ("threshold", "saddle", "superposition", "grokking", "interpolation", "maze")
+KINDS = ("threshold", "saddle", "superposition", "grokking", "interpolation", "maze", "steering")
 BEFORE_THE_PICTURE = 2  # paragraphs of an opening that stand before its picture
 _LOG = logging.getLogger(__name__)
 

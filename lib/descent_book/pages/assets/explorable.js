@@ -22,6 +22,30 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   }
 
+  // a handle stands on a plot where this point of its axes is drawn
+  function stand(handle, map, [x, y]) {
+    const { xaxis, yaxis } = map._fullLayout;
+    handle.style.left = `${xaxis._offset + xaxis.d2p(x)}px`;
+    handle.style.top = `${yaxis._offset + yaxis.d2p(y)}px`;
+  }
+
+  // mouse, finger and arrow keys move a handle on a plot: where() is its place, by the steps of a key without and with Shift
+  function movable(handle, map, where, by, move) {
+    handle.addEventListener("pointerdown", (event) => handle.setPointerCapture(event.pointerId));
+    handle.addEventListener("pointermove", (event) => {
+      if (!handle.hasPointerCapture(event.pointerId)) return;
+      const { xaxis, yaxis } = map._fullLayout, box = map.getBoundingClientRect();
+      move(xaxis.p2d(event.clientX - box.left - xaxis._offset), yaxis.p2d(event.clientY - box.top - yaxis._offset));
+    });
+    handle.addEventListener("keydown", (event) => {
+      const keys = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+      const [dx, dy] = keys[event.key] ?? [0, 0], step = by[event.shiftKey ? 1 : 0], [x, y] = where();
+      if (!dx && !dy) return;
+      event.preventDefault();
+      move(x + step * dx, y + step * dy);
+    });
+  }
+
   // how many of the values are at least the threshold
   const above = (values, threshold) => values.filter((value) => value >= threshold).length;
 
@@ -289,12 +313,7 @@ document.addEventListener("DOMContentLoaded", () => {
       ]).then(settle);
     }
 
-    // the handle stands where the start is drawn
-    function settle() {
-      const { xaxis, yaxis } = maps[0]._fullLayout;
-      handle.style.left = `${xaxis._offset + xaxis.d2p(current.x)}px`;
-      handle.style.top = `${yaxis._offset + yaxis.d2p(current.y)}px`;
-    }
+    const settle = () => stand(handle, maps[0], [current.x, current.y]);
 
     function move(x, y) {
       [current.x, current.y] = [x, y].map((each) => Math.min(WINDOW, Math.max(-WINDOW, each)));
@@ -302,19 +321,7 @@ document.addEventListener("DOMContentLoaded", () => {
       return draw();
     }
 
-    handle.addEventListener("pointerdown", (event) => handle.setPointerCapture(event.pointerId));
-    handle.addEventListener("pointermove", (event) => {
-      if (!handle.hasPointerCapture(event.pointerId)) return;
-      const { xaxis, yaxis } = maps[0]._fullLayout, box = maps[0].getBoundingClientRect();
-      move(xaxis.p2d(event.clientX - box.left - xaxis._offset), yaxis.p2d(event.clientY - box.top - yaxis._offset));
-    });
-    handle.addEventListener("keydown", (event) => {
-      const keys = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-      const [dx, dy] = keys[event.key] ?? [0, 0], by = event.shiftKey ? 0.001 : 0.05;
-      if (!dx && !dy) return;
-      event.preventDefault();
-      move(current.x + by * dx, current.y + by * dy);
-    });
+    movable(handle, maps[0], () => [current.x, current.y], [0.05, 0.001], move);
     function change(name, value) {
       Object.assign(current, name ? { [name]: value } : new Map(data.presets).get(value));
       if (name) chosen.value = "";
@@ -460,11 +467,9 @@ document.addEventListener("DOMContentLoaded", () => {
     }
 
     function settle() { // the handles stand where the columns end
-      const { xaxis, yaxis } = maps[0]._fullLayout;
       handles.forEach((each, i) => {
         const [x, y] = column(weights, i);
-        each.style.left = `${xaxis._offset + xaxis.d2p(x)}px`;
-        each.style.top = `${yaxis._offset + yaxis.d2p(y)}px`;
+        stand(each, maps[0], [x, y]);
         each.setAttribute("aria-label", `Feature ${i + 1} at ${x.toFixed(2)}, ${y.toFixed(2)}; arrow keys move it`);
       });
       place.dataset.step = step; // of what is drawn
@@ -473,19 +478,8 @@ document.addEventListener("DOMContentLoaded", () => {
     function handle(i) {
       const made = element("button", { className: "explorable-handle explorable-head", type: "button", title: `Feature ${i + 1}` });
       made.style.borderColor = COLOURS[i % COLOURS.length];
-      made.addEventListener("pointerdown", (event) => { until = step; made.setPointerCapture(event.pointerId); });
-      made.addEventListener("pointermove", (event) => {
-        if (!made.hasPointerCapture(event.pointerId)) return;
-        const { xaxis, yaxis } = maps[0]._fullLayout, box = maps[0].getBoundingClientRect();
-        move(i, xaxis.p2d(event.clientX - box.left - xaxis._offset), yaxis.p2d(event.clientY - box.top - yaxis._offset));
-      });
-      made.addEventListener("keydown", (event) => {
-        const keys = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-        const [dx, dy] = keys[event.key] ?? [0, 0], [x, y] = column(weights, i);
-        if (!dx && !dy) return;
-        event.preventDefault();
-        move(i, x + 0.1 * dx, y + 0.1 * dy);
-      });
+      made.addEventListener("pointerdown", () => { until = step; });
+      movable(made, maps[0], () => column(weights, i), [0.1, 0.1], (x, y) => move(i, x, y));
       return made;
     }
 
@@ -962,7 +956,210 @@ document.addEventListener("DOMContentLoaded", () => {
     return Promise.resolve(draw);
   }
 
-  const KINDS = { threshold, saddle, superposition, grokking, interpolation, maze }; // each gives what draws it again
+  // ---- affine concept editing of two clouds, and a reader of t, their coordinate along r from the mean ----
+  // data: harmless and harmful, points [x, y] about their class's mean; mean, that of the harmless, from which
+  // r = (1, 0) leads to that of the harmful; slope of the reader's logistic; origin; alpha. A reader moves
+  // mean, origin and alpha
+  const CLOUDS = [["harmless", COLOURS[0], "circle", "●"], ["harmful", COLOURS[3], "diamond", "◆"]];
+  const ALPHAS = [-2, 3], PLANE = [[-4.5, 5.5], [-2.4, 2.4]]; // the slider's range, and the window
+  const REACH = { origin: [[-4, 5], [-1.5, 1.5]], mean: [[-2, 2], [-1.2, 1.2]] }; // where each can be moved
+  const CURVE = Array.from({ length: 101 }, (_, i) => ALPHAS[0] + (i * (ALPHAS[1] - ALPHAS[0])) / 100);
+  // for each method what a reader reads, whether alpha decides, and the edited t
+  const EDITS = {
+    nothing: ["nothing", false, (t) => t],
+    ACE: ["ACE: set to alpha", true, (_, { alpha }) => alpha],
+    addition: ["addition: add alpha", true, (t, { alpha }) => t + alpha],
+    ablation: ["ablation: set to the origin", false, (_, { star }) => star],
+    LEACE: ["LEACE: set to the mean of all", false, (_, { pooled }) => pooled],
+  };
+  const average = (values) => values.reduce((sum, each) => sum + each, 0) / values.length;
+  const within = (value, [least, most]) => Math.min(most, Math.max(least, value));
+
+  // throws where the data are not such as are described above
+  function checkSteering(data) {
+    const expect = (good, name, wanted) => {
+      if (!good) throw new Error(`steering: ${name} ${JSON.stringify(data[name])}: expected ${wanted}`);
+    };
+    const isPoint = (each) => Array.isArray(each) && each.length === 2 && each.every(Number.isFinite);
+    const inside = (value, [least, most]) => Number.isFinite(value) && least <= value && value <= most;
+    for (const [name] of CLOUDS) {
+      expect(Array.isArray(data[name]) && data[name].length && data[name].every(isPoint), name, "points [x, y]");
+    }
+    for (const [name, ranges] of Object.entries(REACH)) {
+      const good = isPoint(data[name]) && ranges.every((range, i) => inside(data[name][i], range));
+      const wanted = ranges.map((range, i) => `${"xy"[i]} from ${range.join(" to ")}`);
+      expect(good, name, `[x, y], ${wanted.join(" and ")}`);
+    }
+    expect(Number.isFinite(data.slope) && data.slope > 0, "slope", "a positive number");
+    expect(inside(data.alpha, ALPHAS), "alpha", `a number from ${ALPHAS.join(" to ")}`);
+  }
+
+  async function steering(place, data) {
+    checkSteering(data);
+    const [plane, curve] = ["plane", "curve"].map((name) => element("div", {
+      className: `explorable-canvas explorable-${name}`,
+    }));
+    const method = element("select", {},
+      ...Object.entries(EDITS).map(([value, [title]]) => element("option", { value }, title)));
+    const slider = element("input", { type: "range", min: ALPHAS[0], max: ALPHAS[1], step: 0.01 });
+    const shown = element("span", { className: "explorable-value" });
+    const said = element("output", { className: "explorable-said" });
+    const again = element("button", { type: "button" }, "Start again"), handles = {};
+    for (const name of Object.keys(REACH)) {
+      handles[name] = element("button", { className: `explorable-handle explorable-${name}`, type: "button" },
+        element("span", {}, name));
+      plane.append(handles[name]);
+    }
+    const mark = ([name, color, , sign]) => element("span", {},
+      element("span", { style: `color: ${color}` }, `${sign} `), `${name}, `);
+    const hint = (...words) => element("p", { className: "explorable-hint" }, ...words);
+    place.append(element("div", { className: "explorable-steering" }, plane, curve),
+      element("div", { className: "explorable-controls" },
+        element("label", {}, "Method", method), element("label", {}, "Alpha", slider, shown), again), said,
+      hint(...CLOUDS.map(mark), "faint before the edit, full after it. Alpha is counted along r from the mean of the "
+        + "harmless; affine concept editing (ACE) sets both classes there."),
+      hint("Drag the origin and the mean, or move them by arrow keys, with Shift in small steps. Move both by the same "
+        + "amount, and what is refused stays as it was: the reader has learnt to expect the mean, and its line moves "
+        + "with it. The origin matters to ablation alone."));
+    place.setAttribute("aria-label", "Affine concept editing of two clouds of points: an origin and a mean that you "
+      + "move, a method and its alpha, and what a reader refuses");
+
+    const coordinates = CLOUDS.map(([name], label) => data[name].map(([x]) => label + x)); // t, wherever the mean is
+    const pooled = average(coordinates.flat());
+    const refusal = (t) => 1 / (1 + Math.exp(-data.slope * (t - 0.5)));
+    const two = (value) => (Math.round(100 * value) / 100 + 0).toFixed(2); // and no negative zero
+    let current; // origin, mean and alpha
+
+    function begin() {
+      current = { origin: [...data.origin], mean: [...data.mean], alpha: data.alpha };
+      [method.value, slider.value] = ["ACE", data.alpha];
+    }
+
+    function compute() {
+      const [, , edit] = EDITS[method.value], star = current.origin[0] - current.mean[0]; // what ablation sets t to
+      const edited = (alpha) => coordinates.map((all) => all.map((t) => edit(t, { alpha, star, pooled })));
+      const refused = (alpha) => edited(alpha).map((all) => average(all.map(refusal)));
+      const lines = CURVE.map(refused);
+      place.steering = {
+        ...current, method: method.value, star, edited: edited(current.alpha), refused: refused(current.alpha),
+        curves: CLOUDS.map((_, label) => lines.map((each) => each[label])),
+      };
+    }
+
+    function tell() {
+      const { star, refused } = place.steering, percent = refused.map((each) => `${(100 * each).toFixed(1)} %`);
+      said.value = `Refused: ${percent[0]} of the harmless, ${percent[1]} of the harmful. `
+        + `Alpha* = ${two(star)}: ablation sets both classes there.`;
+      shown.textContent = two(current.alpha);
+      slider.setAttribute("aria-valuetext", `${shown.textContent}. ${said.value}`);
+      slider.disabled = !EDITS[method.value][1]; // what decides nothing now is not offered
+      for (const [name, handle] of Object.entries(handles)) {
+        const [x, y] = current[name].map(two), title = name === "origin" ? "Origin" : "Mean";
+        handle.setAttribute("aria-label", `${title} at x ${x}, y ${y}; arrow keys move it. ${said.value}`);
+      }
+    }
+
+    // the clouds before and after, the origin's cross and the mean's dot
+    function points(colour) {
+      const { mean, origin, edited } = place.steering;
+      const dots = (name, x, y, marker, opacity = 1) => ({
+        x, y, name, mode: "markers", hoverinfo: "skip", opacity, marker: { size: 7, ...marker },
+      });
+      const clouds = (moment, all, opacity) => CLOUDS.map(([name, color, symbol], label) => {
+        const x = all[label].map((t) => mean[0] + t), y = data[name].map(([, each]) => mean[1] + each);
+        const size = label ? 6 : 9; // both are seen where an edit lays them on one line
+        return dots(`${name} ${moment}`, x, y, { color, symbol, size }, opacity);
+      });
+      return [
+        ...clouds("before", coordinates, 0.3), ...clouds("after", edited, 0.8),
+        dots("origin", [origin[0]], [origin[1]], { symbol: "cross-thin", size: 16, line: { color: colour, width: 3 } }),
+        dots("mean", [mean[0]], [mean[1]], { symbol: "circle", color: colour }),
+      ];
+    }
+
+    function draw() {
+      compute();
+      tell();
+      const { mean, star, alpha, curves } = place.steering, border = mean[0] + 0.5;
+      const colour = ink(place), layout = layoutIn(colour), config = { responsive: true, displayModeBar: false };
+      const upright = (x, dash, more = {}) => ({
+        type: "line", yref: "paper", x0: x, x1: x, y0: 0, y1: 1, line: { color: colour, width: 1.5, dash }, ...more,
+      });
+      const words = (text, x, y, more) => ({ text, x, y, showarrow: false, ...more });
+      const leftward = { xanchor: "right", xshift: -4 }, rightward = { xanchor: "left", xshift: 4 };
+      const roomy = border > 1 ? leftward : rightward;
+      const sides = {
+        shapes: [upright(border, "dot"), {
+          type: "rect", yref: "paper", x0: border, x1: PLANE[0][1], y0: 0, y1: 1, line: { width: 0 },
+          fillcolor: "rgba(128, 128, 128, 0.15)", layer: "below",
+        }],
+        annotations: [
+          words("refuses →", border, 1, { yref: "paper", yanchor: "top", ...rightward }),
+          words("← answers", border, 1, { yref: "paper", yanchor: "top", ...leftward }),
+          words("the reader's line", border, 0, { yref: "paper", yanchor: "bottom", ...roomy }),
+          {
+            x: mean[0] + 1, y: mean[1], ax: mean[0], ay: mean[1], axref: "x", ayref: "y", text: "", arrowcolor: colour,
+            arrowwidth: 3, arrowhead: 2,
+          },
+          words("<b>r</b>", mean[0] + 1, mean[1], rightward),
+        ],
+      };
+      const lines = curves.map((y, label) => ({
+        x: CURVE, y, name: CLOUDS[label][0], mode: "lines",
+        hovertemplate: `${CLOUDS[label][0]}, alpha %{x:.2f}: %{y:.3f}<extra></extra>`,
+        // both are seen where they are one
+        line: { color: CLOUDS[label][1], width: label ? 2.5 : 5, dash: label ? "dash" : "solid" },
+      }));
+      // a line's name stands at its end, those of lines that end together above each other
+      const ends = curves.map((y) => y.at(-1)), apart = Math.max(0.14, Math.abs(ends[1] - ends[0])) / 2;
+      const sign = ends[1] < ends[0] - 1e-9 ? -1 : 1, named = within(average(ends), [apart, 1 - apart]);
+      const marks = [[alpha, "alpha", "solid", 0], [star, "alpha*", "dash", 16]]
+        .filter(([x]) => within(x, ALPHAS) === x);
+      const chances = {
+        margin: { l: 60, r: 90, t: 42, b: 40 }, shapes: marks.map(([x, , dash]) => upright(x, dash)),
+        annotations: [
+          ...marks.map(([x, text, , yshift]) => words(text, x, 1, { yref: "paper", yanchor: "bottom", yshift })),
+          ...CLOUDS.map(([name, color, , shape], label) => words(
+            `<span style="color: ${color}">${shape}</span> ${name}`, 1, named + (label ? 1 : -1) * sign * apart,
+            { xref: "paper", xanchor: "left" },
+          )),
+        ],
+      };
+      return Promise.all([
+        Plotly.react(plane, points(colour), layout(330, { range: PLANE[0], dtick: 1, title: { text: "along r" } },
+          { range: PLANE[1], dtick: 1, title: { text: "across r" } }, sides), config),
+        Plotly.react(curve, lines, layout(330, { range: ALPHAS, dtick: 1, title: { text: "alpha" } },
+          { range: [-0.03, 1.03], title: { text: "mean probability of refusal" } }, chances), config),
+      ]).then(settle);
+    }
+
+    function settle() {
+      for (const [name, handle] of Object.entries(handles)) stand(handle, plane, current[name]);
+    }
+
+    for (const [name, handle] of Object.entries(handles)) {
+      movable(handle, plane, () => current[name], [0.1, 0.01], (...to) => {
+        current[name] = to.map((each, i) => within(each, REACH[name][i]));
+        draw();
+      });
+    }
+    method.addEventListener("change", draw);
+    slider.addEventListener("input", () => {
+      current.alpha = Number(slider.value);
+      draw();
+    });
+    again.addEventListener("click", () => {
+      begin();
+      draw();
+    });
+    begin();
+    await draw();
+    plane.on("plotly_afterplot", settle);
+    return draw;
+  }
+
+  // each gives what draws it again
+  const KINDS = { threshold, saddle, superposition, grokking, interpolation, maze, steering };
   for (const place of document.querySelectorAll(".explorable")) {
     const data = window.explorables?.[place.dataset.explorable];
     if (!data || !window.Plotly || !KINDS[data.kind]) continue;
