@@ -121,7 +121,7 @@ def test_every_file_of_the_packages_is_in_the_wheel(installed: Path) -> None:
     assert list(installed.glob("*.dist-info/licenses/LICENSE"))
 
 
-def test_the_records_that_a_chapter_needs_at_any_preset_are_read_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+def test_records_that_a_chapter_needs_at_any_preset_are_read_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     code = """
 from descent.experiments.refusal_records import SEEDS, RefusalTuning, read_refusal_record
 for seed in SEEDS:
