@@ -203,7 +203,7 @@ def chapter(taught):
             if "import Markdown" in source:
                 names["Markdown"] = lambda text: read_out.append(" ".join(text.split()))
             if "lines" in names:
-                tables[names.pop("titles", None) and source] = names.pop("lines")
+                tables[source] = names.pop("lines")
     names |= {"tables": tables, "read out": read_out}
     return names  # itself, so that another function can be put into it
 
@@ -400,7 +400,7 @@ def test_where_the_answers_lie(chapter, network):
             words = [WORDS.index(word) for word in answer.split()]
             stream = read(network["model"], np.concatenate([prompt, words]).astype(int)[None])[1][block][0, PROMPT:]
             at += [(v - minus) @ r / (r @ r) for v, word in zip(stream, words, strict=True) if word > 1]
-        assert found == pytest.approx(np.mean(at), abs=0.02)
+        assert found == pytest.approx(np.mean(at), abs=1e-4)
 
 
 def test_directions_at_random_of_a_network(chapter, network):
@@ -682,18 +682,28 @@ def seen_of(records):
     return rows
 
 
-def test_what_else_might_foretell_the_real_model(chapter, records):
-    rows, nulls = seen_of(records), chapter["card"].claims["real_model_ablation"].nulls
-    chance, most, elsewhere = [], [], []
+def rivals_of(records):
+    """Shares of blocks that other rules have right, a number for each tuning, under the names of the nulls."""
+    rows = seen_of(records)
+    found = {"another block": [], "what most do": [], "the block in other tunings": []}
     for i, (can, says_so, does) in enumerate(rows):
-        chance.append(np.mean([says_so[a] == does[b] for a in can for b in can if a != b]))
         rest = [rows[j] for j in range(5) if j != i]
         votes = [other[2][b] for other in rest for b in other[0]]
-        most.append(np.mean([does[b] == (2 * sum(votes) > len(votes)) for b in can]))
-        elsewhere.append(np.mean([does[b] == (sum(other[2][b] for other in rest) > 2) for b in can]))
-    assert nulls["what most do"].value == pytest.approx(np.mean(most))
-    assert nulls["the block in other tunings"].value == pytest.approx(np.mean(elsewhere))
-    assert nulls["another block"].value == pytest.approx(np.mean(chance), abs=0.02)
+        rules = (
+            [says_so[a] == does[b] for a in can for b in can if a != b],
+            [does[b] == (2 * sum(votes) > len(votes)) for b in can],
+            [does[b] == (sum(other[2][b] for other in rest) > 2) for b in can],
+        )
+        for values, right in zip(found.values(), rules, strict=True):
+            values.append(np.mean(right))
+    return found
+
+
+def test_what_else_might_foretell_the_real_model(chapter, records):
+    found, nulls = rivals_of(records), chapter["card"].claims["real_model_ablation"].nulls
+    assert nulls.keys() == found.keys()
+    for name, values in found.items():  # of rolls, 200 are drawn
+        assert nulls[name].value == pytest.approx(np.mean(values), abs=0.02 if name == "another block" else 1e-9)
 
     class Shift:  # in place of a generator: each roll that may be drawn, one after the other
         def __init__(self, at):
@@ -705,8 +715,9 @@ def test_what_else_might_foretell_the_real_model(chapter, records):
 
     shifts = [Shift(at) for at in range(29)]
     told = np.array([chapter["told_of_another"](each) for each in shifts])
-    assert shifts[0].ranges == [(1, len(can)) for can, _, _ in rows]
-    assert [told[: len(row[0]) - 1, i].mean() for i, row in enumerate(rows)] == pytest.approx(chance)
+    sizes = [len(can) for can, _, _ in seen_of(records)]
+    assert shifts[0].ranges == [(1, size) for size in sizes]
+    assert [told[: size - 1, i].mean() for i, size in enumerate(sizes)] == pytest.approx(found["another block"])
 
 
 def test_each_request_and_the_first_block(chapter, records):
@@ -744,6 +755,7 @@ def test_what_is_read_of_the_real_model(chapter, records):
         spread.append(np.mean(spreads))
         assert [harmful[b] > 0 for b in can if harmless[b] <= 0] == [False] * spreads.count(False)
         assert sorted(spreads, reverse=True) == spreads  # the last blocks are those at which refusal goes
+    assert np.allclose(chapter["spread"], spread)
     stars = [record["alpha_star"][b] for record, row in zip(records, rows, strict=True) for b in row[0]]
     parts = [f"at both ends at {np.mean([len(row[0]) for row in rows]):.0f} of 29 blocks"]
     parts += [f"refuse at {percent(spread)} of the blocks", f"in {percent(judged_of(records)['real_model_ablation'])}"]
@@ -778,6 +790,11 @@ def test_the_stored_table_says_the_same(records):
     for name, values in judged_of(records).items():
         digits = len(shown[name].strip().partition(".")[2])
         assert float(shown[name]) == pytest.approx(np.mean(values), abs=0.51 * 10**-digits)
+    (line,) = (line for line in text.splitlines() if "`real_model_ablation`" in line)
+    for name, values in rivals_of(records).items():
+        shown = line.partition(f"{name} ")[2].split()[0]
+        error = 0.02 if name == "another block" else 0.51 * 10 ** -len(shown.partition(".")[2])
+        assert float(shown) == pytest.approx(np.mean(values), abs=error)
 
 
 def test_the_scorecard_says_the_same(records):
@@ -787,6 +804,12 @@ def test_the_scorecard_says_the_same(records):
     kept = {each["claim"]["id"].partition(".")[2]: each["measured"] for each in card["steering"]["claims"]}
     for name, values in judged_of(records).items():
         assert kept[name]["value"] == pytest.approx(np.mean(values), rel=1e-4)
+        assert kept[name]["units"] == 5
+    (nulls,) = (each["nulls"] for each in card["steering"]["claims"] if "real_model_ablation" in each["claim"]["id"])
+    if "the block in other tunings" in nulls:  # an edition from before that null drew rolls by none, too
+        for name, values in rivals_of(records).items():
+            error = 0.02 if name == "another block" else 1e-4
+            assert nulls[name]["value"] == pytest.approx(np.mean(values), abs=error)
 
 
 # the library
