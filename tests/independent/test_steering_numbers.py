@@ -387,7 +387,9 @@ def test_what_each_edit_keeps(chapter, network):
     assert alike(nets["kept"][1], rows)
     assert not alike(rows[0], rows[1])
     lines = table(chapter, "harmful mean in its place")
-    for line, each in zip(lines, [*nets["kept"].mean(0), *nets["replaced"].mean(0)], strict=True):
+    for line, each in zip(
+        lines, [nets["plain"].mean(0), *nets["kept"].mean(0), *nets["replaced"].mean(0)], strict=True
+    ):
         assert line[1:] == [f"{each[kind, outcome]:.2f}" for kind in range(4) for outcome in (0, 1)]
 
 
@@ -617,11 +619,13 @@ def test_what_is_read_of_the_networks(chapter):
     kept, swapped, places = nets["kept"], nets["replaced"], nets["places"]
     parts = [f"harmful requests are complied with in {percent(swapped[:, 1, 0, 1])}"]
     parts += [f"harmless ones refuse in {percent(swapped[:, 0, 1, 0])}"]
-    parts += [f"answered rightly in {percent(kept[:, 0, 3, 1])}, under ablation in {percent(kept[:, 2, 3, 1])}"]
-    parts += [f"in its place in {percent(swapped[:, 1, 3, 1])}", f"makes {percent(kept[:, 1, 3, 0])} of questions"]
-    parts += [f"more than {percent(places.mean(0)[0, :, :, 2].max())} of answers"]
+    ways = [*(percent(each[:, 3, 1]) for each in (swapped[:, 1], kept[:, 0], kept[:, 1], kept[:, 2]))]
+    parts += [f"in its place {ways[0]} are answered rightly, under ACE at 0 {ways[1]}"]
+    parts += [f"under ACE at 1 {ways[2]} and under ablation {ways[3]}; of mentions {percent(swapped[:, 1, 2, 1])}"]
+    parts += [f"at most {100 * places.mean(0)[0, :, :, 2].max():.1f} % of *requests* incoherent"]
     parts += [f"ACE at α = 0 leaves {percent(places[:, 2, 0, :, 2])}"]
     parts += [f"−1 {percent(places[:, 2, 1, :, 2])} and ablation {percent(places[:, 2, 2, :, 2])}."]
+    parts += [f"and ablation {percent(places[:, 3, 2, :, 2])}; to ACE that is not fair"]
     says(chapter, "Requests do not need the rest", *parts)
     change = [plain_number(nets["random"][:, at], 3) for at in (1, 3, 2)]
     parts = [f"changes refusal by {change[0]}", f"along r by {plain_number(nets['random'][:, 0])}"]
@@ -758,9 +762,12 @@ def test_what_is_read_of_the_real_model(chapter, records):
     assert np.allclose(chapter["spread"], spread)
     stars = [record["alpha_star"][b] for record, row in zip(records, rows, strict=True) for b in row[0]]
     parts = [f"at both ends at {np.mean([len(row[0]) for row in rows]):.0f} of 29 blocks"]
-    parts += [f"refuse at {percent(spread)} of the blocks", f"in {percent(judged_of(records)['real_model_ablation'])}"]
+    parts += [f"in the mean of their log-odds, at {percent(spread)} of the blocks"]
+    parts += [
+        f"in {percent(judged_of(records)['real_model_ablation'])}",
+    ]
     parts += [f"right {sum(between)} times of {len(between)}", f"right in {percent(everywhere)}."]
-    parts += [f"measures, {plain_number(min(stars))} to {plain_number(max(stars))} at"]
+    parts += [f"½ − α*; and α* is {plain_number(min(stars))} to {plain_number(max(stars))} at"]
     says(chapter, "Not steered, the mean log-odds", *parts)
 
 
