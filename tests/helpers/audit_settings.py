@@ -15,6 +15,7 @@ RECORD_NOTHING = {
     "results_dir": "where the record goes",
     "figures_dir": "where copies of the figures go",
     "published": "a file of other people, whose numbers are shown beside the run and not recorded",
+    "recheck": "requests that are run again where a model's weights are there; a difference stops the chapter",
     "scheduler": "where the work is done; tests/house/test_scaling_out.py holds that the result is the same",
 }
 
